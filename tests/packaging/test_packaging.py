@@ -1,0 +1,150 @@
+"""The wheel holds `gsrl` alone, works without the extras, and `gsrl` knows nothing of the zoo around it."""
+
+from __future__ import annotations
+
+import ast
+import email
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import gsrl
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+MODULES = sorted((ROOT / "gsrl").rglob("*.py"))
+ZOO = {"agents", "benchmarks", "envs", "run_agent", "tests"}
+
+
+def run_python(code: str, *, cwd: Path, **environment: str) -> str:
+    """Run `code` in a fresh interpreter and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def import_names(requirements: list[str]) -> set[str]:
+    """The top-level modules of `requirements`: here each project's name, spelled as an identifier."""
+    return {Requirement(requirement).name.replace("-", "_") for requirement in requirements}
+
+
+def absolute_imports(node: ast.AST, *, run_on_import_only: bool) -> Iterator[str]:
+    """Top-level names of the absolute imports below `node`.
+
+    With `run_on_import_only`, those that run when the module is imported: none in functions or under TYPE_CHECKING.
+    """
+    for child in ast.iter_child_nodes(node):
+        if run_on_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if run_on_import_only and isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module is not None:
+            yield child.module.partition(".")[0]
+        yield from absolute_imports(child, run_on_import_only=run_on_import_only)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the checkout, built by the backend itself: nothing is fetched, nothing is left behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "runs", "build", "dist", "__pycache__")
+    checkout = shutil.copytree(ROOT, folder / "checkout", ignore=ignored)
+    built = run_python(f"import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))", cwd=checkout)
+    return folder / built.splitlines()[-1]
+
+
+def test_wheel_holds_gsrl_alone(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.partition("/")[0] for name in names} == {"gsrl", f"gsrl-{gsrl.__version__}.dist-info"}
+    packaged = {name for name in names if name.startswith("gsrl/")}
+    assert packaged == {path.relative_to(ROOT).as_posix() for path in MODULES} | {"gsrl/py.typed"}
+
+
+def test_wheel_has_the_version_of_the_package_and_the_licence(wheel: Path) -> None:
+    info = f"gsrl-{gsrl.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+        licence = archive.read(f"{info}/licenses/LICENSE").decode()
+    assert metadata["Version"] == gsrl.__version__
+    assert metadata["License-Expression"] == "MIT"
+    assert licence.startswith("MIT License")
+
+
+def test_wheel_imports_without_the_extras(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    extras = sorted(import_names([*EXTRAS["cli"], *EXTRAS["bench"]]) - {"gsrl"})
+    # A None in sys.modules makes the import of that name fail, as if it were not installed.
+    code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import gsrl; print(gsrl.__file__)"
+    printed = run_python(code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert printed == str(tmp_path / "gsrl" / "__init__.py")
+
+
+def test_gsrl_never_imports_the_zoo() -> None:
+    offenders = {
+        path.relative_to(ROOT).as_posix(): sorted(names)
+        for path in MODULES
+        if (names := ZOO & set(absolute_imports(parse(path), run_on_import_only=False)))
+    }
+    assert offenders == {}
+
+
+def test_importing_gsrl_needs_core_dependencies_only() -> None:
+    allowed = import_names(PROJECT["dependencies"]) | {"gsrl"} | sys.stdlib_module_names
+    offenders = {
+        path.relative_to(ROOT).as_posix(): sorted(names)
+        for path in MODULES
+        if (names := set(absolute_imports(parse(path), run_on_import_only=True)) - allowed)
+    }
+    assert offenders == {}
+
+
+def test_constraints_pin_a_supported_version_of_every_requirement() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    installed = [*PROJECT["dependencies"], *EXTRAS["cli"], *EXTRAS["bench"], *EXTRAS["test"], *EXTRAS["dev"]]
+    for requirement in map(Requirement, installed):
+        if requirement.name != "gsrl":
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import agents.sac", {"agents"}),
+        ("from envs import mountain", {"envs"}),
+        ("class A:\n    import envs", {"envs"}),
+        ("try:\n    import rich\nexcept ImportError:\n    pass", {"rich"}),
+        ("from . import agents", set()),
+        ("def f():\n    import rich", set()),
+        ("if TYPE_CHECKING:\n    import pandas", set()),
+    ],
+)
+def test_absolute_imports_sees_what_runs_on_import(source: str, expected: set[str]) -> None:
+    assert set(absolute_imports(ast.parse(source), run_on_import_only=True)) == expected
