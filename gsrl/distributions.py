@@ -1,0 +1,192 @@
+"""The one distribution of the library: independent categorical factors as a matrix of one-hot rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
+from torch.distributions.utils import lazy_property
+
+from gsrl._validation import is_concrete
+from gsrl.relaxations import gumbel_max, masked_logits
+
+__all__ = ["MAX_SUPPORT", "FactoredCategorical", "kl_divergence"]
+
+MAX_SUPPORT = 2**16
+"""The most configurations that :meth:`FactoredCategorical.enumerate_support` returns."""
+
+
+class FactoredCategorical(Distribution):
+    r"""``n`` independent categorical factors of ``K`` choices each; a value is a matrix of one-hot rows ``[n, K]``.
+
+    .. math:: P(D) = \prod_{i=1}^{n} \prod_{k=1}^{K} \mathrm{softmax}(\theta_i)_k^{D_{ik}}
+
+    ``log_prob`` and ``entropy`` sum over the factors, ``factor_entropy`` does not. An illegal choice has probability 0,
+    log-probability ``-inf``, no part in the entropy, and a gradient of exactly 0; nothing is ever NaN.
+
+    Samples carry no gradient: how a gradient flows through a discrete choice is the business of ``gsrl.estimators``.
+
+    Args:
+        logits: Unnormalised log-probabilities, ``[*batch, n, K]``; ``-inf`` marks an illegal choice.
+        mask: Boolean, broadcastable to ``logits``, True where a choice is legal. None: all are.
+        validate_args: Whether values are checked (shapes always are). torch's global default has no say: compiling any
+            function turns it off.
+
+    Attributes:
+        logits: Normalised log-probabilities, ``[*batch, n, K]``, ``-inf`` where illegal.
+
+    Raises:
+        ValueError: ``logits`` has fewer than two dimensions, is not floating or holds NaN; ``mask`` is not boolean or does
+            not broadcast to ``logits``; a factor has no legal choice.
+    """
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 2)}  # noqa: RUF012 (torch's own form)
+    support = constraints.independent(constraints.one_hot, 1)
+    has_enumerate_support = True
+
+    def __init__(self, logits: Tensor, mask: Tensor | None = None, validate_args: bool = True) -> None:
+        if logits.dim() < 2:
+            raise ValueError(f"logits must have shape [*batch, n, K], but got shape {tuple(logits.shape)}.")
+        self.logits = masked_logits(logits, mask, validate_args=validate_args).log_softmax(-1).to(logits.dtype)
+        # The base class would check the normalised logits again.
+        super().__init__(logits.shape[:-2], logits.shape[-2:], validate_args=False)
+        self._validate_args = validate_args
+
+    @property
+    def n(self) -> int:
+        """Number of factors."""
+        return self.event_shape[0]
+
+    @property
+    def K(self) -> int:
+        """Number of choices of each factor."""
+        return self.event_shape[1]
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        """Probabilities, ``[*batch, n, K]``."""
+        return self.logits.exp()
+
+    @property
+    def mask(self) -> Tensor:
+        """True where a choice is legal, ``[*batch, n, K]``."""
+        return ~self.logits.isneginf()
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the one-hot matrix: ``probs``."""
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of every entry of the one-hot matrix, ``[*batch, n, K]``."""
+        return self.probs * (1 - self.probs)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable matrix (the first one among equals), one-hot ``[*batch, n, K]``."""
+        index = self.logits.detach().argmax(-1, keepdim=True)
+        return torch.zeros_like(self.logits).scatter(-1, index, 1.0)
+
+    def sample(
+        self,
+        sample_shape: torch.Size | list[int] | tuple[int, ...] = (),
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws one-hot matrices by the Gumbel-max trick.
+
+        Args:
+            sample_shape: Leading shape of the draws.
+            noise: Gumbel noise ``[*sample_shape, *batch, n, K]``, see :func:`gsrl.relaxations.gumbel_noise`.
+            generator: Source of the noise if none is given; torch's default one if None.
+
+        Returns:
+            One-hot ``[*sample_shape, *batch, n, K]``, without gradient.
+        """
+        logits = self.logits.detach().expand((*sample_shape, *self.logits.shape))
+        return gumbel_max(logits, noise=noise, generator=generator, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of one-hot matrices.
+
+        Args:
+            value: One-hot, broadcastable with ``[*batch, n, K]``. Receives no gradient.
+
+        Returns:
+            ``[*batch]``, in nats; ``-inf`` for an illegal choice.
+
+        Raises:
+            ValueError: With validation on, ``value`` is not one-hot or has another event shape.
+        """
+        if value.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"value must have shape [..., n, K] with (n, K) = {tuple(self.event_shape)}, "
+                f"but got shape {tuple(value.shape)}."
+            )
+        if self._validate_args and is_concrete(value) and not bool(constraints.one_hot.check(value).all()):
+            raise ValueError(f"value must be one-hot in its last dimension, but got\n{value}")
+        # Not a product: -inf times 0 is NaN.
+        return self.logits.masked_fill(value == 0, 0.0).sum((-2, -1))
+
+    def factor_entropy(self) -> Tensor:
+        """Entropy of every factor, ``[*batch, n]``, in nats."""
+        log_probs = self.logits.masked_fill(~self.mask, 0.0)
+        return -(log_probs.exp() * self.mask * log_probs).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy of the joint choice, ``[*batch]``, in nats: the sum over factors."""
+        return self.factor_entropy().sum(-1)
+
+    def max_entropy(self) -> Tensor:
+        """Entropy of the uniform distribution over the legal choices, ``[*batch]``, in nats."""
+        return self.mask.sum(-1).to(self.logits.dtype).log().sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Lists every configuration of the factors, the last factor varying fastest, illegal ones included.
+
+        Args:
+            expand: Whether the batch dimensions are expanded or of size 1.
+
+        Returns:
+            One-hot ``[K**n, *batch, n, K]``, or ``[K**n, 1, ..., 1, n, K]``.
+
+        Raises:
+            ValueError: There are more than :data:`MAX_SUPPORT` configurations.
+        """
+        n, K = self.event_shape
+        if n * math.log(K) > math.log(MAX_SUPPORT) + 1e-9:
+            raise ValueError(
+                f"enumerate_support lists K**n configurations, at most {MAX_SUPPORT}, but got n = {n}, K = {K}. "
+                "Use an estimator that samples."
+            )
+        device = self.logits.device
+        indices = torch.arange(K**n, device=device).unsqueeze(-1) // K ** torch.arange(n - 1, -1, -1, device=device) % K
+        support = torch.zeros(K**n, n, K, dtype=self.logits.dtype, device=device).scatter(
+            -1, indices.unsqueeze(-1), 1.0
+        )
+        support = support.reshape(K**n, *(1 for _ in self.batch_shape), n, K)
+        return support.expand(K**n, *self.batch_shape, n, K) if expand else support
+
+    def expand(
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None
+    ) -> FactoredCategorical:
+        """Returns the distribution with batch dimensions expanded to ``batch_shape``, without copying."""
+        new = self._get_checked_instance(FactoredCategorical, _instance)
+        batch_shape = torch.Size(batch_shape)
+        new.logits = self.logits.expand(batch_shape + self.event_shape)
+        super(FactoredCategorical, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+
+@register_kl(FactoredCategorical, FactoredCategorical)
+def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
+    """KL(p, q), ``[*batch]``, in nats; infinite where ``p`` allows a choice that ``q`` forbids."""
+    legal = p.mask
+    log_p, log_q = p.logits.masked_fill(~legal, 0.0), q.logits.masked_fill(~legal, 0.0)
+    return (log_p.exp() * legal * (log_p - log_q)).sum((-2, -1))
