@@ -1,0 +1,59 @@
+"""Policy heads: from the features of any network to a distribution over a discrete action space."""
+
+from __future__ import annotations
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from gsrl.distributions import FactoredCategorical
+from gsrl.spaces import OneHotCodec
+
+__all__ = ["ActionHead"]
+
+
+class ActionHead(nn.Module):
+    """A linear layer that returns a :class:`FactoredCategorical` over the actions of a Gymnasium space.
+
+    Choices that the space does not have (factors of unequal size) are masked. ``head.codec`` turns samples into actions
+    of the space and back.
+
+    Args:
+        in_features: Size of the last dimension of the features.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+
+    Attributes:
+        codec: The :class:`gsrl.spaces.OneHotCodec` of the space.
+
+    Raises:
+        TypeError: ``action_space`` is another space.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, in_features: int, action_space: spaces.Space) -> None:
+        super().__init__()
+        self.codec = OneHotCodec(action_space)
+        self.linear = nn.Linear(in_features, self.codec.n * self.codec.K)
+        self.register_buffer("mask", self.codec.mask, persistent=False)
+
+    def forward(
+        self, features: Tensor, mask: Tensor | None = None, *, validate_args: bool = True
+    ) -> FactoredCategorical:
+        """Returns the policy at these features.
+
+        Args:
+            features: ``[*batch, in_features]``.
+            mask: Boolean, broadcastable to ``[*batch, n, K]``, True where the state allows a choice.
+            validate_args: Whether values are checked, see :class:`FactoredCategorical`.
+        """
+        logits = self.linear(features).unflatten(-1, (self.codec.n, self.codec.K))
+        if mask is None:
+            mask = self.mask
+        elif self.mask is not None:
+            mask = mask & self.mask
+        return FactoredCategorical(logits, mask, validate_args=validate_args)
+
+    def extra_repr(self) -> str:
+        """The action space."""
+        return f"action_space={self.codec.space}"
