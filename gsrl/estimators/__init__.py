@@ -1,0 +1,47 @@
+"""Gradient estimators of an expectation over discrete choices, behind one interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gsrl.estimators.base import Estimator, Noise, Objective
+from gsrl.estimators.exact import Exact
+from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, StraightThrough, STGumbel
+from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
+
+__all__ = [
+    "ESTIMATORS",
+    "RLOO",
+    "Estimator",
+    "Exact",
+    "GumbelSoftmax",
+    "Noise",
+    "Objective",
+    "Pathwise",
+    "Reinforce",
+    "STGumbel",
+    "ScoreFunction",
+    "StraightThrough",
+    "make_estimator",
+]
+
+ESTIMATORS: dict[str, type[Estimator]] = {
+    cls.name: cls for cls in (Exact, GumbelSoftmax, STGumbel, StraightThrough, Reinforce, RLOO)
+}
+"""Every estimator by its name."""
+
+
+def make_estimator(name: str, **settings: Any) -> Estimator:
+    """Builds an estimator by name.
+
+    Args:
+        name: A key of :data:`ESTIMATORS`.
+        **settings: Arguments of its constructor.
+
+    Raises:
+        ValueError: ``name`` is unknown; the message lists the names.
+        TypeError: The estimator has no such setting.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"name must be one of {sorted(ESTIMATORS)}, but got {name!r}.")
+    return ESTIMATORS[name](**settings)
