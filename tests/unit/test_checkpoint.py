@@ -1,0 +1,697 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import pickle
+import random
+import sys
+import zipfile
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from torch import nn
+
+import gsrl.checkpoint as checkpoint
+from gsrl._version import __version__
+from gsrl.checkpoint import CheckpointError, load, save
+from gsrl.estimators import ESTIMATORS, STGumbel, make_estimator
+from gsrl.temperature import TEMPERATURES, ConstantTemperature, ExponentialTemperature
+
+
+def round_trip(tree: Any, **kwargs: Any) -> Any:
+    file = io.BytesIO()
+    save(file, tree)
+    return load(file, **kwargs)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality of type, structure and bits; NaN equals NaN, and -0.0 is not 0.0."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(
+            same(k, m) and same(v, w) for (k, v), (m, w) in zip(a.items(), b.items(), strict=True)
+        )
+    if isinstance(a, list | tuple | deque):
+        same_limit = getattr(a, "maxlen", None) == getattr(b, "maxlen", None)
+        return same_limit and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return bool((a.reshape(-1).view(torch.uint8) == b.reshape(-1).view(torch.uint8)).all())
+    if isinstance(a, np.ndarray | np.generic):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return bool(a == b)
+
+
+# Round trips
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**128), 2**128),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        [
+            torch.tensor(1.5, dtype=torch.bfloat16),
+            torch.arange(6).reshape(2, 3).t(),
+            np.array([True, False]),
+            np.float32(0.1),
+            np.zeros((0, 3), np.uint8),
+            torch.float64,
+            nn.ReLU,
+        ]
+    ),
+)
+KEYS = st.one_of(
+    st.text(max_size=4), st.just("type"), st.integers(), st.booleans(), st.none(), st.tuples(st.integers())
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda children: st.one_of(
+        st.lists(children, max_size=4),
+        st.lists(children, max_size=4).map(tuple),
+        st.dictionaries(KEYS, children, max_size=4),
+        st.builds(deque, st.lists(children, max_size=3), st.sampled_from([None, 2])),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(TREES)
+def test_any_tree_round_trips(tree: Any) -> None:
+    assert same(round_trip(tree), tree)
+
+
+@pytest.mark.parametrize("dtype", [d for d in checkpoint._TORCH_DTYPES.values() if d.is_floating_point or d.is_complex])
+def test_every_floating_dtype_is_bit_exact_or_refused(dtype: torch.dtype) -> None:
+    if dtype is torch.float4_e2m1fn_x2:
+        with pytest.raises(TypeError, match=r"tensors of numbers, got a tensor of torch.float4\S* .* at w"):
+            save(io.BytesIO(), {"w": torch.zeros(4, dtype=torch.uint8).view(dtype)})
+        return
+    tensor = torch.arange(64, dtype=torch.uint8).view(dtype)
+    assert same(round_trip(tensor), tensor)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"],
+)
+def test_integer_tensors(dtype: str) -> None:
+    tensor = torch.tensor([[0, 1], [1, 1]], dtype=getattr(torch, dtype))
+    assert same(round_trip(tensor), tensor)
+    assert same(round_trip(tensor[0, 1]), tensor[0, 1])
+
+
+def test_views_conjugates_and_parameters_become_plain_tensors() -> None:
+    weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    z = torch.tensor([1 + 2j])
+    loaded = round_trip({"w": weight, "column": weight[:, 1], "expanded": torch.ones(1).expand(3), "z": z.conj()})
+    assert type(loaded["w"]) is torch.Tensor
+    assert not loaded["w"].requires_grad
+    assert loaded["w"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert loaded["column"].tolist() == [2.0, 4.0]
+    assert loaded["expanded"].tolist() == [1.0, 1.0, 1.0]
+    assert loaded["z"].tolist() == [1 - 2j]
+
+
+def test_loaded_tensors_own_their_memory() -> None:
+    loaded = round_trip([torch.zeros(2), np.zeros(2)])
+    loaded[0] += 1
+    loaded[1] += 1
+    assert loaded[0].tolist() == [1, 1]
+    assert loaded[1].tolist() == [1, 1]
+
+
+def test_tensors_go_to_the_device() -> None:
+    assert round_trip({"a": [torch.zeros(3)]}, device="meta")["a"][0].device.type == "meta"
+
+
+ARRAYS = [
+    np.array([[1, 2], [3, 4]], dtype=">i2"),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.array(3.0),
+    np.array(["a", "longer"]),
+    np.array([b"ab"]),
+    np.array([np.nan, -0.0, np.inf]),
+    np.array(["2024-01-01"], "datetime64[D]"),
+    np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    np.frombuffer(b"\x00\x01\xff", np.uint8),
+]
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda a: str(a.dtype))
+def test_arrays_and_their_scalars(array: np.ndarray) -> None:
+    assert same(round_trip(array), array)
+    scalar = array.reshape(-1)[0]
+    assert same(round_trip(scalar), scalar)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.dtype(t) for t in ("?", "u1", "i8", "f2", "f4", ">f4", "c16", "U5", "S3", "M8[s]", "O")]
+)
+def test_numpy_dtypes(dtype: np.dtype) -> None:
+    assert round_trip(dtype) == dtype
+
+
+def test_torch_dtypes_and_devices() -> None:
+    tree = [torch.float32, torch.bfloat16, torch.bool, torch.device("cpu"), torch.device("cuda", 1)]
+    assert round_trip(tree) == tree
+
+
+def test_generator_states_continue_the_same_numbers() -> None:
+    a, t = np.random.default_rng(3), torch.Generator().manual_seed(3)
+    loaded = round_trip({"numpy": a.bit_generator.state, "torch": t.get_state()})
+    b, u = np.random.default_rng(0), torch.Generator()
+    b.bit_generator.state = loaded["numpy"]
+    u.set_state(loaded["torch"])
+    assert a.integers(1000, size=5).tolist() == b.integers(1000, size=5).tolist()
+    assert torch.equal(torch.rand(5, generator=t), torch.rand(5, generator=u))
+
+
+def test_module_and_optimiser_states_continue_the_same_training() -> None:
+    def step(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        optimiser.zero_grad()
+        model(torch.tensor([[1.0, 2.0]])).pow(2).sum().backward()
+        optimiser.step()
+
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    adam, other = torch.optim.Adam(first.parameters()), torch.optim.Adam(second.parameters())
+    step(first, adam)
+    loaded = round_trip({"model": first.state_dict(), "adam": adam.state_dict()})
+    second.load_state_dict(loaded["model"])
+    other.load_state_dict(loaded["adam"])
+    step(first, adam)
+    step(second, other)
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_ordered_dicts_and_sizes_become_plain() -> None:
+    loaded = round_trip({"state": OrderedDict(b=1, a=2), "shape": torch.Size([2, 3])})
+    assert same(loaded, {"state": {"b": 1, "a": 2}, "shape": (2, 3)})
+
+
+SPACES: list[spaces.Space] = [
+    spaces.Box(np.array([-1, -np.inf], np.float32), np.array([np.inf, 0.1], np.float32)),
+    spaces.Box(0, 255, (2, 3), np.uint8),
+    spaces.Box(-np.inf, np.inf, (2,), np.int32),
+    spaces.Box(0, 1, (2,), np.bool_),
+    spaces.Box(-(2**63), 2**63 - 2, (1,), np.int64),
+    spaces.Box(0.0, 0.1, (), np.float64),
+    spaces.Discrete(5, start=-2),
+    spaces.Discrete(5, dtype=np.uint8),
+    spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, -1], [2, 3]]), dtype=np.int32),
+    spaces.MultiBinary(3),
+    spaces.MultiBinary([2, 3]),
+    spaces.Tuple([spaces.Discrete(2), spaces.Tuple([])]),
+    spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Dict({"x": spaces.MultiBinary(1)})}),
+    spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Discrete(3)}, sort_keys=False),
+    spaces.Dict({"type": spaces.Discrete(2)}),
+]
+
+
+def attributes(value: Any) -> Any:
+    """What a space is made of, as a tree, without its generator and its caches."""
+    if isinstance(value, spaces.Space):
+        return [type(value), attributes({k: v for k, v in vars(value).items() if k not in CACHES})]
+    if isinstance(value, dict):
+        return {key: attributes(item) for key, item in value.items()}
+    return [attributes(item) for item in value] if isinstance(value, tuple) else value
+
+
+CACHES = {"_np_random", "low_repr", "high_repr"}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_spaces(space: spaces.Space) -> None:
+    loaded = round_trip(space)
+    assert loaded == space
+    assert same(attributes(loaded), attributes(space))
+
+
+def test_a_subclass_of_a_space_is_not_taken_for_it() -> None:
+    class Odd(spaces.Discrete):
+        pass
+
+    with pytest.raises(CheckpointError, match="no name to import it by"):
+        round_trip({"action_space": Odd(3)})
+
+
+def test_classes() -> None:
+    tree = {
+        "activation_fn": nn.ReLU,
+        "optimizer_class": torch.optim.AdamW,
+        "features": [NatureCNN, FlattenExtractor],
+        "dtype": np.float32,
+    }
+    assert round_trip(tree) == tree
+
+
+def test_the_file_names_classes_as_users_write_them() -> None:
+    file = io.BytesIO()
+    save(file, [nn.ReLU, torch.optim.Adam, FlattenExtractor, np.float32])
+    assert [node["name"] for node in document(file)["tree"]] == [
+        "torch.nn.ReLU",
+        "torch.optim.Adam",
+        "stable_baselines3.common.torch_layers.FlattenExtractor",
+        "numpy.float32",
+    ]
+
+
+def test_registered_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_CLASSES", dict(checkpoint._CLASSES))
+    monkeypatch.setattr(checkpoint, "_CLASS_NAMES", dict(checkpoint._CLASS_NAMES))
+
+    @checkpoint.register
+    class Policy(nn.Module):
+        pass
+
+    assert round_trip(Policy) is Policy
+
+
+def test_schedules_and_train_frequency() -> None:
+    loaded = round_trip(
+        {
+            "lr": FloatSchedule(LinearSchedule(1e-3, 1e-4, 0.5)),
+            "clip": FloatSchedule(0.2),
+            "bare": ConstantSchedule(0.3),
+            "train_freq": TrainFreq(4, TrainFrequencyUnit.EPISODE),
+        }
+    )
+    assert repr(loaded["lr"]) == "FloatSchedule(LinearSchedule(start=0.001, end=0.0001, end_fraction=0.5))"
+    assert loaded["lr"](0.75) == LinearSchedule(1e-3, 1e-4, 0.5)(0.75)
+    assert loaded["clip"](0.1) == 0.2
+    assert type(loaded["bare"]) is ConstantSchedule
+    assert loaded["bare"](1.0) == 0.3
+    assert same(loaded["train_freq"], TrainFreq(4, TrainFrequencyUnit.EPISODE))
+
+
+def test_temperatures() -> None:
+    schedule = round_trip(ExponentialTemperature(2.0, 0.5, 10))
+    assert type(schedule) is ExponentialTemperature
+    assert schedule.settings == {"initial": 2.0, "minimum": 0.5, "steps": 10}
+    assert round_trip(ConstantTemperature(0.7)).settings == {"value": 0.7}
+    assert round_trip(TEMPERATURES["state"](3, 1.0)).settings == {"in_features": 3, "maximum": 1.0}
+
+
+def test_estimators() -> None:
+    loaded = round_trip({"estimator": STGumbel(temperature=ExponentialTemperature(2.0, 0.5, 10))})["estimator"]
+    assert type(loaded) is STGumbel
+    assert loaded.settings["temperature"].settings == {"initial": 2.0, "minimum": 0.5, "steps": 10}
+    assert type(round_trip(make_estimator("rloo"))) is ESTIMATORS["rloo"]
+
+
+def test_a_subclass_of_an_estimator_is_not_taken_for_it() -> None:
+    class Mine(STGumbel):
+        pass
+
+    with pytest.raises(CheckpointError, match=r'custom_objects=\{"estimator": ...\}'):
+        round_trip({"estimator": Mine()})
+
+
+# Refusals on saving
+
+
+@pytest.mark.parametrize(
+    ("leaf", "got"),
+    [
+        (np.array([None]), "dtype object"),
+        (np.array([(1, None)], dtype=[("a", "i4"), ("b", "O")]), r"dtype \["),
+        (torch.eye(2).to_sparse(), "torch.sparse_coo"),
+        (torch.empty(2, device="meta"), "on meta"),
+    ],
+)
+def test_what_cannot_be_stored_is_named(leaf: Any, got: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"`tree` must hold .*{got}.* at buffer.1"):
+        save(tmp_path / "a.zip", {"buffer": [0, leaf]})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tree_that_contains_itself() -> None:
+    tree: list[Any] = []
+    tree.append(tree)
+    with pytest.raises(ValueError, match="`tree` contains itself"):
+        save(io.BytesIO(), tree)
+
+
+@pytest.mark.parametrize("function", [lambda path: save(path, {}), load])
+def test_a_path_of_the_wrong_type(function: Any) -> None:
+    with pytest.raises(TypeError, match=r"`path` must be a path or a .* binary file, got int"):
+        function(3)
+
+
+# Files
+
+
+def test_paths_folders_and_links(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "model.zip"
+    save(target, {"a": 1})
+    assert load(str(target)) == {"a": 1}
+    link = tmp_path / "latest.zip"
+    link.symlink_to(target)
+    save(link, {"a": 2})
+    assert link.is_symlink()
+    assert load(target) == {"a": 2}
+    assert os.listdir(target.parent) == ["model.zip"]
+
+
+def test_the_same_tree_gives_the_same_bytes() -> None:
+    files = io.BytesIO(), io.BytesIO()
+    for file in files:
+        save(file, {"a": torch.arange(3), "b": [1.0, nn.ReLU]})
+    assert files[0].getvalue() == files[1].getvalue()
+
+
+def test_no_global_random_state_is_touched(tmp_path: Path) -> None:
+    before = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()  # type: ignore[index]
+    save(tmp_path / "a.zip", {"w": torch.ones(2)})
+    load(tmp_path / "a.zip")
+    assert (np.random.get_state()[1] == before[0]).all()  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert random.getstate() == before[2]
+
+
+def test_a_missing_file_stays_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.zip")
+
+
+def full_disk(*args: Any, **kwargs: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "target", [(os, "replace"), (os, "fsync"), (np.lib.format, "write_array"), (zipfile.ZipFile, "writestr")]
+)
+def test_a_full_disk_leaves_the_previous_file(
+    target: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.zip"
+    save(path, {"w": torch.zeros(3)})
+    before = path.read_bytes()
+    monkeypatch.setattr(*target, full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(path, {"w": torch.ones(3)})
+    assert os.listdir(tmp_path) == ["model.zip"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_a_full_device_is_an_oserror() -> None:
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as file:
+        save(file, {"w": torch.ones(3)})
+
+
+# Unresolved values
+
+
+class Extractor(FlattenExtractor):
+    """A user's class that can be imported by name."""
+
+
+def schedule(progress_remaining: float) -> float:
+    return progress_remaining
+
+
+def test_importable_classes_need_trust_or_replacement() -> None:
+    file = io.BytesIO()
+    save(file, {"policy_kwargs": {"net": [1], "features_extractor_class": Extractor}, "lr": FloatSchedule(schedule)})
+    with pytest.raises(CheckpointError) as error:
+        load(file)
+    message = str(error.value)
+    assert "policy_kwargs.features_extractor_class" in message
+    assert f"{__name__}:Extractor" in message
+    assert 'custom_objects={"policy_kwargs": ...}' in message
+    assert "trusted=True" in message
+
+    with pytest.raises(CheckpointError, match=r'lr.value_schedule holds .*custom_objects=\{"lr": ...\}'):
+        load(file, replace={"policy_kwargs": {}})
+    assert load(file, replace={"policy_kwargs": {}, "lr": 0.1, "absent": 1}) == {"policy_kwargs": {}, "lr": 0.1}
+
+    trusted = load(file, trusted=True)
+    assert trusted["policy_kwargs"] == {"net": [1], "features_extractor_class": Extractor}
+    assert trusted["lr"](0.25) == 0.25
+
+
+def test_lambdas_and_instances_need_replacement() -> None:
+    for value in (lambda _: 0.1, Extractor(spaces.Box(0, 1, (2,)))):
+        with pytest.raises(CheckpointError, match=r"learning_rate holds .* no name to import it by.*custom_objects"):
+            round_trip({"learning_rate": value}, trusted=True)
+        assert round_trip({"learning_rate": value}, replace={"learning_rate": 1}) == {"learning_rate": 1}
+
+
+def test_replacement_works_in_a_dict_with_other_keys() -> None:
+    tree = {"type": "mine", 3: lambda: 0, "nested": {"type": 1}}
+    assert round_trip(tree, replace={"type": "yours", 3: 4}) == {"type": "yours", 3: 4, "nested": {"type": 1}}
+
+
+def test_trust_that_cannot_be_met() -> None:
+    file = written({"a": {"type": "unresolved", "name": "no_such_module:Net", "repr": "Net"}})
+    with pytest.raises(CheckpointError, match="a holds no_such_module:Net, which cannot be imported"):
+        load(file, trusted=True)
+
+
+# Files of others, damaged and hostile
+
+
+def document(file: io.BytesIO) -> dict[str, Any]:
+    with zipfile.ZipFile(file) as archive:
+        return dict(json.loads(archive.read("checkpoint.json")))
+
+
+def written(tree: Any, members: dict[str, bytes] | None = None, text: str | None = None, **header: Any) -> io.BytesIO:
+    """A file with any JSON and any members, as somebody else might write it."""
+    file = io.BytesIO()
+    content = {"format": "gsrl-checkpoint", "version": 1, "gsrl": "0", "tree": tree} | header
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("checkpoint.json", text or json.dumps(content))
+        for name, data in (members or {}).items():
+            archive.writestr(name, data)
+    return file
+
+
+def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=allow_pickle)
+    return file.getvalue()
+
+
+def npy_header(description: str, shape: tuple[int, ...], payload: bytes) -> bytes:
+    header = repr({"descr": description, "fortran_order": False, "shape": shape}).encode()
+    header += b" " * (63 - (len(header) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + payload
+
+
+def test_a_newer_format_says_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "new.zip"
+    path.write_bytes(written({}, version=7, gsrl="9.8.7").getvalue())
+    with pytest.raises(CheckpointError) as error:
+        load(path)
+    assert str(error.value) == (
+        f"{path}: written by gsrl 9.8.7 in format 7, but this gsrl {__version__} reads formats up to 1; upgrade gsrl"
+    )
+
+
+def test_a_stable_baselines3_file(tmp_path: Path) -> None:
+    from stable_baselines3 import DQN
+
+    path = tmp_path / "dqn.zip"
+    DQN("MlpPolicy", gym.make("CartPole-v1"), buffer_size=10).save(path)
+    with pytest.raises(CheckpointError, match=r"dqn.zip: saved by Stable-Baselines3"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a zip file"),
+        (b"hello", "not a zip file"),
+        (pickle.dumps({"a": 1}), "not a zip file"),
+        (written({}).getvalue()[:-30], "not a zip file"),
+        (written({}, format="other").getvalue(), "its format is 'other'"),
+        (written({}, text="[]").getvalue(), "not a whole gsrl checkpoint"),
+        (written({}, text="{}").getvalue(), "not a whole gsrl checkpoint"),
+        (written({}, text="{").getvalue(), "not a whole gsrl checkpoint"),
+        (written({}, version="1").getvalue(), "not a whole gsrl checkpoint"),
+    ],
+)
+def test_other_files(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.zip"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"file\.zip: .*{message}"):
+        load(path)
+
+
+def test_a_foreign_zip_and_one_of_torch(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"no gsrl checkpoint, as it has no checkpoint.json"):
+        load(tmp_path / "weights.pt")
+
+
+def test_compressed_members_are_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checkpoint.json", "{}")
+    with pytest.raises(CheckpointError, match=r"checkpoint.json is compressed"):
+        load(file)
+
+
+ONE = {"arrays/0.npy": npy(np.arange(3))}
+
+
+@pytest.mark.parametrize(
+    ("node", "members"),
+    [
+        ({"type": "numpy.array", "index": 1}, ONE),
+        ({"type": "numpy.array", "index": -1}, ONE),
+        ({"type": "numpy.array", "index": "0"}, ONE),
+        ({"type": "numpy.array", "index": "../../x"}, {"../../x.npy": npy(np.arange(3))}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": npy(np.array([1, None]), allow_pickle=True)}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": npy_header("O", (1,), b"A" * 8)}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": npy_header("<f4", (10**15,), b"A" * 8)}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": npy_header("<f4", (-1,), b"A" * 8)}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": npy_header("<f4", (1,), b"A" * 8)}),
+        ({"type": "numpy.array", "index": 0}, {"arrays/0.npy": b"\x93NUMPY"}),
+        ({"type": "torch.tensor", "index": 0, "dtype": "torch.int64"}, {"arrays/0.npy": npy(np.array(["a"]))}),
+        ({"type": "dict", "items": [1, 2]}, {}),
+        ({"type": "dict", "items": [[[], 2]]}, {}),
+        ({"type": "deque", "items": [], "maxlen": "x"}, {}),
+        ({"type": "deque", "items": []}, {}),
+        ({"type": "float", "value": "one"}, {}),
+        ({"type": "numpy.dtype", "name": "nothing"}, {}),
+        ({"type": "torch.dtype", "name": "torch.load"}, {}),
+        ({"type": "torch.device", "name": "toaster"}, {}),
+        ({"type": "object", "name": "os.system", "settings": {}}, {}),
+        ({"type": "object", "name": "gymnasium.spaces.Discrete", "settings": {"n": 0}}, {}),
+        ({"type": "object", "name": "gymnasium.spaces.Discrete", "settings": {"m": 3}}, {}),
+        ({"type": "object", "name": "gymnasium.spaces.Discrete", "settings": {"type": "float", "value": "nan"}}, {}),
+        ({"type": "object", "name": "stable_baselines3.FloatSchedule", "settings": {"value_schedule": "x"}}, {}),
+        ({"type": "temperature", "name": "constant", "settings": {"value": -1}}, {}),
+        ({"type": "temperature", "name": "constant", "settings": {"name": "state"}}, {}),
+        ({"type": "estimator", "name": "nothing", "settings": {}}, {}),
+        ({"type": "unresolved", "name": 3, "repr": ""}, {}),
+        ({"type": "pickle", "data": ""}, {}),
+        ({"type": 3}, {}),
+        ({"type": None}, {}),
+        ({"type": ["class"]}, {}),
+    ],
+)
+def test_malformed_nodes(node: Any, members: dict[str, bytes]) -> None:
+    file = written({"a": node}, members)
+    with pytest.raises(CheckpointError):
+        load(file, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "os:system",
+        "builtins.eval",
+        "torch.load",
+        "torch.nn.modules.sys",
+        "torch.nn.modules.module.torch.hub.load",
+        "torch.nn.ReLU.__init__",
+        "torch.nn.ReLU ",
+        "stable_baselines3.common.torch_layers.nn.ReLU",
+        "",
+    ],
+)
+def test_names_outside_the_table(name: str) -> None:
+    file = written({"policy_kwargs": {"activation_fn": {"type": "class", "name": name}}})
+    for trusted in (False, True):
+        with pytest.raises(CheckpointError, match=r"policy_kwargs.activation_fn names the class .*custom_objects="):
+            load(file, trusted=trusted)
+
+
+def test_builds_that_fail_name_their_place() -> None:
+    with pytest.raises(CheckpointError, match=r'estimator cannot be built \(.*\'nothing\'.*\{"estimator": ...\}'):
+        load(written({"estimator": {"type": "estimator", "name": "nothing", "settings": {}}}))
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_absurd_depth(opening: str, closing: str) -> None:
+    for depth in (2_000, 200_000):
+        tree = opening * depth + "1" + closing * depth
+        text = '{"format": "gsrl-checkpoint", "version": 1, "gsrl": "0", "tree": ' + tree + "}"
+        with pytest.raises(CheckpointError, match="RecursionError"):
+            load(written(None, text=text))
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_hostile_files_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "executed"
+    payload = pickle.dumps(Bomb(mark))
+    pickle.loads(payload)
+    assert mark.exists()  # the bomb works
+    mark.unlink()
+
+    (tmp_path / "hostile_module.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nNet = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    objects = npy(np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+    array = {"type": "numpy.array", "index": 0}
+    unresolved = {"type": "unresolved", "name": "hostile_module:Net", "repr": ""}
+    files = [
+        io.BytesIO(payload),
+        written(array, {"arrays/0.npy": objects}),
+        written(array, {"arrays/0.npy": payload}),
+        written({"a": {"type": "class", "name": "hostile_module.Net"}}),
+        written({"a": unresolved}),
+        written({"a": {"type": "object", "name": "hostile_module:Net", "settings": {}}}),
+    ]
+    for file in files:
+        with pytest.raises(CheckpointError):
+            load(file)
+    assert load(written({"a": unresolved}), replace={"a": 0}) == {"a": 0}
+    assert load(written(1, {"../../x": b"", "data.pkl": payload, "/etc/x": b""})) == 1
+    assert not mark.exists()
+    assert "hostile_module" not in sys.modules
+
+
+def test_damaged_bytes_are_noticed() -> None:
+    """A changed or missing byte gives an error of ours, or (in a date, say) the same tree."""
+    tree = {"w": torch.arange(100.0), "b": np.arange(7, dtype=np.uint8), "s": spaces.Discrete(3), "n": [1.5, None]}
+    file = io.BytesIO()
+    save(file, tree)
+    content = file.getvalue()
+    rng = random.Random(0)
+    refused = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= rng.randrange(1, 256)
+        try:
+            assert same(load(io.BytesIO(damaged)), tree)
+        except CheckpointError:
+            refused += 1
+    assert refused > len(content) / 2
+    for length in range(0, len(content), 7):
+        with pytest.raises(CheckpointError):
+            load(io.BytesIO(content[:length]))
