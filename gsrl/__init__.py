@@ -1,0 +1,25 @@
+"""Differentiable policies over discrete choices: gradient estimators, policy heads, discrete soft actor-critic."""
+
+from gsrl._version import __version__
+from gsrl.algorithms import CategoricalActorCriticPolicy, DiscreteSAC
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, make_estimator
+from gsrl.heads import ActionHead
+from gsrl.relaxations import binary_concrete, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
+from gsrl.spaces import OneHotCodec
+
+__all__ = [
+    "ActionHead",
+    "CategoricalActorCriticPolicy",
+    "DiscreteSAC",
+    "Estimator",
+    "FactoredCategorical",
+    "OneHotCodec",
+    "__version__",
+    "binary_concrete",
+    "gumbel_max",
+    "gumbel_noise",
+    "gumbel_softmax",
+    "make_estimator",
+    "straight_through",
+]

@@ -1,0 +1,560 @@
+"""Discrete soft actor-critic, as a Stable-Baselines3 algorithm."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from torch import Tensor
+
+from gsrl import checkpoint
+from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
+from gsrl.buffers import ReplayBuffer
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, Pathwise, make_estimator
+from gsrl.learner import Learner
+from gsrl.losses import Critics, EntropyCoefficient, SACLoss
+from gsrl.spaces import OneHotCodec
+from gsrl.temperature import Temperature
+
+__all__ = ["DiscreteSAC"]
+
+SelfDiscreteSAC = TypeVar("SelfDiscreteSAC", bound="DiscreteSAC")
+
+SETTINGS = (
+    "learning_rate",
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "tau",
+    "gamma",
+    "train_freq",
+    "gradient_steps",
+    "n_steps",
+    "estimator",
+    "ent_coef",
+    "target_entropy",
+    "target_entropy_ratio",
+    "critics",
+    "entropy_in_target",
+    "q_clip",
+    "max_grad_norm",
+    "target_update_interval",
+    "policy_kwargs",
+    "tensorboard_log",
+    "verbose",
+    "seed",
+)
+"""Constructor arguments that a saved model holds; each is an attribute of the same name."""
+
+COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_current_progress_remaining",
+    "_stats_window_size",
+)
+"""Progress of the training, as Stable-Baselines3 names it."""
+
+
+class DiscreteSAC(OffPolicyAlgorithm):
+    r"""Soft actor-critic for discrete actions, with a choice of the actor's gradient estimator.
+
+    The actor maximises :math:`\mathbb{E}_{a \sim \pi}[Q(s, a)] + \alpha\, \mathcal{H}(\pi(\cdot | s))`; the gradient of
+    the expectation is the ``estimator``'s, everything else is exact. Constructor, ``learn``, ``predict``, ``save``,
+    ``load``, callbacks and logging are those of Stable-Baselines3's off-policy algorithms.
+
+    Random numbers come from two generators of the agent's own (``generator`` for actions and noise, the replay buffer's
+    for sampling), both derived from ``seed``; no global one is read or seeded.
+
+    Source: Christodoulou 2019 (1910.07207), on Haarnoja et al. 2018 (1812.05905).
+
+    Args:
+        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of ``DiscreteSACPolicy``.
+        env: Environment with a ``Discrete`` action space, its id, or a vectorised one. None: only to predict.
+        learning_rate: Of all networks and the entropy coefficient; a number, or a function of the remaining progress.
+        buffer_size: Transitions kept for replay.
+        learning_starts: Steps with uniformly random actions before the first update.
+        batch_size: Transitions in an update.
+        tau: Polyak's coefficient.
+        gamma: Discount factor.
+        train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
+        gradient_steps: Updates each time; -1: as many as steps taken.
+        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+        estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator.
+        ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
+        target_entropy: What a learned alpha steers the entropy to, in nats; ``"auto"``: the ratio below times the
+            entropy of the uniform policy.
+        target_entropy_ratio: Share of the largest entropy, in [0, 1], used with ``target_entropy="auto"``.
+        critics: ``"min"`` or ``"mean"`` of the critics, see :func:`gsrl.losses.combine_critics`.
+        entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.losses.soft_value`.
+        q_clip: Bound on how far a value may move from the target network's, see :func:`gsrl.losses.critic_loss`; None:
+            unbounded.
+        max_grad_norm: Largest gradient norm of the actor, and of the critics; None: not clipped.
+        target_update_interval: Updates between moves of the target networks.
+        policy_kwargs: Arguments of the policy, such as ``net_arch``.
+        stats_window_size: Episodes that the logged return is averaged over.
+        tensorboard_log: Folder for TensorBoard; None: no logging there.
+        verbose: 0: silent, 1: information, 2: debugging.
+        seed: Seed of everything random; None: from the operating system.
+        device: Of the networks.
+        _init_setup_model: Whether the networks are built at once.
+
+    Attributes:
+        generator: Torch generator of actions and noise.
+        estimator: The :class:`gsrl.Estimator` in use.
+        entropy_coefficient: The :class:`gsrl.losses.EntropyCoefficient`.
+        learner: The :class:`gsrl.learner.Learner`.
+
+    Raises:
+        TypeError: The action space is not discrete.
+        ValueError: An argument is out of range; the message names it.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: DiscreteSACPolicy
+    replay_buffer: ReplayBuffer | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[DiscreteSACPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 1,
+        estimator: str | Estimator = "st-gumbel",
+        ent_coef: str | float = "auto",
+        target_entropy: str | float = "auto",
+        target_entropy_ratio: float = 0.1,
+        critics: Critics = "min",
+        entropy_in_target: bool = True,
+        q_clip: float | None = None,
+        max_grad_norm: float | None = None,
+        target_update_interval: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+        )
+        self.estimator = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.target_entropy_ratio = target_entropy_ratio
+        self.critics = critics
+        self.entropy_in_target = entropy_in_target
+        self.q_clip = q_clip
+        self.max_grad_norm = max_grad_norm
+        self.target_update_interval = target_update_interval
+        if _init_setup_model:
+            self._setup_model()
+
+    # Construction
+
+    def _setup_model(self) -> None:
+        self._check_settings()
+        self._setup_lr_schedule()
+        self._convert_train_freq()
+        self.set_random_seed(self.seed)
+
+        codec = OneHotCodec(self.action_space)
+        self.replay_buffer = ReplayBuffer(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            gamma=self.gamma,
+            n_steps=self.n_steps,
+            generator=self._replay_generator,
+        )
+        # torch initialises networks from its default generator: lend it ours.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._init_seed)
+            self.policy = self.policy_class(  # type: ignore[assignment]
+                self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+            )
+        self.policy = self.policy.to(self.device)
+        self.policy.generator = self.generator
+        self.estimator.to(self.device)
+        self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef).to(self.device)
+        self._target_entropy = (
+            self.target_entropy_ratio * sum(math.log(size) for size in codec.sizes)
+            if isinstance(self.target_entropy, str)
+            else float(self.target_entropy)
+        )
+        # Only its shape counts: what the estimator draws noise for.
+        self._template = FactoredCategorical(torch.zeros(1, codec.n, codec.K, device=self.device))
+        loss = SACLoss(
+            self.policy.actor,
+            self.policy.critic,
+            self.policy.critic_target,
+            self.entropy_coefficient,
+            self.estimator,
+            critics=self.critics,
+            entropy_in_target=self.entropy_in_target,
+            q_clip=self.q_clip,
+        )
+        self.learner = Learner(
+            loss, [(self.policy.critic, self.policy.critic_target)], max_grad_norm=self.max_grad_norm
+        )
+        self._metrics: dict[str, Tensor] = {}
+        self._train_seconds = 0.0
+        self._timed_updates = 0
+
+    def _check_settings(self) -> None:
+        """Raises before any work is lost."""
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise TypeError(f"env must have a Discrete action space, but got {self.action_space}.")
+        if not isinstance(self.estimator, Estimator):
+            raise TypeError(
+                f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}."
+            )
+        if self.critics not in ("min", "mean"):
+            raise ValueError(f"critics must be 'min' or 'mean', but got {self.critics!r}.")
+        if isinstance(self.target_entropy, str) and self.target_entropy != "auto":
+            raise ValueError(f"target_entropy must be 'auto' or a number of nats, but got {self.target_entropy!r}.")
+        if not 0 <= self.target_entropy_ratio <= 1:
+            raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau must be in (0, 1], but got {self.tau}.")
+        for name in ("q_clip", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or None, but got {value}.")
+        for name in ("batch_size", "target_update_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}.")
+        for name in ("use_sde", "optimizer_class", "optimizer_kwargs", "share_features_extractor"):
+            if name in self.policy_kwargs:
+                raise ValueError(
+                    f"policy_kwargs holds {name!r}, which DiscreteSAC does not have: its exploration is the policy's own "
+                    "entropy, its optimiser is the learner's Adam, and actor and critics have their own features."
+                )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds the agent's generators, its action space and its environment; no global generator.
+
+        Args:
+            seed: A non-negative integer; None: entropy of the operating system, and the environment stays as it is.
+        """
+        streams = np.random.SeedSequence(seed).spawn(3)
+        noise_seed, self._init_seed = (int(stream.generate_state(1, np.uint64)[0] >> 1) for stream in streams[:2])
+        self.generator = torch.Generator(self.device).manual_seed(noise_seed)
+        self._replay_generator = np.random.default_rng(streams[2])
+        if seed is not None:
+            self.action_space.seed(seed)
+            if self.env is not None:
+                self.env.seed(seed)
+
+    # Training
+
+    def learn(
+        self: SelfDiscreteSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DiscreteSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDiscreteSAC:
+        """Trains for ``total_timesteps`` more environment steps; see Stable-Baselines3's ``learn``."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> Any:
+        if self.replay_buffer is not None and (reset_num_timesteps or self._last_obs is None):
+            self.replay_buffer.end_episodes()  # the environment is about to be reset
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.num_timesteps < learning_starts:
+            codec = self.policy.actor.head.codec
+            template = self._template.expand((n_envs,))
+            actions = codec.from_indices(template.sample(generator=self.generator).argmax(-1)).cpu().numpy()
+        else:
+            assert self._last_obs is not None  # _setup_learn has reset the environment
+            actions, _ = self.predict(self._last_obs, deterministic=False)
+        return actions, actions
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
+        assert self.replay_buffer is not None
+        start = time.perf_counter()
+        self.policy.set_training_mode(True)
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        template = self._template.expand((batch_size,))
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            noise = self.estimator.draw_noise(template, self.generator)
+            self._n_updates += 1
+            tau = self.tau if self._n_updates % self.target_update_interval == 0 else 0.0
+            self._metrics = self.learner.update(
+                batch, noise, self._target_entropy, learning_rate=learning_rate, tau=tau
+            )
+            self.estimator.step(self._metrics["expected_q"])
+        self._train_seconds += time.perf_counter() - start
+        self._timed_updates += gradient_steps
+
+    def dump_logs(self) -> None:
+        """Writes the log: of the last update, as means over its batch. The only place that reads tensors back."""
+        for name, value in self._metrics.items():
+            self.logger.record(f"train/{name}", value.mean().item())
+        if self._metrics:
+            self.logger.record("train/q_max", self._metrics["q"].max().item())
+            self.logger.record("train/target_entropy", self._target_entropy)
+            if isinstance(self.estimator, Pathwise) and isinstance(self.estimator.temperature, Temperature):
+                self.logger.record("train/temperature", self.estimator.temperature().item())
+            for name, norm in self.learner.gradient_norms().items():
+                self.logger.record(f"train/gradient_norm_{name}", norm.item())
+            self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            self.logger.record("time/updates_per_second", self._timed_updates / max(self._train_seconds, 1e-9))
+        self._train_seconds, self._timed_updates = 0.0, 0
+        super().dump_logs()
+
+    # State
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "estimator", "entropy_coefficient", "learner"], []
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Loads parameters from a saved model or from what :meth:`get_parameters` returned.
+
+        Args:
+            load_path_or_dict: Path, or a state dict for each of ``policy``, ``estimator``, ``entropy_coefficient`` and
+                ``learner``.
+            exact_match: Whether all four, and each of their entries, must be there.
+            device: Unused: parameters stay where they are.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is not a saved model.
+            ValueError: With ``exact_match``, the names do not match.
+        """
+        if not isinstance(load_path_or_dict, dict):
+            load_path_or_dict = _read(load_path_or_dict, self.device, False, {})["parameters"]
+        super().set_parameters(load_path_or_dict, exact_match)
+
+    def state_dict(self, *, replay_buffer: bool = True) -> dict[str, Any]:
+        """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        Args:
+            replay_buffer: Whether the replay buffer is in it.
+        """
+        state: dict[str, Any] = {
+            "parameters": self.get_parameters(),
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "generator": self.generator.get_state(),
+            "replay_generator": self._replay_generator.bit_generator.state,
+            "ep_info_buffer": self.ep_info_buffer,
+            "ep_success_buffer": self.ep_success_buffer,
+            "last_obs": self._last_obs,
+            "last_original_obs": self._last_original_obs,
+            "last_episode_starts": self._last_episode_starts,
+        }
+        if replay_buffer and self.replay_buffer is not None:
+            state["replay_buffer"] = self.replay_buffer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of an agent with the same settings."""
+        self.set_parameters(state["parameters"])
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.generator.set_state(state["generator"].cpu())
+        self._replay_generator.bit_generator.state = state["replay_generator"]
+        self.ep_info_buffer = state["ep_info_buffer"]
+        self.ep_success_buffer = state["ep_success_buffer"]
+        self._last_obs = state["last_obs"]
+        self._last_original_obs = state["last_original_obs"]
+        self._last_episode_starts = state["last_episode_starts"]
+        if "replay_buffer" in state and self.replay_buffer is not None:
+            self.replay_buffer.load_state_dict(state["replay_buffer"])
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Saves the agent without its replay buffer, as tensors and JSON: loading such a file runs no code.
+
+        Args:
+            path: Path, ``.zip`` is added where it has no suffix; or a binary file object.
+            exclude: Names of entries to leave out.
+            include: ``["replay_buffer"]`` keeps the replay buffer.
+        """
+        included = set(include or ())
+        tree: dict[str, Any] = {
+            "algorithm": type(self).__name__,
+            "policy_class": self.policy_class,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "n_envs": self.n_envs,
+            **{name: getattr(self, name) for name in SETTINGS},
+            **self.state_dict(replay_buffer="replay_buffer" in included),
+        }
+        for name in set(exclude or ()) - included:
+            tree.pop(name, None)
+        checkpoint.save(_zip_path(path), tree)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfDiscreteSAC],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trusted: bool = False,
+        **kwargs: Any,
+    ) -> SelfDiscreteSAC:
+        """Loads a saved agent.
+
+        Args:
+            path: Path (``.zip`` may be left out) or binary file object.
+            env: Environment to go on learning in; None: only to predict.
+            device: Of the networks.
+            custom_objects: Values that take the place of saved settings, such as a learning-rate function.
+            print_system_info: Whether versions are printed.
+            force_reset: Whether the environment is reset before learning.
+            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
+            **kwargs: Settings to change.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, or needs ``custom_objects``.
+            ValueError: ``env`` has other spaces than the agent, or another algorithm saved the file.
+        """
+        if print_system_info:
+            get_system_info()
+        tree = _read(path, device if device != "auto" else "cpu", trusted, custom_objects or {})
+        if tree["algorithm"] != cls.__name__:
+            raise ValueError(f"path holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
+        settings = {name: tree[name] for name in SETTINGS if name in tree} | kwargs
+        if env is not None:
+            env = cls._wrap_env(env, settings.get("verbose", 0))
+            check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)
+        model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
+        model.n_envs = tree["n_envs"] if env is None else env.num_envs  # type: ignore[union-attr]
+        model._setup_model()
+        if model.n_envs != tree["n_envs"]:
+            tree.pop("replay_buffer", None)
+        model.load_state_dict(tree)
+        if env is None or force_reset or model.n_envs != tree["n_envs"]:
+            model._last_obs = None
+        return model
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Saves the replay buffer, as arrays and JSON."""
+        assert self.replay_buffer is not None
+        checkpoint.save(path, {"replay_buffer": self.replay_buffer.state_dict()})  # type: ignore[arg-type]
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Loads a replay buffer of the same spaces, size and number of environments.
+
+        Args:
+            path: What :meth:`save_replay_buffer` wrote.
+            truncate_last_traj: Whether the last episode ends where the buffer ends.
+        """
+        assert self.replay_buffer is not None
+        self.replay_buffer.load_state_dict(checkpoint.load(path)["replay_buffer"])  # type: ignore[arg-type]
+        if truncate_last_traj:
+            self.replay_buffer.end_episodes()
+
+
+def _make_entropy_coefficient(ent_coef: str | float) -> EntropyCoefficient:
+    """From Stable-Baselines3's notation: ``"auto"``, ``"auto_0.1"`` or a number."""
+    if not isinstance(ent_coef, str):
+        return EntropyCoefficient(float(ent_coef), learned=False)
+    prefix, _, initial = ent_coef.partition("_")
+    try:
+        if prefix != "auto":
+            raise ValueError
+        return EntropyCoefficient(float(initial) if initial else 1.0, learned=True)
+    except ValueError:
+        raise ValueError(
+            f"ent_coef must be 'auto', 'auto_<positive number>' or a number of at least 0, but got {ent_coef!r}."
+        ) from None
+
+
+def _zip_path(path: Any) -> Any:
+    """Adds ``.zip`` to a path without a suffix, as Stable-Baselines3 does."""
+    if isinstance(path, str | os.PathLike):
+        path = pathlib.Path(path)
+        return path if path.suffix else path.with_suffix(".zip")
+    return path
+
+
+def _read(path: Any, device: torch.device | str, trusted: bool, replace: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(path, str | os.PathLike) and not pathlib.Path(path).exists():
+        path = _zip_path(path)
+    tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
+    if not isinstance(tree, dict) or "algorithm" not in tree:
+        raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved model.")
+    return tree

@@ -1,0 +1,318 @@
+"""Stable-Baselines3 policies over discrete actions: the networks of DiscreteSAC, and an actor-critic for PPO and A2C."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from gsrl.checkpoint import register
+from gsrl.distributions import FactoredCategorical
+from gsrl.heads import ActionHead
+from gsrl.spaces import OneHotCodec
+
+__all__ = [
+    "Actor",
+    "CategoricalActorCriticPolicy",
+    "CnnPolicy",
+    "Critics",
+    "DiscreteSACPolicy",
+    "MlpPolicy",
+    "MultiInputPolicy",
+]
+
+
+class EnsembleLinear(nn.Module):
+    """``num_members`` linear layers side by side, as one batched product.
+
+    Args:
+        num_members: C.
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+    """
+
+    def __init__(self, num_members: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_members, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(num_members, 1, out_features))
+        bound = in_features**-0.5  # torch.nn.Linear's own initialisation
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Maps ``[C, B, in_features]`` to ``[C, B, out_features]``."""
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        num_members, in_features, out_features = self.weight.shape
+        return f"num_members={num_members}, in_features={in_features}, out_features={out_features}"
+
+
+class Actor(BaseModel):
+    """The policy network: features, a multilayer perceptron, an :class:`gsrl.heads.ActionHead`.
+
+    Args:
+        observation_space: Space of the observations.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        net_arch: Sizes of the hidden layers.
+        features_extractor: Maps preprocessed observations to features.
+        activation_fn: Class of the activation function.
+        normalize_images: Whether images are divided by 255.
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
+        self.latent = nn.Sequential(*create_mlp(features_extractor.features_dim, -1, net_arch, activation_fn))
+        self.head = ActionHead(latent_dim, action_space)
+
+    def forward(self, observations: PyTorchObs) -> FactoredCategorical:
+        """Returns the policy at the observations ``[B, ...]``; its values are not validated."""
+        features = self.extract_features(observations, self.features_extractor)
+        return self.head(self.latent(features), validate_args=False)
+
+
+class Critics(BaseModel):
+    """``n_critics`` value networks over shared features: the values of all choices at once.
+
+    Args:
+        observation_space: Space of the observations.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        net_arch: Sizes of the hidden layers.
+        features_extractor: Maps preprocessed observations to features.
+        activation_fn: Class of the activation function.
+        n_critics: C.
+        layer_norm: Whether each hidden layer is normalised before its activation, without learned scale.
+        normalize_images: Whether images are divided by 255.
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        n_critics: int = 2,
+        layer_norm: bool = False,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        codec = OneHotCodec(action_space)
+        self.n_critics = n_critics
+        self.event_shape = (codec.n, codec.K)
+        layers: list[nn.Module] = []
+        size = features_extractor.features_dim
+        for width in net_arch:
+            layers.append(EnsembleLinear(n_critics, size, width))
+            if layer_norm:
+                layers.append(nn.LayerNorm(width, elementwise_affine=False))
+            layers.append(activation_fn())
+            size = width
+        layers.append(EnsembleLinear(n_critics, size, codec.n * codec.K))
+        self.values = nn.Sequential(*layers)
+
+    def forward(self, observations: PyTorchObs) -> Tensor:
+        """Maps observations ``[B, ...]`` to values ``[C, B, n, K]``."""
+        features = self.extract_features(observations, self.features_extractor)
+        return self.values(features.expand(self.n_critics, *features.shape)).unflatten(-1, self.event_shape)
+
+
+@register
+class DiscreteSACPolicy(BasePolicy):
+    """The networks of :class:`gsrl.DiscreteSAC`: actor, critics and target critics.
+
+    Args:
+        observation_space: Space of the observations.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        lr_schedule: Unused: the learner holds the optimiser.
+        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for vectors,
+            none on top of a convolutional network.
+        activation_fn: Class of the activation function.
+        features_extractor_class: Class of the features extractor; actor and critics each have their own.
+        features_extractor_kwargs: Its arguments.
+        normalize_images: Whether images are divided by 255.
+        n_critics: Number of critics.
+        layer_norm: Whether the critics' hidden layers are normalised.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
+        actor_arch, critic_arch = get_actor_critic_arch(net_arch)
+        self.actor = Actor(
+            observation_space,
+            action_space,
+            actor_arch,
+            self.make_features_extractor(),
+            activation_fn,
+            normalize_images,
+        )
+        self.critic = Critics(
+            observation_space,
+            action_space,
+            critic_arch,
+            self.make_features_extractor(),
+            activation_fn,
+            n_critics,
+            layer_norm,
+            normalize_images,
+        )
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.generator: torch.Generator | None = None
+        """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
+
+    def forward(self, observations: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Returns actions of the space for observations ``[B, ...]``."""
+        return self._predict(observations, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        policy = self.actor(observation)
+        one_hot = policy.mode if deterministic else policy.sample(generator=self.generator)
+        return self.actor.head.codec.from_indices(one_hot.argmax(-1))
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switches to training or evaluation mode, where that is a change."""
+        if mode != self.training:
+            self.train(mode)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        raise NotImplementedError("a policy is saved with its algorithm: use DiscreteSAC.save.")
+
+
+@register
+class CnnPolicy(DiscreteSACPolicy):
+    """:class:`DiscreteSACPolicy` for images: Stable-Baselines3's ``NatureCNN``."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
+
+
+@register
+class MultiInputPolicy(DiscreteSACPolicy):
+    """:class:`DiscreteSACPolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
+        )
+
+
+MlpPolicy = DiscreteSACPolicy
+
+class HeadDistribution(CategoricalDistribution):
+    """The policy of an :class:`ActionHead` as a Stable-Baselines3 distribution over the actions of its space.
+
+    It is a ``CategoricalDistribution`` to Stable-Baselines3, which builds and calls it by that class's methods.
+    """
+
+    distribution: FactoredCategorical  # type: ignore[assignment]
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.codec = OneHotCodec(action_space)
+        super().__init__(self.codec.n * self.codec.K)
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
+        """The head."""
+        return ActionHead(latent_dim, self.codec.space)
+
+    def proba_distribution(self, action_logits: FactoredCategorical) -> HeadDistribution:  # type: ignore[override]
+        """Takes what the head returned."""
+        self.distribution = action_logits
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probability ``[B]`` of actions of the space."""
+        actions = actions.long().reshape(-1, *(self.codec.space.shape or ()))
+        return self.distribution.log_prob(self.codec.encode(actions))
+
+    def sample(self) -> Tensor:
+        """Actions, by torch's default generator: the one that Stable-Baselines3 seeds."""
+        return self.codec.from_indices(self.distribution.sample().argmax(-1))
+
+    def mode(self) -> Tensor:
+        """The most probable actions."""
+        return self.codec.from_indices(self.distribution.mode.argmax(-1))
+
+
+class CategoricalActorCriticPolicy(ActorCriticPolicy):
+    """Stable-Baselines3's actor-critic with an :class:`ActionHead`, for its PPO and A2C.
+
+    ``PPO(CategoricalActorCriticPolicy, env)``; the arguments are those of ``ActorCriticPolicy``.
+    """
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.action_dist = HeadDistribution(self.action_space)
+        super()._build(lr_schedule)
