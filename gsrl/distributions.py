@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
-from torch.distributions.utils import lazy_property
 
 from gsrl._validation import is_concrete
 from gsrl.relaxations import gumbel_max, masked_logits
@@ -39,8 +38,8 @@ class FactoredCategorical(Distribution):
         logits: Normalised log-probabilities, ``[*batch, n, K]``, ``-inf`` where illegal.
 
     Raises:
-        ValueError: ``logits`` has fewer than two dimensions, is not floating or holds NaN; ``mask`` is not boolean or does
-            not broadcast to ``logits``; a factor has no legal choice.
+        ValueError: ``logits`` has fewer than two dimensions, is not floating or holds NaN; ``mask`` is not boolean or
+            does not broadcast to ``logits``; a factor has no legal choice.
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 2)}  # noqa: RUF012 (torch's own form)
@@ -65,7 +64,7 @@ class FactoredCategorical(Distribution):
         """Number of choices of each factor."""
         return self.event_shape[1]
 
-    @lazy_property
+    @property
     def probs(self) -> Tensor:
         """Probabilities, ``[*batch, n, K]``."""
         return self.logits.exp()
@@ -133,14 +132,21 @@ class FactoredCategorical(Distribution):
         # Not a product: -inf times 0 is NaN.
         return self.logits.masked_fill(value == 0, 0.0).sum((-2, -1))
 
+    @property
+    def finite_logits(self) -> Tensor:
+        """``logits``, at least -1000, ``[*batch, n, K]``: for products with probabilities.
+
+        The bound is where probabilities are 0 in every dtype. A product is 0 there, not NaN, and so is its gradient.
+        """
+        return self.logits.clamp_min(-1e3)
+
     def factor_entropy(self) -> Tensor:
         """Entropy of every factor, ``[*batch, n]``, in nats."""
-        log_probs = self.logits.masked_fill(~self.mask, 0.0)
-        return -(log_probs.exp() * self.mask * log_probs).sum(-1)
+        return -(self.probs * self.finite_logits).sum(-1)
 
     def entropy(self) -> Tensor:
         """Entropy of the joint choice, ``[*batch]``, in nats: the sum over factors."""
-        return self.factor_entropy().sum(-1)
+        return -(self.probs * self.finite_logits).sum((-2, -1))
 
     def max_entropy(self) -> Tensor:
         """Entropy of the uniform distribution over the legal choices, ``[*batch]``, in nats."""

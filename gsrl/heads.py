@@ -47,7 +47,8 @@ class ActionHead(nn.Module):
             mask: Boolean, broadcastable to ``[*batch, n, K]``, True where the state allows a choice.
             validate_args: Whether values are checked, see :class:`FactoredCategorical`.
         """
-        logits = self.linear(features).unflatten(-1, (self.codec.n, self.codec.K))
+        logits = self.linear(features)
+        logits = logits.view(*logits.shape[:-1], self.codec.n, self.codec.K)
         if mask is None:
             mask = self.mask
         elif self.mask is not None:

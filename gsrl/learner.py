@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,44 +11,44 @@ from torch import Tensor, nn
 __all__ = ["Learner", "adam_", "clip_by_norm_"]
 
 
+@torch.no_grad()
 def adam_(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    exp_avg: Sequence[Tensor],
-    exp_avg_sq: Sequence[Tensor],
+    parameters: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
     count: int,
     learning_rate: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> None:
-    """One step of Adam, in place, on all tensors at once.
+    """One step of Adam, in place.
 
     Source: Kingma & Ba 2015 (1412.6980), Algorithm 1; ``eps`` is added as in ``torch.optim.Adam``.
 
     Args:
-        parameters: Written to, and so are both averages.
-        gradients: One of each parameter's shape.
-        exp_avg: First moments.
-        exp_avg_sq: Second moments.
+        parameters: Written to, as are both averages.
+        gradient: Of the same shape.
+        exp_avg: First moment.
+        exp_avg_sq: Second moment.
         count: Steps taken, this one included.
         learning_rate: Step size.
         betas: Decay of the two moments.
         eps: Added to the denominator.
     """
     beta1, beta2 = betas
-    torch._foreach_lerp_(exp_avg, gradients, 1 - beta1)
-    torch._foreach_mul_(exp_avg_sq, beta2)
-    torch._foreach_addcmul_(exp_avg_sq, gradients, gradients, 1 - beta2)
-    denominator = torch._foreach_sqrt(exp_avg_sq)
-    torch._foreach_div_(denominator, (1 - beta2**count) ** 0.5)
-    torch._foreach_add_(denominator, eps)
-    torch._foreach_addcdiv_(parameters, exp_avg, denominator, -learning_rate / (1 - beta1**count))
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    # Both bias corrections in the step size: m / (1 - b1) / (sqrt(v / (1 - b2)) + eps), times sqrt(1 - b2) twice.
+    correction = (1 - beta2**count) ** 0.5
+    denominator = exp_avg_sq.sqrt().add_(eps * correction)
+    parameters.addcdiv_(exp_avg, denominator, value=-learning_rate * correction / (1 - beta1**count))
 
 
-def clip_by_norm_(gradients: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Scales gradients in place so that their joint 2-norm is at most ``max_norm``; returns the norm they had."""
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp_max(1.0))
+def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
+    """Scales a gradient in place so that its 2-norm is at most ``max_norm``; returns the norm it had."""
+    norm = gradient.norm()
+    gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm
 
 
@@ -58,9 +58,12 @@ class Learner:
     ``loss(*args)`` is a module that returns a scalar and a dict of metrics, and is a pure function of its parameters and
     arguments. Its direct children (actor, critic, ...) are clipped apart, each by its own norm.
 
+    The parameters become views of one flat tensor, as do the targets and both moments: small networks have many small
+    tensors, and a pass over each costs more than its arithmetic.
+
     Args:
-        loss: Every parameter that requires a gradient is trained.
-        targets: Pairs of modules (source, target) of equal structure; a target follows its source.
+        loss: Every parameter that requires a gradient is trained. Must be on its final device.
+        targets: Pairs of names (source, target) of children of ``loss``, of equal structure; a target follows its source.
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
@@ -69,7 +72,7 @@ class Learner:
     def __init__(
         self,
         loss: nn.Module,
-        targets: Sequence[tuple[nn.Module, nn.Module]] = (),
+        targets: Sequence[tuple[str, str]] = (),
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -79,20 +82,18 @@ class Learner:
         self.betas = betas
         self.eps = eps
         self.max_grad_norm = max_grad_norm
-        named = {name: p for name, p in loss.named_parameters() if p.requires_grad}
-        self.parameters = list(named.values())
-        self.exp_avg = {name: torch.zeros_like(p) for name, p in named.items()}
-        self.exp_avg_sq = {name: torch.zeros_like(p) for name, p in named.items()}
         self.count = 0
-        self._gradients: list[Tensor] = []
-        self._groups: dict[str, list[int]] = {}
-        for index, name in enumerate(named):
-            self._groups.setdefault(name.split(".")[0], []).append(index)
-        self._sources = [p for source, _ in targets for p in source.parameters()]
-        self._targets = [p for _, target in targets for p in target.parameters()]
-        self._buffers = [
-            pair for source, target in targets for pair in zip(target.buffers(), source.buffers(), strict=True)
-        ]
+        self._named = {name: p for name, p in loss.named_parameters() if p.requires_grad}
+        self._flat = _flatten_(self._named.values())
+        self._exp_avg, self._exp_avg_sq = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
+        self._gradient = torch.zeros_like(self._flat)
+        self._groups = _groups(self._named)
+        self._targets: list[tuple[Tensor, Tensor]] = []
+        self._target_buffers: list[tuple[Tensor, Tensor]] = []
+        for source, target in targets:
+            modules = loss.get_submodule(source), loss.get_submodule(target)
+            self._targets.append((self._flat[self._groups[source]], _flatten_(modules[1].parameters())))
+            self._target_buffers.extend(zip(*(module.buffers() for module in modules), strict=True))
 
     def update(self, *args: Any, learning_rate: float, tau: float) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
@@ -104,43 +105,44 @@ class Learner:
 
         Returns:
             The metrics of the loss, from before the update.
+
+        Raises:
+            RuntimeError: The parameters were moved elsewhere since the learner was made.
         """
+        parameters = list(self._named.values())
+        if parameters[0].data_ptr() != self._flat.data_ptr():
+            raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
         loss, metrics = self.loss(*args)
-        gradients = list(torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True))
-        self._gradients = gradients
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradient)
         self.count += 1
-        with torch.no_grad():
-            if self.max_grad_norm is not None:
-                for group in self._groups.values():
-                    clip_by_norm_([gradients[i] for i in group], self.max_grad_norm)
-            adam_(
-                self.parameters,
-                gradients,
-                list(self.exp_avg.values()),
-                list(self.exp_avg_sq.values()),
-                self.count,
-                learning_rate,
-                self.betas,
-                self.eps,
-            )
-            if tau > 0 and self._targets:
-                torch._foreach_lerp_(self._targets, self._sources, tau)
-                for target, source in self._buffers:
-                    target.copy_(source)
+        if self.max_grad_norm is not None:
+            for group in self._groups.values():
+                clip_by_norm_(self._gradient[group], self.max_grad_norm)
+        adam_(
+            self._flat,
+            self._gradient,
+            self._exp_avg,
+            self._exp_avg_sq,
+            self.count,
+            learning_rate,
+            self.betas,
+            self.eps,
+        )
+        if tau > 0:
+            for source, target in self._targets:
+                target.lerp_(source, tau)
+            for source, target in self._target_buffers:
+                target.copy_(source)
         return metrics
 
     def gradient_norms(self) -> dict[str, Tensor]:
-        """Norm of the last gradient of each child of the loss, after clipping; empty before the first update."""
-        if not self._gradients:
-            return {}
-        return {
-            name: torch.stack(torch._foreach_norm([self._gradients[i] for i in group])).norm()
-            for name, group in self._groups.items()
-        }
+        """Norm of the last gradient of each child of the loss, after clipping; zeros before the first update."""
+        return {name: self._gradient[group].norm() for name, group in self._groups.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state: moments by parameter name, and the number of updates. Parameters are the modules' own."""
-        return {"count": self.count, "exp_avg": dict(self.exp_avg), "exp_avg_sq": dict(self.exp_avg_sq)}
+        return {"count": self.count, "exp_avg": self._tree(self._exp_avg), "exp_avg_sq": self._tree(self._exp_avg_sq)}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Restores :meth:`state_dict`, in place.
@@ -152,10 +154,37 @@ class Learner:
         Raises:
             KeyError: A parameter is missing or unknown.
         """
-        for name, moments in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+        for name, flat in (("exp_avg", self._exp_avg), ("exp_avg_sq", self._exp_avg_sq)):
+            moments = self._tree(flat)
             unknown, missing = state[name].keys() - moments.keys(), moments.keys() - state[name].keys()
             if unknown or (strict and missing):
                 raise KeyError(f"{name} does not fit the parameters: missing {sorted(missing)}, unknown {sorted(unknown)}.")
             for key, value in state[name].items():
                 moments[key].copy_(value)
         self.count = int(state["count"])
+
+    def _tree(self, flat: Tensor) -> dict[str, Tensor]:
+        """A flat tensor as views of the parameters' shapes, by name."""
+        pieces = flat.split([p.numel() for p in self._named.values()])
+        return {name: piece.view(p.shape) for (name, p), piece in zip(self._named.items(), pieces, strict=True)}
+
+
+def _flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Moves parameters into one flat tensor, of which they become views."""
+    parameters = list(parameters)
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.data = piece.view(p.shape)
+    return flat
+
+
+def _groups(named: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where the parameters of each child, the first part of the name, lie in the flat tensor."""
+    groups: dict[str, slice] = {}
+    stop = 0
+    for name, p in named.items():
+        child = name.split(".")[0]
+        start = groups[child].start if child in groups else stop
+        stop += p.numel()
+        groups[child] = slice(start, stop)
+    return groups

@@ -61,7 +61,7 @@ def combine_critics(values: Tensor, critics: Critics) -> Tensor:
 def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *, entropy: bool = True) -> Tensor:
     r"""The value of a state under the policy, an exact expectation.
 
-    .. math:: V(s) = \sum_a \pi(a | s)\, Q(s, a) + \alpha\, \mathcal{H}(\pi(\cdot | s))
+    .. math:: V(s) = \sum_a \pi(a | s)\, (Q(s, a) - \alpha \log \pi(a | s))
 
     Source: Christodoulou 2019 (1910.07207), Eq. 10.
 
@@ -75,8 +75,9 @@ def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *,
     Returns:
         ``[B]``.
     """
-    value = q_value(values, policy.probs)
-    return value + ent_coef * policy.entropy() if entropy else value
+    if entropy:
+        values = values - ent_coef * policy.finite_logits
+    return q_value(values, policy.probs)
 
 
 def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_
             raise ValueError("q_clip needs q_target, the target networks' values at the actions taken.")
         old = q_target.detach()
         error = torch.maximum(error, (old + (q - old).clamp(-q_clip, q_clip) - target).square())
-    return 0.5 * error.sum(0).mean()
+    return 0.5 * q.shape[0] * error.mean()
 
 
 def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:

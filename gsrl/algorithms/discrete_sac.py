@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gsrl import checkpoint
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
-from gsrl.buffers import ReplayBuffer
+from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
@@ -243,9 +243,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             entropy_in_target=self.entropy_in_target,
             q_clip=self.q_clip,
         )
-        self.learner = Learner(
-            loss, [(self.policy.critic, self.policy.critic_target)], max_grad_norm=self.max_grad_norm
-        )
+        self.learner = Learner(loss, [("critic", "critic_target")], max_grad_norm=self.max_grad_norm)
         self._metrics: dict[str, Tensor] = {}
         self._train_seconds = 0.0
         self._timed_updates = 0
@@ -338,19 +336,28 @@ class DiscreteSAC(OffPolicyAlgorithm):
         assert self.replay_buffer is not None
         start = time.perf_counter()
         self.policy.set_training_mode(True)
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
-        template = self._template.expand((batch_size,))
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            noise = self.estimator.draw_noise(template, self.generator)
-            self._n_updates += 1
-            tau = self.tau if self._n_updates % self.target_update_interval == 0 else 0.0
-            self._metrics = self.learner.update(
-                batch, noise, self._target_entropy, learning_rate=learning_rate, tau=tau
-            )
-            self.estimator.step(self._metrics["expected_q"])
+            self.update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
         self._train_seconds += time.perf_counter() - start
         self._timed_updates += gradient_steps
+
+    def update(self, batch: ReplayBatch) -> None:
+        """Does one update of all networks.
+
+        Args:
+            batch: Transitions, from the replay buffer or elsewhere.
+        """
+        template = self._template.expand((len(batch.rewards),))
+        noise = self.estimator.draw_noise(template, self.generator)
+        self._n_updates += 1
+        self._metrics = self.learner.update(
+            batch,
+            noise,
+            self._target_entropy,
+            learning_rate=self.lr_schedule(self._current_progress_remaining),
+            tau=self.tau if self._n_updates % self.target_update_interval == 0 else 0.0,
+        )
+        self.estimator.step(self._metrics["expected_q"])
 
     def dump_logs(self) -> None:
         """Writes the log: of the last update, as means over its batch. The only place that reads tensors back."""

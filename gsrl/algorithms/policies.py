@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gsrl.checkpoint import register
 from gsrl.distributions import FactoredCategorical
@@ -36,31 +39,39 @@ __all__ = [
 ]
 
 
-class EnsembleLinear(nn.Module):
-    """``num_members`` linear layers side by side, as one batched product.
+class EnsembleMLP(nn.Module):
+    """``num_members`` multilayer perceptrons side by side, a layer of all of them being one batched product.
 
     Args:
         num_members: C.
-        in_features: Size of the last dimension of the input.
-        out_features: Size of the last dimension of the output.
+        sizes: Of the input, the hidden layers and the output.
+        activation_fn: Class of the activation function.
+        layer_norm: Whether each hidden layer is normalised before its activation, without learned scale.
     """
 
-    def __init__(self, num_members: int, in_features: int, out_features: int) -> None:
+    def __init__(
+        self, num_members: int, sizes: Sequence[int], activation_fn: type[nn.Module], layer_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_members, in_features, out_features))
-        self.bias = nn.Parameter(torch.empty(num_members, 1, out_features))
-        bound = in_features**-0.5  # torch.nn.Linear's own initialisation
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        self.num_members = num_members
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.activation = activation_fn()
+        self.layer_norm = layer_norm
+        for in_features, out_features in pairwise(sizes):
+            bound = in_features**-0.5  # torch.nn.Linear's own initialisation
+            self.weights.append(torch.empty(num_members, in_features, out_features).uniform_(-bound, bound))
+            self.biases.append(torch.empty(num_members, 1, out_features).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Maps ``[C, B, in_features]`` to ``[C, B, out_features]``."""
-        return torch.baddbmm(self.bias, inputs, self.weight)
-
-    def extra_repr(self) -> str:
-        """The sizes."""
-        num_members, in_features, out_features = self.weight.shape
-        return f"num_members={num_members}, in_features={in_features}, out_features={out_features}"
+        """Maps ``[B, in_features]``, the same for all, to ``[C, B, out_features]``."""
+        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases, strict=True)
+        outputs = inputs.expand(self.num_members, *inputs.shape)
+        for weight, bias in hidden:
+            outputs = torch.baddbmm(bias, outputs, weight)
+            if self.layer_norm:
+                outputs = F.layer_norm(outputs, outputs.shape[-1:])
+            outputs = self.activation(outputs)
+        return torch.baddbmm(last_bias, outputs, last_weight)
 
 
 class Actor(BaseModel):
@@ -136,23 +147,14 @@ class Critics(BaseModel):
             normalize_images=normalize_images,
         )
         codec = OneHotCodec(action_space)
-        self.n_critics = n_critics
         self.event_shape = (codec.n, codec.K)
-        layers: list[nn.Module] = []
-        size = features_extractor.features_dim
-        for width in net_arch:
-            layers.append(EnsembleLinear(n_critics, size, width))
-            if layer_norm:
-                layers.append(nn.LayerNorm(width, elementwise_affine=False))
-            layers.append(activation_fn())
-            size = width
-        layers.append(EnsembleLinear(n_critics, size, codec.n * codec.K))
-        self.values = nn.Sequential(*layers)
+        sizes = [features_extractor.features_dim, *net_arch, codec.n * codec.K]
+        self.values = EnsembleMLP(n_critics, sizes, activation_fn, layer_norm)
 
     def forward(self, observations: PyTorchObs) -> Tensor:
         """Maps observations ``[B, ...]`` to values ``[C, B, n, K]``."""
-        features = self.extract_features(observations, self.features_extractor)
-        return self.values(features.expand(self.n_critics, *features.shape)).unflatten(-1, self.event_shape)
+        values = self.values(self.extract_features(observations, self.features_extractor))
+        return values.view(*values.shape[:-1], *self.event_shape)
 
 
 @register

@@ -1,0 +1,81 @@
+"""The zoo: a file an agent, with its settings, tuned by environment, and what runs it.
+
+An agent is a module with these names:
+
+- ``SUMMARY``: one line that says what it is;
+- ``ACTION_SPACES``: the Gymnasium action spaces it handles;
+- ``Settings``: a frozen dataclass, each field with its own docstring (the command line shows them);
+- ``TUNED``: by environment, the settings that differ from the defaults, beside ``steps`` and ``n_envs``;
+- ``make(env, settings, *, seed, device)``: the agent, a Stable-Baselines3 ``BaseAlgorithm``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from agents import a2c, dqn, exact_sac, gumbel_sac, ppo
+
+__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "nearest"]
+
+AGENTS: dict[str, ModuleType] = {
+    "gumbel-sac": gumbel_sac,
+    "exact-sac": exact_sac,
+    "ppo": ppo,
+    "a2c": a2c,
+    "dqn": dqn,
+}
+"""Every agent by its name."""
+
+
+class Defaults(NamedTuple):
+    """What an agent uses on an environment unless told otherwise."""
+
+    steps: int
+    """Environment steps of a run."""
+    n_envs: int
+    """Environments stepped together."""
+    settings: Any
+    """The agent's ``Settings``."""
+
+
+def get_agent(name: str) -> ModuleType:
+    """Returns the module of an agent.
+
+    Args:
+        name: A key of :data:`AGENTS`.
+
+    Raises:
+        ValueError: There is no such agent; the message offers the nearest names.
+    """
+    if name not in AGENTS:
+        raise ValueError(f"unknown agent {name!r}; {nearest(name, AGENTS)}")
+    return AGENTS[name]
+
+
+def defaults(name: str, env_id: str) -> Defaults:
+    """Returns the tuned settings of an agent on an environment, or the agent's own where it has not been tuned.
+
+    Args:
+        name: A key of :data:`AGENTS`.
+        env_id: Gymnasium's name of the environment.
+
+    Raises:
+        ValueError: There is no such agent.
+    """
+    agent = get_agent(name)
+    tuned = dict(agent.TUNED.get(env_id, {}))
+    steps = tuned.pop("steps", 100_000)
+    n_envs = tuned.pop("n_envs", 1)
+    return Defaults(steps, n_envs, agent.Settings(**tuned))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Says which of ``names`` are nearest to a misspelt one, or lists them when none is near."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"

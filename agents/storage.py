@@ -1,0 +1,171 @@
+"""What a model knows, as a tree that ``gsrl.checkpoint`` stores: no pickle.
+
+A Stable-Baselines3 model is rebuilt from the agent's settings, and takes its state dicts from the tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents import get_agent
+from gsrl import checkpoint
+from gsrl.algorithms.discrete_sac import DiscreteSAC
+
+__all__ = ["load_model", "load_state_dict", "save_model", "state_dict"]
+
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
+"""Numbers that Stable-Baselines3's algorithms advance; not every algorithm has every one."""
+
+REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of Stable-Baselines3's replay buffer, the steps along the first axis."""
+
+
+def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
+    """Returns all that changes while a model learns, its replay buffer included."""
+    return {
+        "model": model.state_dict() if isinstance(model, DiscreteSAC) else _baseline_state(model),
+        "normalization": _normalization_state(model.get_vec_normalize_env()),
+    }
+
+
+def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    """Restores :func:`state_dict` into a model made with the same settings; its next episode is a new one.
+
+    Args:
+        model: The model, changed in place.
+        state: What :func:`state_dict` returned.
+    """
+    if isinstance(model, DiscreteSAC):
+        model.load_state_dict(state["model"])
+    else:
+        _load_baseline_state(model, state["model"])
+    _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
+    env = model.get_env()
+    if env is not None:
+        model.set_env(env, force_reset=True)
+
+
+def save_model(path: Path, agent: str, settings: Any, model: BaseAlgorithm) -> None:
+    """Saves what is needed to act, without replay.
+
+    Args:
+        path: Path of the file.
+        agent: A key of :data:`agents.AGENTS`.
+        settings: The agent's ``Settings``.
+        model: The model that it made.
+    """
+    if isinstance(model, DiscreteSAC):
+        model.save(path)
+    else:
+        tree = {
+            "agent": agent,
+            "settings": dataclasses.asdict(settings),
+            "parameters": model.get_parameters(),
+            "normalization": _normalization_state(model.get_vec_normalize_env()),
+        }
+        checkpoint.save(path, tree)
+
+
+def load_model(path: Path, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
+    """Loads what :func:`save_model` saved.
+
+    Args:
+        path: Path of the file.
+        env: Environments of the kind it was trained in.
+        seed: Seeds what the model draws from here on.
+        device: Where its networks are.
+
+    Raises:
+        gsrl.checkpoint.CheckpointError: The file is not a whole saved model.
+    """
+    tree = checkpoint.load(path, device=device)
+    if "algorithm" in tree:
+        sac = DiscreteSAC.load(path, env, device)
+        sac.set_random_seed(seed)
+        sac.policy.generator = sac.generator
+        return sac
+    agent = get_agent(tree["agent"])
+    model: BaseAlgorithm = agent.make(env, agent.Settings(**tree["settings"]), seed=seed, device=device)
+    model.set_parameters(tree["parameters"], device=device)
+    _load_normalization_state(model.get_vec_normalize_env(), tree["normalization"])
+    return model
+
+
+def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
+    replay = model.replay_buffer if isinstance(model, DQN) else None
+    return {
+        "parameters": model.get_parameters(),
+        "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
+        "episodes": list(model.ep_info_buffer or ()),
+        "successes": list(model.ep_success_buffer or ()),
+        "replay": None if replay is None else _replay_state(replay),
+    }
+
+
+def _load_baseline_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    model.set_parameters(state["parameters"], device=model.device)
+    for name, value in state["counters"].items():
+        setattr(model, name, value)
+    model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
+    if isinstance(model, DQN) and model.replay_buffer is not None:
+        _load_replay_state(model.replay_buffer, state["replay"])
+
+
+def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
+    size = buffer.size()
+    arrays = {name: _map(lambda array: array[:size], getattr(buffer, name)) for name in REPLAY}
+    return {"pos": buffer.pos, "full": buffer.full, **arrays}
+
+
+def _load_replay_state(buffer: ReplayBuffer, state: Mapping[str, Any]) -> None:
+    buffer.pos, buffer.full = state["pos"], state["full"]
+    for name in REPLAY:
+        arrays, stored = getattr(buffer, name), state[name]
+        if isinstance(arrays, dict):
+            for key, array in arrays.items():
+                array[: buffer.size()] = stored[key]
+        else:
+            arrays[: buffer.size()] = stored
+
+
+def _normalization_state(env: VecNormalize | None) -> dict[str, Any] | None:
+    if env is None:
+        return None
+    return {"observations": _map(_moments, env.obs_rms), "returns": _moments(env.ret_rms)}
+
+
+def _load_normalization_state(env: VecNormalize | None, state: Mapping[str, Any] | None) -> None:
+    if env is None or state is None:
+        return
+    statistics: Any = env.obs_rms  # of one array, or of each entry of a Dict observation
+    if isinstance(statistics, dict):
+        for key, value in statistics.items():
+            _load_moments(value, state["observations"][key])
+    else:
+        _load_moments(statistics, state["observations"])
+    _load_moments(env.ret_rms, state["returns"])
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """Applies a function to a value, or to each of a dict of them (one an entry of a Dict observation)."""
+    return {key: function(item) for key, item in value.items()} if isinstance(value, dict) else function(value)
+
+
+def _moments(statistics: RunningMeanStd) -> dict[str, Any]:
+    return {"mean": np.asarray(statistics.mean), "var": np.asarray(statistics.var), "count": float(statistics.count)}
+
+
+def _load_moments(statistics: RunningMeanStd, state: Mapping[str, Any]) -> None:
+    statistics.mean, statistics.var, statistics.count = state["mean"], state["var"], state["count"]
