@@ -1,8 +1,8 @@
 """Time of one update of discrete SAC: gsrl against a plain eager implementation, side by side.
 
 The plain one has the shape that single-file implementations share: an actor, two critics and two target critics as
-separate networks, an optimiser for each of actor, critics and temperature with its own backward pass, and Polyak averaging
-in a loop. Both do the same work: 64x64 networks, batch of 64, four observations, two actions, one thread. Rounds are
+separate networks, an optimiser and a backward pass for each of actor, critics and temperature, and Polyak averaging in
+a loop. Both do the same work: 64x64 networks, batch of 64, four observations, two actions, one thread. Rounds are
 interleaved, so that the machine's drift meets both; the medians are compared.
 
     python benchmarks/update_speed.py [--rounds 40] [--out benchmarks/results/update_speed.json]
@@ -114,7 +114,7 @@ def gsrl_update(estimator: str) -> Callable[[ReplayBatch], object]:
         seed=0,
         device="cpu",
     )
-    return lambda batch: model.update(batch)
+    return model.update
 
 
 def main() -> None:
@@ -125,6 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as run_agent.py does
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     batches = [random_batch(generator) for _ in range(UPDATES_A_ROUND)]

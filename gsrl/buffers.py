@@ -55,7 +55,7 @@ class ReplayBuffer(BaseBuffer):
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices
     `[rows, n_envs, n]` in the smallest unsigned dtype that holds them. float64 observations are kept as float32.
-    The operating system maps memory only once it is written, so a large buffer costs nothing while empty.
+    Memory is asked for at once, but most operating systems hand it out only as it is written.
 
     Args:
         buffer_size: capacity in transitions, all environments together.
@@ -327,7 +327,14 @@ def _storage_dtype(space: spaces.Space) -> np.dtype:
 def _allocate(leading: tuple[int, int], space: spaces.Space) -> np.ndarray:
     if isinstance(space, spaces.Dict):
         raise TypeError(f"observation_space must not nest a Dict in a Dict, got {space}")
-    return np.zeros((*leading, *get_obs_shape(space)), dtype=_storage_dtype(space))
+    shape, dtype = (*leading, *get_obs_shape(space)), _storage_dtype(space)
+    try:
+        return np.zeros(shape, dtype=dtype)
+    except MemoryError:
+        gibibytes = np.prod(shape, dtype=float) * dtype.itemsize / 2**30
+        raise MemoryError(
+            f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
+        ) from None
 
 
 def _gather(array: np.ndarray, flat_indices: np.ndarray) -> np.ndarray:

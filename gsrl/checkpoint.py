@@ -27,6 +27,7 @@ import math
 import os
 import secrets
 import sys
+import warnings
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -289,7 +290,12 @@ class _Encoder:
             return self._encode_object("temperature", value.name, value.settings, path)
         if cls in ESTIMATORS.values():
             return self._encode_object("estimator", value.name, value.settings, path)
-        return {"type": "unresolved", "name": _import_name(value), "repr": " ".join(repr(value).split())[:200]}
+        text = " ".join(repr(value).split())[:200]
+        warnings.warn(
+            f"`{'.'.join(path)}` is saved as a name only, loading will need custom_objects or trusted=True: {text}",
+            stacklevel=2,
+        )
+        return {"type": "unresolved", "name": _import_name(value), "repr": text}
 
     def _encode_all(self, values: Iterable[Any], path: KeyPath) -> list[Any]:
         return [self.encode(value, (*path, str(i))) for i, value in enumerate(values)]

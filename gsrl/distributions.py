@@ -193,6 +193,6 @@ class FactoredCategorical(Distribution):
 @register_kl(FactoredCategorical, FactoredCategorical)
 def _kl(p: FactoredCategorical, q: FactoredCategorical) -> Tensor:
     """KL(p, q), ``[*batch]``, in nats; infinite where ``p`` allows a choice that ``q`` forbids."""
-    legal = p.mask
-    log_p, log_q = p.logits.masked_fill(~legal, 0.0), q.logits.masked_fill(~legal, 0.0)
-    return (log_p.exp() * legal * (log_p - log_q)).sum((-2, -1))
+    forbidden = ~q.mask
+    terms = p.probs * (p.finite_logits - q.logits.masked_fill(forbidden, 0.0))
+    return terms.masked_fill(~p.mask, 0.0).masked_fill(forbidden & p.mask, torch.inf).sum((-2, -1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -12,8 +11,8 @@ from gsrl.spaces import OneHotCodec
 __all__ = ["ActionHead"]
 
 
-class ActionHead(nn.Module):
-    """A linear layer that returns a :class:`FactoredCategorical` over the actions of a Gymnasium space.
+class ActionHead(nn.Linear):
+    """The linear layer that returns a :class:`FactoredCategorical` over the actions of a Gymnasium space.
 
     Choices that the space does not have (factors of unequal size) are masked. ``head.codec`` turns samples into actions
     of the space and back.
@@ -32,12 +31,12 @@ class ActionHead(nn.Module):
     mask: Tensor | None
 
     def __init__(self, in_features: int, action_space: spaces.Space) -> None:
-        super().__init__()
-        self.codec = OneHotCodec(action_space)
-        self.linear = nn.Linear(in_features, self.codec.n * self.codec.K)
-        self.register_buffer("mask", self.codec.mask, persistent=False)
+        codec = OneHotCodec(action_space)
+        super().__init__(in_features, codec.n * codec.K)
+        self.codec = codec
+        self.register_buffer("mask", codec.mask, persistent=False)
 
-    def forward(
+    def forward(  # type: ignore[override]  # a distribution, not a tensor
         self, features: Tensor, mask: Tensor | None = None, *, validate_args: bool = True
     ) -> FactoredCategorical:
         """Returns the policy at these features.
@@ -47,7 +46,7 @@ class ActionHead(nn.Module):
             mask: Boolean, broadcastable to ``[*batch, n, K]``, True where the state allows a choice.
             validate_args: Whether values are checked, see :class:`FactoredCategorical`.
         """
-        logits = self.linear(features)
+        logits = super().forward(features)
         logits = logits.view(*logits.shape[:-1], self.codec.n, self.codec.K)
         if mask is None:
             mask = self.mask
@@ -56,5 +55,5 @@ class ActionHead(nn.Module):
         return FactoredCategorical(logits, mask, validate_args=validate_args)
 
     def extra_repr(self) -> str:
-        """The action space."""
-        return f"action_space={self.codec.space}"
+        """The features and the action space."""
+        return f"in_features={self.in_features}, action_space={self.codec.space}"

@@ -55,15 +55,17 @@ def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
 class Learner:
     """Minimises a loss: its parameters, their targets and the optimiser's state.
 
-    ``loss(*args)`` is a module that returns a scalar and a dict of metrics, and is a pure function of its parameters and
+    ``loss(*args)`` is a module that returns a scalar and a dict of metrics, a pure function of its parameters and
     arguments. Its direct children (actor, critic, ...) are clipped apart, each by its own norm.
 
     The parameters become views of one flat tensor, as do the targets and both moments: small networks have many small
-    tensors, and a pass over each costs more than its arithmetic.
+    tensors, and a pass over each costs more than its arithmetic. (Hence ``torch.save`` of one module's state dict
+    writes the storage of all; ``gsrl.checkpoint`` does not.) Frozen parameters stay as they are.
 
     Args:
         loss: Every parameter that requires a gradient is trained. Must be on its final device.
-        targets: Pairs of names (source, target) of children of ``loss``, of equal structure; a target follows its source.
+        targets: Pairs of names (source, target) of children of ``loss``, of equal structure: a target follows its
+            source.
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
@@ -90,10 +92,13 @@ class Learner:
         self._groups = _groups(self._named)
         self._targets: list[tuple[Tensor, Tensor]] = []
         self._target_buffers: list[tuple[Tensor, Tensor]] = []
+        self._pointers = [p.data_ptr() for p in self._named.values()]
+        self._norms: dict[str, Tensor] = {}
         for source, target in targets:
-            modules = loss.get_submodule(source), loss.get_submodule(target)
-            self._targets.append((self._flat[self._groups[source]], _flatten_(modules[1].parameters())))
-            self._target_buffers.extend(zip(*(module.buffers() for module in modules), strict=True))
+            slow = loss.get_submodule(target)
+            followers = [slow.get_parameter(name[len(source) + 1 :]) for name in self._named if _child(name) == source]
+            self._targets.append((self._flat[self._groups[source]], _flatten_(followers)))
+            self._target_buffers.extend(zip(loss.get_submodule(source).buffers(), slow.buffers(), strict=True))
 
     def update(self, *args: Any, learning_rate: float, tau: float) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
@@ -110,15 +115,15 @@ class Learner:
             RuntimeError: The parameters were moved elsewhere since the learner was made.
         """
         parameters = list(self._named.values())
-        if parameters[0].data_ptr() != self._flat.data_ptr():
+        if any(p.data_ptr() != pointer for p, pointer in zip(parameters, self._pointers, strict=True)):
             raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
         loss, metrics = self.loss(*args)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradient)
         self.count += 1
         if self.max_grad_norm is not None:
-            for group in self._groups.values():
-                clip_by_norm_(self._gradient[group], self.max_grad_norm)
+            for name, group in self._groups.items():
+                self._norms[name] = clip_by_norm_(self._gradient[group], self.max_grad_norm)
         adam_(
             self._flat,
             self._gradient,
@@ -137,11 +142,11 @@ class Learner:
         return metrics
 
     def gradient_norms(self) -> dict[str, Tensor]:
-        """Norm of the last gradient of each child of the loss, after clipping; zeros before the first update."""
-        return {name: self._gradient[group].norm() for name, group in self._groups.items()}
+        """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
+        return self._norms or {name: self._gradient[group].norm() for name, group in self._groups.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state: moments by parameter name, and the number of updates. Parameters are the modules' own."""
+        """The optimiser's state: moments by parameter name, and the number of updates."""
         return {"count": self.count, "exp_avg": self._tree(self._exp_avg), "exp_avg_sq": self._tree(self._exp_avg_sq)}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
@@ -158,7 +163,9 @@ class Learner:
             moments = self._tree(flat)
             unknown, missing = state[name].keys() - moments.keys(), moments.keys() - state[name].keys()
             if unknown or (strict and missing):
-                raise KeyError(f"{name} does not fit the parameters: missing {sorted(missing)}, unknown {sorted(unknown)}.")
+                raise KeyError(
+                    f"{name} does not fit the parameters: missing {sorted(missing)}, unknown {sorted(unknown)}."
+                )
             for key, value in state[name].items():
                 moments[key].copy_(value)
         self.count = int(state["count"])
@@ -178,12 +185,17 @@ def _flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
     return flat
 
 
+def _child(name: str) -> str:
+    """The child of the loss that a parameter belongs to."""
+    return name.split(".")[0]
+
+
 def _groups(named: Mapping[str, Tensor]) -> dict[str, slice]:
-    """Where the parameters of each child, the first part of the name, lie in the flat tensor."""
+    """Where the parameters of each child lie in the flat tensor."""
     groups: dict[str, slice] = {}
     stop = 0
     for name, p in named.items():
-        child = name.split(".")[0]
+        child = _child(name)
         start = groups[child].start if child in groups else stop
         stop += p.numel()
         groups[child] = slice(start, stop)

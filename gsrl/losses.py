@@ -1,8 +1,8 @@
 r"""Losses of discrete soft actor-critic, as pure functions, and the module that adds them up.
 
-Every loss is a mean over the batch alone; sums over choices are expectations under the policy. Shapes: ``B`` is the batch,
-``C`` the critics, ``n`` factors of ``K`` choices. ``values`` are the critics' outputs at all choices, and the value of a
-matrix ``D`` of one-hot rows is linear in it, :math:`Q(s, D) = \sum_{ik} D_{ik}\, \mathrm{values}(s)_{ik}`.
+Every loss is a mean over the batch alone; sums over choices are expectations under the policy. Shapes: ``B`` is the
+batch, ``C`` the critics, ``n`` factors of ``K`` choices. ``values`` are the critics' outputs at all choices; the value
+of a matrix ``D`` of one-hot rows is linear in it, :math:`Q(s, D) = \sum_{ik} D_{ik}\, \mathrm{values}(s)_{ik}`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise
 
 __all__ = [
-    "Critics",
+    "CriticCombination",
     "EntropyCoefficient",
     "SACLoss",
     "actor_loss",
@@ -29,7 +29,7 @@ __all__ = [
     "soft_value",
 ]
 
-Critics: TypeAlias = Literal["min", "mean"]
+CriticCombination: TypeAlias = Literal["min", "mean"]
 
 
 def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
     return (values * one_hot).sum((-2, -1))
 
 
-def combine_critics(values: Tensor, critics: Critics) -> Tensor:
+def combine_critics(values: Tensor, critics: CriticCombination) -> Tensor:
     """Combines the critics into one estimate, choice by choice.
 
     ``"min"`` is pessimistic, against overestimation (Fujimoto et al. 2018, 1802.09477). With discrete actions it
@@ -158,6 +158,9 @@ class EntropyCoefficient(nn.Module):
         value: Its value at the start.
         learned: Whether its logarithm is a parameter or a buffer.
 
+    Attributes:
+        learned: The same; ``torch.func.functional_call`` puts plain tensors in the place of parameters.
+
     Raises:
         ValueError: ``value`` is negative, or zero while learned.
     """
@@ -168,16 +171,12 @@ class EntropyCoefficient(nn.Module):
         super().__init__()
         if not (value > 0 or (value == 0 and not learned)):
             raise ValueError(f"the entropy coefficient must be positive (or 0 where it is fixed), but got {value}.")
+        self.learned = learned
         log_value = torch.tensor(float(value)).log()
         if learned:
             self.log_value = nn.Parameter(log_value)
         else:
             self.register_buffer("log_value", log_value)
-
-    @property
-    def learned(self) -> bool:
-        """Whether it is a parameter."""
-        return isinstance(self.log_value, nn.Parameter)
 
     def forward(self) -> Tensor:
         """Alpha, without gradient: :func:`entropy_coefficient_loss` works on its logarithm."""
@@ -187,14 +186,14 @@ class EntropyCoefficient(nn.Module):
 class SACLoss(nn.Module):
     """The loss of discrete soft actor-critic, as one function of its parameters, a batch and noise.
 
-    Actor, critics and entropy coefficient are learned from one batch at once: no gradient crosses from one to another, so
-    that one backward pass serves all three.
+    Actor, critics and entropy coefficient are learned from one batch at once: no gradient crosses from one to another,
+    so that one backward pass serves all three.
 
     Args:
         actor: Maps observations to a :class:`FactoredCategorical` with batch shape ``[B]``.
         critic: Maps observations to values ``[C, B, n, K]``.
         critic_target: The same, slowly following ``critic``; its parameters must not require gradients.
-        ent_coef: Alpha.
+        entropy_coefficient: Alpha.
         estimator: Gives the actor's gradient.
         critics: How the critics are combined, in the target and for the actor, see :func:`combine_critics`.
         entropy_in_target: Whether the critic's target holds the entropy, see :func:`soft_value`.
@@ -206,10 +205,10 @@ class SACLoss(nn.Module):
         actor: nn.Module,
         critic: nn.Module,
         critic_target: nn.Module,
-        ent_coef: EntropyCoefficient,
+        entropy_coefficient: EntropyCoefficient,
         estimator: Estimator,
         *,
-        critics: Critics = "min",
+        critics: CriticCombination = "min",
         entropy_in_target: bool = True,
         q_clip: float | None = None,
     ) -> None:
@@ -217,7 +216,7 @@ class SACLoss(nn.Module):
         self.actor = actor
         self.critic = critic
         self.critic_target = critic_target
-        self.ent_coef = ent_coef
+        self.entropy_coefficient = entropy_coefficient
         self.estimator = estimator
         self.critics = critics
         self.entropy_in_target = entropy_in_target
@@ -233,7 +232,7 @@ class SACLoss(nn.Module):
             noise: What ``estimator.draw_noise`` returned for a policy ``[B, n, K]``.
             target_entropy: In nats, see :func:`entropy_coefficient_loss`.
         """
-        ent_coef = self.ent_coef()
+        ent_coef = self.entropy_coefficient()
 
         with torch.no_grad():
             next_values = combine_critics(self.critic_target(batch.next_observations), self.critics)
@@ -266,8 +265,8 @@ class SACLoss(nn.Module):
             "q": q,
             "target": target,
         }
-        if self.ent_coef.learned:
-            loss_ent_coef = entropy_coefficient_loss(self.ent_coef.log_value, entropy, target_entropy)
+        if self.entropy_coefficient.learned:
+            loss_ent_coef = entropy_coefficient_loss(self.entropy_coefficient.log_value, entropy, target_entropy)
             loss = loss + loss_ent_coef
             metrics["ent_coef_loss"] = loss_ent_coef
         return loss, {name: value.detach() for name, value in metrics.items()}

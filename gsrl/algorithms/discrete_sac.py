@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -26,7 +27,7 @@ from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
-from gsrl.losses import Critics, EntropyCoefficient, SACLoss
+from gsrl.losses import CriticCombination, EntropyCoefficient, SACLoss
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 
@@ -71,6 +72,20 @@ COUNTERS = (
 )
 """Progress of the training, as Stable-Baselines3 names it."""
 
+REFUSED = {
+    "action_noise": "the policy explores by its own entropy",
+    "replay_buffer_class": "the agent has its own replay buffer",
+    "replay_buffer_kwargs": "the agent has its own replay buffer",
+    "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
+    "use_sde": "generalised state-dependent exploration is for continuous actions",
+    "sde_sample_freq": "generalised state-dependent exploration is for continuous actions",
+    "use_sde_at_warmup": "generalised state-dependent exploration is for continuous actions",
+    "optimizer_class": "the optimiser is the learner's Adam",
+    "optimizer_kwargs": "the optimiser is the learner's Adam",
+    "share_features_extractor": "actor and critics have features of their own",
+}
+"""Arguments of Stable-Baselines3, or of its policies, that this algorithm does not have, and why."""
+
 
 class DiscreteSAC(OffPolicyAlgorithm):
     r"""Soft actor-critic for discrete actions, with a choice of the actor's gradient estimator.
@@ -86,7 +101,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of ``DiscreteSACPolicy``.
-        env: Environment with a ``Discrete`` action space, its id, or a vectorised one. None: only to predict.
+        env: Environment with a ``Discrete`` action space, its id, or a vectorised one.
         learning_rate: Of all networks and the entropy coefficient; a number, or a function of the remaining progress.
         buffer_size: Transitions kept for replay.
         learning_starts: Steps with uniformly random actions before the first update.
@@ -96,7 +111,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
         n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
-        estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator.
+        estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
+            this agent's: its temperature or baseline advances with each update.
         ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
         target_entropy: What a learned alpha steers the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy.
@@ -122,7 +138,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         learner: The :class:`gsrl.learner.Learner`.
 
     Raises:
-        TypeError: The action space is not discrete.
+        TypeError: The action space is not discrete, or an argument is one of :data:`REFUSED`.
         ValueError: An argument is out of range; the message names it.
     """
 
@@ -146,12 +162,13 @@ class DiscreteSAC(OffPolicyAlgorithm):
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
+        *,
         n_steps: int = 1,
         estimator: str | Estimator = "st-gumbel",
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
         target_entropy_ratio: float = 0.1,
-        critics: Critics = "min",
+        critics: CriticCombination = "min",
         entropy_in_target: bool = True,
         q_clip: float | None = None,
         max_grad_norm: float | None = None,
@@ -163,7 +180,11 @@ class DiscreteSAC(OffPolicyAlgorithm):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        **refused: Any,
     ) -> None:
+        for name in refused:
+            reason = f": {REFUSED[name]}" if name in REFUSED else ""
+            raise TypeError(f"DiscreteSAC has no argument {name!r}{reason}.")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -203,22 +224,15 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._check_settings()
         self._setup_lr_schedule()
         self._convert_train_freq()
+        self.generator, self._replay_generator = torch.Generator(self.device), np.random.default_rng()
         self.set_random_seed(self.seed)
 
         codec = OneHotCodec(self.action_space)
-        self.replay_buffer = ReplayBuffer(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            self.device,
-            self.n_envs,
-            gamma=self.gamma,
-            n_steps=self.n_steps,
-            generator=self._replay_generator,
-        )
-        # torch initialises networks from its default generator: lend it ours.
+        if self.env is not None:
+            self.replay_buffer = self._make_replay_buffer()
+        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._init_seed)
+            torch.default_generator.manual_seed(self._init_seed)
             self.policy = self.policy_class(  # type: ignore[assignment]
                 self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
             )
@@ -248,14 +262,26 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._train_seconds = 0.0
         self._timed_updates = 0
 
+    def _make_replay_buffer(self) -> ReplayBuffer:
+        return ReplayBuffer(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            gamma=self.gamma,
+            n_steps=self.n_steps,
+            generator=self._replay_generator,
+        )
+
     def _check_settings(self) -> None:
-        """Raises before any work is lost."""
+        """Raises before any work is lost. The replay buffer checks its own arguments."""
+        if not hasattr(self, "action_space"):
+            raise ValueError("env must be an environment, but got None; DiscreteSAC.load needs none to predict.")
         if not isinstance(self.action_space, spaces.Discrete):
             raise TypeError(f"env must have a Discrete action space, but got {self.action_space}.")
         if not isinstance(self.estimator, Estimator):
-            raise TypeError(
-                f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}."
-            )
+            raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}.")
         if self.critics not in ("min", "mean"):
             raise ValueError(f"critics must be 'min' or 'mean', but got {self.critics!r}.")
         if isinstance(self.target_entropy, str) and self.target_entropy != "auto":
@@ -268,15 +294,26 @@ class DiscreteSAC(OffPolicyAlgorithm):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive or None, but got {value}.")
-        for name in ("batch_size", "target_update_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}.")
-        for name in ("use_sde", "optimizer_class", "optimizer_kwargs", "share_features_extractor"):
-            if name in self.policy_kwargs:
-                raise ValueError(
-                    f"policy_kwargs holds {name!r}, which DiscreteSAC does not have: its exploration is the policy's own "
-                    "entropy, its optimiser is the learner's Adam, and actor and critics have their own features."
-                )
+        if not isinstance(self.target_entropy, str) and not math.isfinite(self.target_entropy):
+            raise ValueError(f"target_entropy must be finite, but got {self.target_entropy}.")
+        if not callable(self.learning_rate) and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
+        for name, lowest in (
+            ("buffer_size", 1),
+            ("learning_starts", 0),
+            ("batch_size", 1),
+            ("gradient_steps", -1),
+            ("n_steps", 1),
+            ("target_update_interval", 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < lowest:
+                raise ValueError(f"{name} must be an integer of at least {lowest}, but got {value!r}.")
+        frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
+        if not isinstance(frequency, int) or frequency < 1:
+            raise ValueError(f"train_freq must be at least 1 step or episode, but got {self.train_freq!r}.")
+        for name in self.policy_kwargs.keys() & REFUSED.keys():
+            raise ValueError(f"policy_kwargs must not hold {name!r}: {REFUSED[name]}.")
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seeds the agent's generators, its action space and its environment; no global generator.
@@ -286,8 +323,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         """
         streams = np.random.SeedSequence(seed).spawn(3)
         noise_seed, self._init_seed = (int(stream.generate_state(1, np.uint64)[0] >> 1) for stream in streams[:2])
-        self.generator = torch.Generator(self.device).manual_seed(noise_seed)
-        self._replay_generator = np.random.default_rng(streams[2])
+        # In place: policy and replay buffer hold the same generators.
+        self.generator.manual_seed(noise_seed)
+        self._replay_generator.bit_generator.state = np.random.default_rng(streams[2]).bit_generator.state
         if seed is not None:
             self.action_space.seed(seed)
             if self.env is not None:
@@ -315,7 +353,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> Any:
-        if self.replay_buffer is not None and (reset_num_timesteps or self._last_obs is None):
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay_buffer()
+        if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.end_episodes()  # the environment is about to be reset
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
@@ -324,8 +364,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.num_timesteps < learning_starts:
             codec = self.policy.actor.head.codec
-            template = self._template.expand((n_envs,))
-            actions = codec.from_indices(template.sample(generator=self.generator).argmax(-1)).cpu().numpy()
+            uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), codec.mask)
+            actions = codec.from_indices(uniform.sample(generator=self.generator).argmax(-1)).cpu().numpy()
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
             actions, _ = self.predict(self._last_obs, deterministic=False)
@@ -333,7 +373,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
-        assert self.replay_buffer is not None
+        assert self.replay_buffer is not None  # learn has made it
         start = time.perf_counter()
         self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
@@ -347,8 +387,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
         Args:
             batch: Transitions, from the replay buffer or elsewhere.
         """
-        template = self._template.expand((len(batch.rewards),))
-        noise = self.estimator.draw_noise(template, self.generator)
+        if self._template.batch_shape != batch.rewards.shape:
+            zeros = torch.zeros(*batch.rewards.shape, *self._template.event_shape, device=self.device)
+            self._template = FactoredCategorical(zeros, validate_args=False)
+        noise = self.estimator.draw_noise(self._template, self.generator)
         self._n_updates += 1
         self._metrics = self.learner.update(
             batch,
@@ -360,9 +402,19 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.estimator.step(self._metrics["expected_q"])
 
     def dump_logs(self) -> None:
-        """Writes the log: of the last update, as means over its batch. The only place that reads tensors back."""
+        """Writes the log: of the last update, as means over its batch. The only place that reads tensors back.
+
+        Raises:
+            FloatingPointError: A metric is NaN or infinite; the networks are lost.
+        """
         for name, value in self._metrics.items():
-            self.logger.record(f"train/{name}", value.mean().item())
+            mean = value.mean().item()
+            if not math.isfinite(mean):
+                raise FloatingPointError(
+                    f"{name} is {mean} after {self._n_updates} updates: the training diverged. "
+                    "Try a lower learning_rate, smaller rewards, or max_grad_norm."
+                )
+            self.logger.record(f"train/{name}", mean)
         if self._metrics:
             self.logger.record("train/q_max", self._metrics["q"].max().item())
             self.logger.record("train/target_entropy", self._target_entropy)
@@ -397,7 +449,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
         Raises:
             gsrl.checkpoint.CheckpointError: The file is not a saved model.
-            ValueError: With ``exact_match``, the names do not match.
+            KeyError: Entries of the optimiser's state do not match.
+            RuntimeError: Entries of a module's state dict do not match.
+            ValueError: With ``exact_match``, the names of the four do not match.
         """
         if not isinstance(load_path_or_dict, dict):
             load_path_or_dict = _read(load_path_or_dict, self.device, False, {})["parameters"]
@@ -412,8 +466,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         state: dict[str, Any] = {
             "parameters": self.get_parameters(),
             "counters": {name: getattr(self, name) for name in COUNTERS},
-            "generator": self.generator.get_state(),
-            "replay_generator": self._replay_generator.bit_generator.state,
+            "generator": {"device": self.device.type, "state": self.generator.get_state()},
             "ep_info_buffer": self.ep_info_buffer,
             "ep_success_buffer": self.ep_success_buffer,
             "last_obs": self._last_obs,
@@ -425,18 +478,23 @@ class DiscreteSAC(OffPolicyAlgorithm):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`, of an agent with the same settings."""
+        """Restores :meth:`state_dict`, of an agent with the same settings.
+
+        The state of a generator only fits its own kind of device: on another one, this agent's stays as it is.
+        """
         self.set_parameters(state["parameters"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.generator.set_state(state["generator"].cpu())
-        self._replay_generator.bit_generator.state = state["replay_generator"]
+        if state["generator"]["device"] == self.device.type:
+            self.generator.set_state(state["generator"]["state"].cpu())
         self.ep_info_buffer = state["ep_info_buffer"]
         self.ep_success_buffer = state["ep_success_buffer"]
         self._last_obs = state["last_obs"]
         self._last_original_obs = state["last_original_obs"]
         self._last_episode_starts = state["last_episode_starts"]
-        if "replay_buffer" in state and self.replay_buffer is not None:
+        if "replay_buffer" in state:
+            if self.replay_buffer is None:
+                self.replay_buffer = self._make_replay_buffer()
             self.replay_buffer.load_state_dict(state["replay_buffer"])
 
     def save(
@@ -449,25 +507,31 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
         Args:
             path: Path, ``.zip`` is added where it has no suffix; or a binary file object.
-            exclude: Names of entries to leave out.
+            exclude: Names of settings to leave out, which then take their defaults on loading.
             include: ``["replay_buffer"]`` keeps the replay buffer.
+
+        Raises:
+            ValueError: ``exclude`` or ``include`` names something else.
         """
-        included = set(include or ())
+        excluded, included = set(exclude or ()), set(include or ())
+        if not (excluded <= set(SETTINGS) and included <= {"replay_buffer"}):
+            raise ValueError(
+                f"exclude must name settings, {SETTINGS}, and include 'replay_buffer' alone, "
+                f"but got exclude={sorted(excluded)}, include={sorted(included)}."
+            )
         tree: dict[str, Any] = {
             "algorithm": type(self).__name__,
             "policy_class": self.policy_class,
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "n_envs": self.n_envs,
-            **{name: getattr(self, name) for name in SETTINGS},
+            **{name: getattr(self, name) for name in SETTINGS if name not in excluded},
             **self.state_dict(replay_buffer="replay_buffer" in included),
         }
-        for name in set(exclude or ()) - included:
-            tree.pop(name, None)
         checkpoint.save(_zip_path(path), tree)
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls: type[SelfDiscreteSAC],
         path: str | pathlib.Path | io.BufferedIOBase,
         env: GymEnv | None = None,
@@ -492,8 +556,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
             **kwargs: Settings to change.
 
         Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, or needs ``custom_objects``.
-            ValueError: ``env`` has other spaces than the agent, or another algorithm saved the file.
+            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, or needs
+                ``custom_objects``.
+            ValueError: ``env`` has other spaces than the agent, another algorithm saved the file, or the parameters do
+                not fit the changed settings.
         """
         if print_system_info:
             get_system_info()
@@ -506,30 +572,45 @@ class DiscreteSAC(OffPolicyAlgorithm):
             check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
         model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)
         model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
-        model.n_envs = tree["n_envs"] if env is None else env.num_envs  # type: ignore[union-attr]
+        model.n_envs = tree["n_envs"] if env is None else env.num_envs
         model._setup_model()
-        if model.n_envs != tree["n_envs"]:
-            tree.pop("replay_buffer", None)
-        model.load_state_dict(tree)
+        if model.n_envs != tree["n_envs"] and tree.pop("replay_buffer", None) is not None:
+            warnings.warn(
+                f"the replay buffer of {tree['n_envs']} environments was left out: env has {model.n_envs}.",
+                stacklevel=2,
+            )
+        try:
+            model.load_state_dict(tree)
+        except (KeyError, RuntimeError) as error:
+            if not (kwargs or custom_objects):
+                raise
+            changed = sorted({*kwargs, *(custom_objects or {})})
+            raise ValueError(f"the saved parameters do not fit the changed settings {changed}: {error}") from error
+        if "seed" in kwargs:
+            model.set_random_seed(kwargs["seed"])
         if env is None or force_reset or model.n_envs != tree["n_envs"]:
             model._last_obs = None
         return model
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Saves the replay buffer, as arrays and JSON."""
-        assert self.replay_buffer is not None
+        """Saves the replay buffer, as arrays and JSON.
+
+        Raises:
+            ValueError: There is none yet: the agent has no environment.
+        """
+        if self.replay_buffer is None:
+            raise ValueError("there is no replay buffer to save: the agent has no environment.")
         checkpoint.save(path, {"replay_buffer": self.replay_buffer.state_dict()})  # type: ignore[arg-type]
 
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Loads a replay buffer of the same spaces, size and number of environments.
 
         Args:
             path: What :meth:`save_replay_buffer` wrote.
             truncate_last_traj: Whether the last episode ends where the buffer ends.
         """
-        assert self.replay_buffer is not None
+        if self.replay_buffer is None:
+            self.replay_buffer = self._make_replay_buffer()
         self.replay_buffer.load_state_dict(checkpoint.load(path)["replay_buffer"])  # type: ignore[arg-type]
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
@@ -563,5 +644,5 @@ def _read(path: Any, device: torch.device | str, trusted: bool, replace: Mapping
         path = _zip_path(path)
     tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
     if not isinstance(tree, dict) or "algorithm" not in tree:
-        raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved model.")
+        raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved DiscreteSAC.")
     return tree

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 policies over discrete actions: the networks of DiscreteSAC, and an actor-critic for PPO and A2C."""
+"""Stable-Baselines3 policies over discrete actions: DiscreteSAC's networks, and an actor-critic for PPO and A2C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from stable_baselines3.common.torch_layers import (
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -39,42 +38,94 @@ __all__ = [
 ]
 
 
-class EnsembleMLP(nn.Module):
-    """``num_members`` multilayer perceptrons side by side, a layer of all of them being one batched product.
+class MLP(nn.Module):
+    """A multilayer perceptron without its output layer, or several side by side: a layer of all is one batched product.
 
     Args:
-        num_members: C.
-        sizes: Of the input, the hidden layers and the output.
-        activation_fn: Class of the activation function.
-        layer_norm: Whether each hidden layer is normalised before its activation, without learned scale.
+        sizes: Of the input and of the hidden layers.
+        activation_fn: Class of the activation function, applied after every layer.
+        num_members: C, how many side by side; None: one, without a leading dimension.
+        layer_norm: Whether each layer's output is normalised before the activation, without learned scale.
     """
 
     def __init__(
-        self, num_members: int, sizes: Sequence[int], activation_fn: type[nn.Module], layer_norm: bool = False
+        self,
+        sizes: Sequence[int],
+        activation_fn: type[nn.Module],
+        num_members: int | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.num_members = num_members
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.activation = activation_fn()
+        self.num_members = num_members
         self.layer_norm = layer_norm
-        for in_features, out_features in pairwise(sizes):
-            bound = in_features**-0.5  # torch.nn.Linear's own initialisation
-            self.weights.append(torch.empty(num_members, in_features, out_features).uniform_(-bound, bound))
-            self.biases.append(torch.empty(num_members, 1, out_features).uniform_(-bound, bound))
+        self.names: list[tuple[str, str]] = []
+        for index, (in_features, out_features) in enumerate(pairwise(sizes)):
+            weight, bias = _linear_parameters(in_features, out_features, num_members)
+            self.register_parameter(f"weight_{index}", weight)
+            self.register_parameter(f"bias_{index}", bias)
+            self.names.append((f"weight_{index}", f"bias_{index}"))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Maps ``[B, in_features]``, the same for all, to ``[C, B, out_features]``."""
-        *hidden, (last_weight, last_bias) = zip(self.weights, self.biases, strict=True)
-        outputs = inputs.expand(self.num_members, *inputs.shape)
-        for weight, bias in hidden:
-            outputs = torch.baddbmm(bias, outputs, weight)
+        """Maps ``[B, in_features]`` to ``[B, out_features]``, or the same with a leading C."""
+        linear = torch.addmm if self.num_members is None else torch.baddbmm
+        # Small networks spend more time in calls of modules, and in lists of parameters, than in products.
+        for weight, bias in self.names:
+            inputs = linear(getattr(self, bias), inputs, getattr(self, weight))
             if self.layer_norm:
-                outputs = F.layer_norm(outputs, outputs.shape[-1:])
-            outputs = self.activation(outputs)
-        return torch.baddbmm(last_bias, outputs, last_weight)
+                inputs = F.layer_norm(inputs, inputs.shape[-1:])
+            inputs = self.activation(inputs)
+        return inputs
 
 
-class Actor(BaseModel):
+def _linear_parameters(
+    in_features: int, out_features: int, num_members: int | None
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of linear layers, initialised as ``torch.nn.Linear`` does."""
+    bound = in_features**-0.5
+    members = () if num_members is None else (num_members,)
+    weight = torch.empty(*members, in_features, out_features).uniform_(-bound, bound)
+    bias = torch.empty(*members, 1, out_features).uniform_(-bound, bound)
+    return nn.Parameter(weight), nn.Parameter(bias)
+
+
+class Network(BaseModel):
+    """A network from observations: Stable-Baselines3's preprocessing and features extractor, then what a subclass adds.
+
+    Args:
+        observation_space: Space of the observations.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        features_extractor: Maps preprocessed observations to features.
+        normalize_images: Whether images are divided by 255.
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        features_extractor: BaseFeaturesExtractor,
+        normalize_images: bool,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        # A vector is its own features. Small networks are slowed down by being told so at each call.
+        self._observations_are_features = (
+            type(features_extractor) is FlattenExtractor
+            and isinstance(observation_space, spaces.Box)
+            and len(observation_space.shape) == 1
+        )
+
+    def features(self, observations: PyTorchObs) -> Tensor:
+        """Maps observations ``[B, ...]`` to features ``[B, features_dim]``."""
+        if self._observations_are_features and isinstance(observations, Tensor):
+            return observations.float()
+        return self.extract_features(observations, self.features_extractor)
+
+
+class Actor(Network):
     """The policy network: features, a multilayer perceptron, an :class:`gsrl.heads.ActionHead`.
 
     Args:
@@ -86,8 +137,6 @@ class Actor(BaseModel):
         normalize_images: Whether images are divided by 255.
     """
 
-    features_extractor: BaseFeaturesExtractor
-
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -97,23 +146,17 @@ class Actor(BaseModel):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
     ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
+        super().__init__(observation_space, action_space, features_extractor, normalize_images)
         latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
-        self.latent = nn.Sequential(*create_mlp(features_extractor.features_dim, -1, net_arch, activation_fn))
+        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
         self.head = ActionHead(latent_dim, action_space)
 
     def forward(self, observations: PyTorchObs) -> FactoredCategorical:
         """Returns the policy at the observations ``[B, ...]``; its values are not validated."""
-        features = self.extract_features(observations, self.features_extractor)
-        return self.head(self.latent(features), validate_args=False)
+        return self.head(self.mlp(self.features(observations)), validate_args=False)
 
 
-class Critics(BaseModel):
+class Critics(Network):
     """``n_critics`` value networks over shared features: the values of all choices at once.
 
     Args:
@@ -127,8 +170,6 @@ class Critics(BaseModel):
         normalize_images: Whether images are divided by 255.
     """
 
-    features_extractor: BaseFeaturesExtractor
-
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -140,21 +181,19 @@ class Critics(BaseModel):
         layer_norm: bool = False,
         normalize_images: bool = True,
     ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
+        super().__init__(observation_space, action_space, features_extractor, normalize_images)
         codec = OneHotCodec(action_space)
+        self.n_critics = n_critics
         self.event_shape = (codec.n, codec.K)
-        sizes = [features_extractor.features_dim, *net_arch, codec.n * codec.K]
-        self.values = EnsembleMLP(n_critics, sizes, activation_fn, layer_norm)
+        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn, n_critics, layer_norm)
+        latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
+        self.weight, self.bias = _linear_parameters(latent_dim, codec.n * codec.K, n_critics)
 
     def forward(self, observations: PyTorchObs) -> Tensor:
         """Maps observations ``[B, ...]`` to values ``[C, B, n, K]``."""
-        values = self.values(self.extract_features(observations, self.features_extractor))
-        return values.view(*values.shape[:-1], *self.event_shape)
+        features = self.features(observations)
+        latent = self.mlp(features.expand(self.n_critics, *features.shape))
+        return torch.baddbmm(self.bias, latent, self.weight).view(*latent.shape[:-1], *self.event_shape)
 
 
 @register
@@ -165,8 +204,8 @@ class DiscreteSACPolicy(BasePolicy):
         observation_space: Space of the observations.
         action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
         lr_schedule: Unused: the learner holds the optimiser.
-        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for vectors,
-            none on top of a convolutional network.
+        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for
+            vectors, none on top of a convolutional network.
         activation_fn: Class of the activation function.
         features_extractor_class: Class of the features extractor; actor and critics each have their own.
         features_extractor_kwargs: Its arguments.
@@ -273,6 +312,7 @@ class MultiInputPolicy(DiscreteSACPolicy):
 
 
 MlpPolicy = DiscreteSACPolicy
+
 
 class HeadDistribution(CategoricalDistribution):
     """The policy of an :class:`ActionHead` as a Stable-Baselines3 distribution over the actions of its space.

@@ -6,7 +6,7 @@ from typing import Any
 
 from gsrl.estimators.base import Estimator, Noise, Objective
 from gsrl.estimators.exact import Exact
-from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, StraightThrough, STGumbel
+from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, StraightThrough
 from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
 
 __all__ = [

@@ -63,7 +63,7 @@ class Estimator(nn.Module, ABC):
         noise: Noise | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Estimates E[f]; its ``backward`` estimates the gradient. A pure function of its arguments when noise is given.
+        """Estimates E[f]; its ``backward`` estimates the gradient. A pure function of its arguments if noise is given.
 
         Args:
             policy: Distribution with batch shape ``[*batch]`` and event shape ``(n, K)``.
@@ -79,7 +79,15 @@ class Estimator(nn.Module, ABC):
         """
         return self._expectation(policy, f, self.draw_noise(policy, generator) if noise is None else noise)
 
-    forward = expectation
+    def forward(
+        self,
+        policy: FactoredCategorical,
+        f: Objective,
+        noise: Noise | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """:meth:`expectation`, for ``torch.func.functional_call``."""
+        return self.expectation(policy, f, noise, generator)
 
     @abstractmethod
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Any) -> Tensor:

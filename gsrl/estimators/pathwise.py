@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsrl._validation import is_concrete
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Noise, Objective, evaluate
 from gsrl.relaxations import gumbel_softmax, straight_through
@@ -22,14 +23,23 @@ class Pathwise(Estimator):
     Args:
         temperature: Positive; a float, a :class:`gsrl.temperature.Temperature`, or a tensor that broadcasts to
             ``[*batch, n, K]`` (what a per-state temperature returned for this batch).
+
+    Raises:
+        ValueError: A temperature is not positive.
     """
 
     biased = True
     calls = "1"
+    temperature: Tensor | Temperature
 
     def __init__(self, temperature: float | Tensor | Temperature = 1.0) -> None:
         super().__init__()
-        self.temperature = temperature if isinstance(temperature, Tensor) else as_temperature(temperature)
+        if isinstance(temperature, Tensor):
+            if is_concrete(temperature) and not bool((temperature > 0).all()):
+                raise ValueError(f"temperature must be positive, but got {temperature}.")
+            self.register_buffer("temperature", temperature, persistent=False)
+        else:
+            self.temperature = as_temperature(temperature)
 
     def sample(
         self, policy: FactoredCategorical, noise: Noise | None = None, generator: torch.Generator | None = None

@@ -101,7 +101,13 @@ class Reinforce(ScoreFunction):
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot, log_prob = self.draw(policy, noise)
         cost = evaluate(f, one_hot.unsqueeze(0)).squeeze(0)
-        baseline = self.baseline(policy) if callable(self.baseline) else self._constant_baseline()
+        if not callable(self.baseline):
+            return _surrogate(cost, cost - self._constant_baseline(), log_prob)
+        baseline = self.baseline(policy)
+        if baseline.shape not in (cost.shape, ()):
+            raise ValueError(
+                f"baseline must return shape [*batch], {tuple(cost.shape)}, but returned shape {tuple(baseline.shape)}."
+            )
         return _surrogate(cost, cost - baseline, log_prob)
 
     def surrogate(self, cost: Tensor, log_probs: Tensor | Sequence[Tensor]) -> Tensor:
