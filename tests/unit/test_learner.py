@@ -1,0 +1,282 @@
+"""The learner: Adam and clipping against torch's, Polyak averaging, views, state."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gsrl.learner import Learner, adam_, clip_by_norm_
+
+
+class Regression(nn.Module):
+    """Two children, each with its own error; ``follower`` follows ``first``."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+            self.second = nn.Linear(3, 1)
+        self.follower = copy.deepcopy(self.first).requires_grad_(False)
+
+    def forward(self, inputs: Tensor, scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        first = (self.first(inputs) - inputs.sum(-1, keepdim=True)).square().mean()
+        second = (self.second(inputs) - self.follower(inputs)).square().mean()
+        loss = first + scale * second
+        return loss, {"loss": loss.detach()}
+
+
+def inputs(seed: int = 0) -> Tensor:
+    return torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+
+
+# Adam and clipping
+
+
+@pytest.mark.parametrize(
+    ("betas", "eps"), [((0.9, 0.999), 1e-8), ((0.5, 0.9), 1e-3), ((0.0, 0.999), 1e-5)], ids=["default", "other", "no"]
+)
+def test_adam_is_that_of_torch(betas: tuple[float, float], eps: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(6, generator=generator, dtype=torch.float64)
+    ours, exp_avg, exp_avg_sq = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    theirs = nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([theirs], betas=betas, eps=eps)
+    for count in range(1, 51):
+        gradient = torch.randn(6, generator=generator, dtype=torch.float64) * 10.0 ** (count % 5 - 2)
+        learning_rate = 0.1 / count  # that changes, as with a schedule
+        adam_(ours, gradient, exp_avg, exp_avg_sq, count, learning_rate, betas, eps)
+        theirs.grad, optimizer.param_groups[0]["lr"] = gradient.clone(), learning_rate
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=0.0)
+    assert (ours - start).abs().min() > 1e-3
+
+
+def test_the_first_step_of_adam_by_hand() -> None:
+    parameters, gradient = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([4.0, -1e-3, 0.0])
+    adam_(parameters, gradient, torch.zeros(3), torch.zeros(3), 1, 0.1)
+    # Bias corrections cancel: a step is the learning rate times the sign.
+    torch.testing.assert_close(parameters, torch.tensor([0.9, 1.1, 1.0]), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1.0, 100.0])
+def test_clipping_is_that_of_torch(max_norm: float) -> None:
+    gradient = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    parameter = nn.Parameter(torch.zeros(50))
+    parameter.grad = gradient.clone()
+    norm = nn.utils.clip_grad_norm_([parameter], max_norm)
+    returned = clip_by_norm_(gradient, max_norm)
+    torch.testing.assert_close(gradient, parameter.grad)
+    torch.testing.assert_close(returned, norm)
+
+
+# Updates
+
+
+def reference_step(
+    loss: Regression, optimizer: torch.optim.Optimizer, batch: Tensor, tau: float, max_norm: float | None
+) -> None:
+    optimizer.zero_grad()
+    loss(batch)[0].backward()
+    if max_norm is not None:
+        for child in (loss.first, loss.second):
+            nn.utils.clip_grad_norm_(child.parameters(), max_norm)
+    optimizer.step()
+    with torch.no_grad():
+        for source, target in zip(loss.first.parameters(), loss.follower.parameters(), strict=True):
+            target.copy_((1 - tau) * target + tau * source)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_updates_are_those_of_a_plain_loop(max_norm: float | None) -> None:
+    ours, plain = Regression(), Regression()
+    learner = Learner(ours, [("first", "follower")], max_grad_norm=max_norm)
+    optimizer = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.01)
+    for step in range(30):
+        metrics = learner.update(inputs(step), learning_rate=0.01, tau=0.1)
+        if step == 0:
+            assert metrics["loss"] == plain(inputs(0))[0]  # from before the update
+        reference_step(plain, optimizer, inputs(step), tau=0.1, max_norm=max_norm)
+    for (name, p), expected in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_polyak_by_hand() -> None:
+    loss = Regression()
+    learner = Learner(loss, [("first", "follower")])
+    before = [p.clone() for p in loss.follower.parameters()]
+    learner.update(inputs(), learning_rate=0.1, tau=0.25)
+    for old, source, target in zip(before, loss.first.parameters(), loss.follower.parameters(), strict=True):
+        torch.testing.assert_close(target, 0.75 * old + 0.25 * source)
+        assert not torch.equal(target, old)
+    learner.update(inputs(), learning_rate=0.1, tau=1.0)
+    for source, target in zip(loss.first.parameters(), loss.follower.parameters(), strict=True):
+        torch.testing.assert_close(target, source)
+
+
+def test_targets_stay_without_tau() -> None:
+    loss = Regression()
+    before = [p.clone() for p in loss.follower.parameters()]
+    Learner(loss, [("first", "follower")]).update(inputs(), learning_rate=0.1, tau=0.0)
+    assert all(torch.equal(p, old) for p, old in zip(loss.follower.parameters(), before, strict=True))
+
+
+def test_targets_are_used() -> None:
+    """What the target holds decides what ``second`` learns."""
+    results = []
+    for value in (0.0, 1.0):
+        loss = Regression()
+        learner = Learner(loss, [("first", "follower")])
+        for p in loss.follower.parameters():
+            p.data.fill_(value)  # in place: still a view of the learner's tensor
+        for _ in range(200):
+            learner.update(inputs(), learning_rate=0.05, tau=0.0)
+        error = (loss.second(inputs()) - loss.follower(inputs())).square().mean()
+        results.append((loss.second.bias.item(), error.item()))
+    assert results[0][0] == pytest.approx(0.0, abs=0.02)
+    assert results[0][1] == pytest.approx(0.0, abs=1e-3)
+    assert results[1][0] > 1.0
+
+
+def test_buffers_of_a_target_follow() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source, self.target = nn.BatchNorm1d(3), nn.BatchNorm1d(3).requires_grad_(False)
+
+        def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.source(batch).square().mean(), {}
+
+    loss = Normalised()
+    Learner(loss, [("source", "target")]).update(inputs() + 5.0, learning_rate=0.1, tau=0.1)
+    assert torch.equal(loss.target.running_mean, loss.source.running_mean)
+    assert loss.source.running_mean.min() > 0.3
+    assert loss.target.num_batches_tracked == 1
+
+
+def test_children_are_clipped_apart() -> None:
+    scale, max_norm = 1e-6, 1e-3
+    plain = Regression()
+    parameters = {"first": list(plain.first.parameters()), "second": list(plain.second.parameters())}
+    gradients = {
+        name: torch.cat([g.flatten() for g in torch.autograd.grad(plain(inputs(), scale)[0], p)])
+        for name, p in parameters.items()
+    }
+    loss = Regression()
+    learner = Learner(loss, max_grad_norm=max_norm)
+    learner.update(inputs(), scale, learning_rate=0.0, tau=0.0)
+    norms = learner.gradient_norms()
+    assert norms.keys() == gradients.keys()
+    for name, norm in norms.items():  # before clipping
+        torch.testing.assert_close(norm, gradients[name].norm())
+
+    # The first moment holds a tenth of the clipped gradient.
+    moments = learner.state_dict()["exp_avg"]
+    clipped = {
+        child: 10 * torch.cat([moment.flatten() for name, moment in moments.items() if name.startswith(child)])
+        for child in gradients
+    }
+    assert gradients["first"].norm() > 1.0
+    assert clipped["first"].norm().item() == pytest.approx(max_norm, rel=1e-3)
+    # The large norm of its sibling does not shrink a small one.
+    assert gradients["second"].norm() < max_norm
+    torch.testing.assert_close(clipped["second"], gradients["second"])
+
+
+def test_gradient_norms_are_zero_at_first() -> None:
+    assert all(norm.item() == 0.0 for norm in Learner(Regression()).gradient_norms().values())
+
+
+def test_unused_parameters_get_no_gradient_and_stay() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 1), nn.Linear(3, 1)
+
+        def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.used(batch).sum(), {}
+
+    loss = Unused()
+    before = loss.unused.weight.clone()
+    learner = Learner(loss)
+    learner.update(inputs(), learning_rate=0.1, tau=0.0)
+    assert torch.equal(loss.unused.weight, before)
+    assert learner.gradient_norms()["unused"].item() == 0.0
+    # d sum / d bias = 8 and d sum / d weight = sum of the inputs.
+    expected = torch.cat([inputs().sum(0), torch.tensor([8.0])]).norm()
+    torch.testing.assert_close(learner.gradient_norms()["used"], expected)
+
+
+def test_modules_see_the_update() -> None:
+    loss = Regression()
+    parameters = list(loss.first.parameters())
+    before = loss.first(inputs())
+    Learner(loss).update(inputs(), learning_rate=0.1, tau=0.0)
+    after = loss.first(inputs())
+    assert all(p is q for p, q in zip(parameters, loss.first.parameters(), strict=True))  # the same objects
+    assert not torch.allclose(before, after)
+    assert all(p.grad is None for p in loss.parameters())
+    # And the other way round: what is loaded into the modules is what is trained.
+    fresh = Regression(1)
+    learner = Learner(loss)
+    loss.load_state_dict(fresh.state_dict())
+    learner.update(inputs(), learning_rate=0.0, tau=0.0)
+    torch.testing.assert_close(loss.first(inputs()), fresh.first(inputs()))
+
+
+# State
+
+
+def test_a_restored_learner_goes_on_identically() -> None:
+    loss = Regression()
+    learner = Learner(loss, [("first", "follower")])
+    for step in range(5):
+        learner.update(inputs(step), learning_rate=0.01, tau=0.1)
+    parameters, state = copy.deepcopy(loss.state_dict()), copy.deepcopy(learner.state_dict())
+    assert state["count"] == 5
+    assert set(state["exp_avg"]) == {name for name, p in loss.named_parameters() if p.requires_grad}
+
+    other = Regression(1)
+    restored = Learner(other, [("first", "follower")])
+    other.load_state_dict(parameters)
+    restored.load_state_dict(state)
+    for step in range(5, 10):
+        learner.update(inputs(step), learning_rate=0.01, tau=0.1)
+        restored.update(inputs(step), learning_rate=0.01, tau=0.1)
+    assert all(torch.equal(p, q) for p, q in zip(loss.parameters(), other.parameters(), strict=True))
+
+
+def state_without(learner: Learner, name: str) -> dict[str, Any]:
+    state = copy.deepcopy(learner.state_dict())
+    del state["exp_avg"][name], state["exp_avg_sq"][name]
+    return state
+
+
+def test_states_that_do_not_fit() -> None:
+    learner = Learner(Regression())
+    learner.update(inputs(), learning_rate=0.1, tau=0.0)
+    partial = state_without(learner, "second.bias")
+    fresh = Learner(Regression())
+    with pytest.raises(KeyError, match=r"missing \['second.bias'\], unknown \[\]"):
+        fresh.load_state_dict(partial)
+    fresh.load_state_dict(partial, strict=False)
+    assert fresh.state_dict()["exp_avg"]["second.bias"].item() == 0.0
+    torch.testing.assert_close(fresh.state_dict()["exp_avg"]["second.weight"], partial["exp_avg"]["second.weight"])
+
+    strange = copy.deepcopy(learner.state_dict())
+    strange["exp_avg"]["third"] = torch.zeros(1)
+    for strict in (True, False):
+        with pytest.raises(KeyError, match=r"unknown \['third'\]"):
+            fresh.load_state_dict(strange, strict=strict)
+
+
+def test_moved_parameters_are_noticed() -> None:
+    loss = Regression()
+    learner = Learner(loss)
+    loss.double().float()
+    with pytest.raises(RuntimeError, match="make a new learner"):
+        learner.update(inputs(), learning_rate=0.1, tau=0.0)
