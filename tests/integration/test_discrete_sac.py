@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -21,9 +22,10 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 import envs
 from gsrl import DiscreteSAC, make_estimator
@@ -778,3 +780,70 @@ def test_the_notation_of_the_entropy_coefficient(ent_coef: Any, value: float, le
     for _ in range(3):
         model.update(random_batch())
     assert (model.entropy_coefficient().item() != pytest.approx(value, rel=1e-6)) is learned
+
+
+class PartlyFrozen(BaseFeaturesExtractor):
+    """Features of a frozen layer, a pretrained one in earnest, and a trained one."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+        self.frozen = nn.Linear(4, 5).requires_grad_(False)
+        self.trained = nn.Linear(5, 3)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.trained(torch.tanh(self.frozen(observations)))
+
+
+def test_frozen_features_stay_and_the_rest_is_trained() -> None:
+    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": PartlyFrozen})
+    before = copy.deepcopy(model.policy.critic.features_extractor)
+    model.learn(30)
+    after, target = model.policy.critic.features_extractor, model.policy.critic_target.features_extractor
+    assert torch.equal(after.frozen.weight, before.frozen.weight)
+    assert torch.equal(target.frozen.weight, before.frozen.weight)
+    assert not torch.equal(after.trained.weight, before.trained.weight)
+    assert not torch.equal(target.trained.weight, before.trained.weight)
+
+
+def test_replaced_parameters_are_noticed() -> None:
+    model = make_model()
+    model.policy.critic.weight.data = model.policy.critic.weight.data.clone()
+    with pytest.raises(RuntimeError, match="moved or replaced"):
+        model.update(random_batch())
+
+
+def test_a_seed_given_on_loading_counts(tmp_path: Path) -> None:
+    make_model().save(tmp_path / "model")
+    observations = np.zeros((64, 4), np.float32)
+
+    def actions(seed: int) -> list[int]:
+        return DiscreteSAC.load(tmp_path / "model", seed=seed).predict(observations)[0].tolist()
+
+    assert actions(7) == actions(7)
+    assert actions(7) != actions(8)
+
+
+def test_a_state_of_another_kind_of_device_keeps_the_own_generator() -> None:
+    model = make_model()
+    state = model.state_dict()
+    state["generator"] = {"device": "cuda", "state": torch.zeros(16, dtype=torch.uint8)}
+    model.load_state_dict(state)
+
+
+def test_batches_of_any_size() -> None:
+    model = make_model()
+    for size in (8, 3, 1):
+        model.update(random_batch(size))
+
+
+@pytest.mark.parametrize("name", ["use_sde", "optimize_memory_usage", "action_noise", "no_such_argument"])
+def test_arguments_of_stable_baselines_that_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"DiscreteSAC has no argument '{name}'"):
+        make_model(**{name: True})
+
+
+def test_a_training_that_diverged_stops() -> None:
+    model = make_model().learn(5)
+    model.update(random_batch()._replace(rewards=torch.full((8,), torch.nan)))
+    with pytest.raises(FloatingPointError, match="critic_loss is nan after"):
+        model.dump_logs()

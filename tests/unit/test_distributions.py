@@ -357,3 +357,10 @@ def test_validation_of_values_can_be_turned_off():
 def test_noise_of_another_shape():
     with pytest.raises(ValueError, match=r"noise must have the shape of logits, \(7, 2, 3\), but got shape \(2, 3\)"):
         FactoredCategorical(torch.zeros(2, 3)).sample((7,), noise=torch.zeros(2, 3))
+
+
+def test_kl_is_infinite_where_an_underflowing_choice_is_forbidden():
+    p = FactoredCategorical(torch.tensor([[0.0, -200.0]]))
+    q = FactoredCategorical(torch.zeros(1, 2), torch.tensor([True, False]))
+    assert kl_divergence(p, q) == torch.inf
+    assert kl_divergence(q, p) == 0

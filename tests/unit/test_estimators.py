@@ -477,3 +477,42 @@ def test_estimators_are_modules():
 
 def test_repr_shows_the_settings():
     assert repr(RLOO(4)) == "RLOO(num_samples=4)"
+
+
+@pytest.mark.parametrize("cls", [GumbelSoftmax, STGumbel, StraightThrough])
+def test_learned_temperature_gets_the_same_gradient_with_a_mask_as_without_the_choice(cls):
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    noise = torch.tensor([[[0.3, -0.2, 5.0]]])
+    gradients = []
+    for kept in (2, 3):
+        estimator = cls(temperature=LearnedTemperature(0.8, 0.1))
+        mask = torch.tensor([True, True, False])[:kept]
+        policy = FactoredCategorical(torch.tensor([[[0.5, -0.4, 9.0]]])[..., :kept], mask)
+        f = lambda choices, kept=kept: (choices * weights[:kept]).sum((-2, -1)) ** 2  # noqa: E731
+        estimator.expectation(policy, f, noise[..., :kept]).sum().backward()
+        gradients.append(estimator.temperature.w.grad)
+    assert gradients[0].abs() > 1e-4
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1,), (3,)])
+def test_a_baseline_of_another_shape_is_refused(shape):
+    estimator = Reinforce(baseline=lambda policy: torch.zeros(shape))
+    policy = FactoredCategorical(torch.zeros(4, 1, 2))
+    with pytest.raises(ValueError, match=r"baseline must return shape \[\*batch\], \(4,\)"):
+        estimator.expectation(policy, lambda choices: choices.sum((-2, -1)))
+
+
+def test_a_temperature_tensor_follows_the_module_and_must_be_positive():
+    estimator = STGumbel(temperature=torch.full((2, 1, 1), 0.5)).to(torch.float64)
+    assert estimator.temperature.dtype == torch.float64
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        STGumbel(temperature=torch.tensor([[[1.0]], [[-1.0]]]))
+
+
+def test_calling_an_estimator_is_its_expectation_also_where_that_is_overridden():
+    class Constant(Exact):
+        def expectation(self, policy, f, noise=None, generator=None):
+            return torch.full(policy.batch_shape, 7.0)
+
+    assert Constant()(FactoredCategorical(torch.zeros(1, 2)), lambda choices: choices.sum((-2, -1))) == 7
