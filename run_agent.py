@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 try:
     import tyro
@@ -25,13 +24,18 @@ try:
     from rich.table import Table
 
     from agents import AGENTS, defaults, get_agent, nearest
+    from agents.common import UsageError
     from agents.environments import check_environment
-    from agents.runs import Config, evaluate_run, is_run, new_folder, resume, start
+    from agents.runs import Config, DivergenceError, evaluate_run, is_run, new_folder, resume, start
+    from gsrl.checkpoint import CheckpointError
 except ModuleNotFoundError as error:
     # Only a missing dependency is answered so; a broken module of ours shows its traceback.
     if error.name and error.name.partition(".")[0] in ("agents", "envs", "gsrl"):
         raise
     sys.exit(f'run_agent.py needs {error.name}, which is not installed: pip install -e ".[cli]"')
+except KeyboardInterrupt:
+    print("run_agent.py: stopped", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = ["main"]
 
@@ -52,7 +56,7 @@ class TrainOptions(Generic[Settings]):
     out: Path | None = None
     """Folder of the run; None for one in runs/ named after environment, agent and seed."""
     resume: Path | None = None
-    """Folder of a run to go on with, by its own settings; of all other options only --steps can go with it."""
+    """Folder of a run to go on with, by its own settings; only --steps and --device can go with it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class EvalOptions:
     """How many episodes."""
     seed: int | None = None
     """Seed in place of the run's; None repeats the final evaluation of the training."""
+    device: str | None = None
+    """Device of the networks; None for that of the run."""
     stochastic: bool = False
     """Sample actions instead of taking the most probable ones."""
     json: bool = False
@@ -83,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name; the process's own if None.
 
     Returns:
-        Exit code: 0; 2 when the command line cannot be used; 130 when training was interrupted.
+        Exit code: 0; 1 when training diverged; 2 when the command line cannot be used; 130 when it was interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["-h"], ["--help"]):
@@ -94,19 +100,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     try:
         if name not in commands:
-            raise ValueError(f"unknown command {name!r}; {nearest(name, commands)}")
+            raise UsageError(f"unknown command {name!r}; {nearest(name, commands)}")
         return commands[name](argv)
-    except ValueError as error:
+    except (UsageError, CheckpointError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except DivergenceError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of the options that must be known before tyro can show all others."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Answers without the usage, which would show these options alone."""
+        raise UsageError(message)
+
+
 def _train(argv: list[str]) -> int:
     # Agent and environment say which other options there are, and their defaults.
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} train", add_help=False, allow_abbrev=False)
+    parser = _Parser()
     parser.add_argument("--agent", default="gumbel-sac")
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--resume", type=Path)
@@ -127,30 +147,33 @@ def _train(argv: list[str]) -> int:
     config = options.run
     folder = options.out or new_folder(RUNS, config.env, config.agent, config.seed)
     if is_run(folder):
-        raise ValueError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
+        raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
     if config.env not in agent.TUNED:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
 
 
 def _resume(folder: Path, argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} train", add_help=False, allow_abbrev=False)
+    parser = _Parser()
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--device")
     known, rest = parser.parse_known_args(argv)
     if rest:
-        raise ValueError(
-            f"--resume takes everything from {folder / 'config.json'}, so only --steps can go with it; "
+        raise UsageError(
+            f"--resume takes everything from {folder / 'config.json'}, so only --steps and --device can go with it; "
             f"got {shlex.join(rest)}"
         )
-    return _report(resume(folder, known.steps, [PROGRAM, "train", *argv]), folder)
+    return _report(resume(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
 
 
 def _report(summary: dict[str, Any], folder: Path) -> int:
     """Says how a training ended, and returns the exit code."""
     if summary["status"] == "interrupted":
-        command = [_near(sys.executable), _near(__file__), "train", "--resume", str(folder)]
-        print(f"interrupted at {summary['steps']} steps; go on with:\n  {shlex.join(command)}")
+        print(
+            f"interrupted at {summary['steps']} steps; go on with:\n"
+            f"  python {PROGRAM} train --resume {shlex.quote(str(folder))}"
+        )
         return 130
     print(
         f"{summary['agent']} on {summary['env']} after {summary['steps']} steps: "
@@ -164,16 +187,11 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def _near(path: str) -> str:
-    """Returns a path as seen from here, where it is below; else as it is."""
-    path = os.path.abspath(path)
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
-
-
 def _evaluate(argv: list[str]) -> int:
     options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
-    result = evaluate_run(options.run, options.episodes, options.seed, not options.stochastic)
+    result = evaluate_run(
+        options.run, options.episodes, options.seed, deterministic=not options.stochastic, device=options.device
+    )
     if options.json:
         print(json.dumps(result, indent=2))
         return 0

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from agents import a2c, dqn, exact_sac, gumbel_sac, ppo
+from agents.common import UsageError
 
 __all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "nearest"]
 
@@ -48,10 +49,10 @@ def get_agent(name: str) -> ModuleType:
         name: A key of :data:`AGENTS`.
 
     Raises:
-        ValueError: There is no such agent; the message offers the nearest names.
+        UsageError: There is no such agent; the message offers the nearest names.
     """
     if name not in AGENTS:
-        raise ValueError(f"unknown agent {name!r}; {nearest(name, AGENTS)}")
+        raise UsageError(f"unknown agent {name!r}; {nearest(name, AGENTS)}")
     return AGENTS[name]
 
 
@@ -63,7 +64,7 @@ def defaults(name: str, env_id: str) -> Defaults:
         env_id: Gymnasium's name of the environment.
 
     Raises:
-        ValueError: There is no such agent.
+        UsageError: There is no such agent.
     """
     agent = get_agent(name)
     tuned = dict(agent.TUNED.get(env_id, {}))

@@ -11,9 +11,9 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import A2C
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import policy_name, schedule
+from agents.common import constructor_arguments
 
 __all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
 
@@ -54,7 +54,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "steps": 200_000,
         "n_envs": 8,
         "gamma": 0.995,
-        "n_steps": 5,
         "learning_rate": 8.3e-4,
         "linear_decay": True,
         "ent_coef": 1e-5,
@@ -72,17 +71,4 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> A2C:
             Stable-Baselines3 does.
         device: Where its networks are.
     """
-    return A2C(
-        policy_name(env.observation_space),
-        VecNormalize(env, gamma=settings.gamma) if settings.normalize else env,
-        learning_rate=schedule(settings.learning_rate, settings.linear_decay),
-        n_steps=settings.n_steps,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        ent_coef=settings.ent_coef,
-        vf_coef=settings.vf_coef,
-        max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"net_arch": list(settings.net_arch)},
-        seed=seed,
-        device=device,
-    )
+    return A2C(**constructor_arguments(env, settings), seed=seed, device=device)

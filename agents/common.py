@@ -1,21 +1,63 @@
-"""What the agents share: the choice of a policy, and of a schedule."""
+"""What the agents share: what the user can mend, and how settings become a constructor's arguments."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-__all__ = ["policy_name", "schedule"]
+__all__ = ["UsageError", "constructor_arguments"]
+
+LEAST = {"learning_starts": 0, "gradient_steps": -1}
+"""The least value of whole-numbered settings; 1 for all others."""
 
 
-def policy_name(observation_space: spaces.Space) -> str:
+class UsageError(ValueError):
+    """A mistake of the user's: the command line answers with the message alone. Other errors show where they arose."""
+
+
+def constructor_arguments(
+    env: VecEnv, settings: Any, *, decaying: Sequence[str] = ("learning_rate",)
+) -> dict[str, Any]:
+    """Returns the arguments of an algorithm's constructor: policy, environment, and the settings under their own names.
+
+    ``net_arch`` and ``layer_norm`` go to the policy, ``linear_decay`` and ``normalize`` are done here.
+
+    Args:
+        env: Where the agent trains.
+        settings: Its ``Settings``.
+        decaying: Settings that fall linearly to 0 with ``linear_decay``.
+
+    Raises:
+        ValueError: A whole number is too small; the message names it.
+    """
+    arguments = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    for field in fields(settings):
+        least = LEAST.get(field.name, 1)
+        if field.type == "int" and arguments[field.name] < least:
+            raise ValueError(f"{field.name} must be at least {least}, but got {arguments[field.name]}")
+
+    policy_kwargs = {"net_arch": list(arguments.pop("net_arch"))}
+    if "layer_norm" in arguments:
+        policy_kwargs["layer_norm"] = arguments.pop("layer_norm")
+    if arguments.pop("linear_decay", False):
+        arguments |= {name: LinearSchedule(arguments[name], 0.0, 1.0) for name in decaying}
+    normalize = arguments.pop("normalize", False)
+    return {
+        "policy": _policy_name(env.observation_space),
+        "env": VecNormalize(env, gamma=settings.gamma) if normalize else env,
+        "policy_kwargs": policy_kwargs,
+        **arguments,
+    }
+
+
+def _policy_name(observation_space: spaces.Space) -> str:
     """Returns Stable-Baselines3's name of the policy that reads these observations."""
     if isinstance(observation_space, spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
-
-
-def schedule(value: float, linear: bool) -> float | LinearSchedule:
-    """Returns the value itself, or its linear decay to 0 over the run."""
-    return LinearSchedule(value, 0.0, 1.0) if linear else value

@@ -1,18 +1,13 @@
-"""What the soft actor-critic agents share: their settings and how they are built. They differ in the estimator."""
+"""What the soft actor-critic agents share. They differ in the estimator of the actor's gradient."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import policy_name
-from gsrl.algorithms.discrete_sac import DiscreteSAC
-from gsrl.estimators import Estimator
-
-__all__ = ["ACTION_SPACES", "Settings", "build"]
+__all__ = ["ACTION_SPACES", "TUNED", "Settings"]
 
 ACTION_SPACES = (spaces.Discrete,)
 
@@ -23,6 +18,8 @@ class Settings:
 
     learning_rate: float = 3e-4
     """Learning rate of Adam, for actor, critics and entropy coefficient."""
+    linear_decay: bool = False
+    """Let the learning rate fall linearly to 0 over the run."""
     buffer_size: int = 1_000_000
     """Transitions that replay keeps."""
     learning_starts: int = 100
@@ -51,40 +48,24 @@ class Settings:
     """How far a critic may move from its target network in the loss; None for any distance."""
     max_grad_norm: float | None = None
     """Largest norm of the gradient; None for any."""
+    layer_norm: bool = False
+    """Normalise the critics' hidden layers."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of the actor as of the critics."""
 
 
-def build(env: VecEnv, settings: Settings, estimator: Estimator, *, seed: int, device: str) -> DiscreteSAC:
-    """Builds the agent with an estimator of its actor's gradient.
-
-    Args:
-        env: Where it trains.
-        settings: Its settings.
-        estimator: What estimates the gradient of the actor.
-        seed: Seeds the agent and the environment.
-        device: Where its networks are.
-    """
-    return DiscreteSAC(
-        policy_name(env.observation_space),
-        env,
-        learning_rate=settings.learning_rate,
-        buffer_size=settings.buffer_size,
-        learning_starts=settings.learning_starts,
-        batch_size=settings.batch_size,
-        tau=settings.tau,
-        gamma=settings.gamma,
-        train_freq=settings.train_freq,
-        gradient_steps=settings.gradient_steps,
-        estimator=estimator,
-        n_steps=settings.n_steps,
-        ent_coef=settings.ent_coef,
-        target_entropy_ratio=settings.target_entropy_ratio,
-        critics=settings.critics,
-        entropy_in_target=settings.entropy_in_target,
-        q_clip=settings.q_clip,
-        max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"net_arch": list(settings.net_arch)},
-        seed=seed,
-        device=device,
-    )
+TUNED: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "steps": 10_000,
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+        "learning_starts": 200,
+        "n_steps": 10,
+        "tau": 0.01,
+        "target_entropy_ratio": 0.4,
+        "critics": "mean",
+        "layer_norm": True,
+        "net_arch": (128, 128),
+    },
+}
+"""The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""

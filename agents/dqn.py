@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import policy_name
+from agents.common import constructor_arguments
 
 __all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
 
@@ -56,13 +56,11 @@ class Settings:
 
 
 _CLASSIC: dict[str, Any] = {
-    "steps": 100_000,
     "learning_rate": 6.3e-4,
     "batch_size": 128,
     "buffer_size": 50_000,
     "learning_starts": 0,
     "target_update_interval": 250,
-    "train_freq": 4,
     "gradient_steps": -1,
     "exploration_fraction": 0.12,
     "exploration_final_eps": 0.1,
@@ -74,7 +72,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "steps": 50_000,
         "learning_rate": 2.3e-3,
         "batch_size": 64,
-        "buffer_size": 100_000,
         "learning_starts": 1000,
         "target_update_interval": 10,
         "train_freq": 256,
@@ -99,23 +96,4 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DQN:
             Stable-Baselines3 does.
         device: Where its networks are.
     """
-    return DQN(
-        policy_name(env.observation_space),
-        env,
-        learning_rate=settings.learning_rate,
-        buffer_size=settings.buffer_size,
-        learning_starts=settings.learning_starts,
-        batch_size=settings.batch_size,
-        tau=settings.tau,
-        gamma=settings.gamma,
-        train_freq=settings.train_freq,
-        gradient_steps=settings.gradient_steps,
-        target_update_interval=settings.target_update_interval,
-        exploration_fraction=settings.exploration_fraction,
-        exploration_initial_eps=settings.exploration_initial_eps,
-        exploration_final_eps=settings.exploration_final_eps,
-        max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"net_arch": list(settings.net_arch)},
-        seed=seed,
-        device=device,
-    )
+    return DQN(**constructor_arguments(env, settings), seed=seed, device=device)

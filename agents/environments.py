@@ -5,51 +5,63 @@ from __future__ import annotations
 import re
 
 import gymnasium as gym
-from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
+import envs  # noqa: F401  # registers the environments of the checkout
 from agents import get_agent, nearest
+from agents.common import UsageError
 
 __all__ = ["check_environment", "make_environments"]
 
 EXTRAS = ("box2d", "mujoco")
 """Extras of this project that hold what an environment needs."""
 
+NEED_JAX = ("phys2d/", "tabular/")
+"""Beginnings of the names that are not suggested: no extra of this project makes them work."""
+
 
 def check_environment(env_id: str, agent: str) -> None:
     """Makes one environment, to see that it exists, is installed and suits the agent.
 
     Args:
-        env_id: Gymnasium's name of the environment.
+        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
         agent: A key of :data:`agents.AGENTS`.
 
     Raises:
-        ValueError: It does not; the message says what to do.
+        UsageError: It does not; the message says what to do.
     """
-    if env_id not in gym.registry:
-        raise ValueError(f"unknown environment {env_id!r}; {nearest(env_id, gym.registry)}")
     try:
         env = gym.make(env_id)
+    except UnregisteredEnv as error:
+        known = [name for name in gym.registry if not name.startswith(NEED_JAX)]
+        raise UsageError(f"unknown environment {env_id!r}; {nearest(env_id.rpartition(':')[2], known)}") from error
     except DependencyNotInstalled as error:
         extra = re.search(r"gymnasium\[(\w+)\]", str(error))
         remedy = f'pip install -e ".[{extra[1]}]"' if extra and extra[1] in EXTRAS else str(error)
-        raise ValueError(f"{env_id} needs packages that are not installed: {remedy}") from error
+        raise UsageError(f"{env_id} needs packages that are not installed: {remedy}") from error
     except Exception as error:  # environments raise what they like
-        raise ValueError(f"{env_id} cannot be made: {error}") from error
-    action_space = env.action_space
+        raise UsageError(f"{env_id} cannot be made: {error}") from error
+    observation_space, action_space = env.observation_space, env.action_space
     env.close()
+    try:
+        check_for_nested_spaces(observation_space)
+        get_obs_shape(observation_space)
+    except NotImplementedError as error:
+        raise UsageError(f"{agent} cannot read what {env_id} shows: {error}") from error
     action_spaces = get_agent(agent).ACTION_SPACES
     if not isinstance(action_space, action_spaces):
         names = " or ".join(space.__name__ for space in action_spaces)
-        raise ValueError(f"{agent} needs a {names} action space, but {env_id} has {action_space}")
+        raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {action_space}")
 
 
 def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, seeded with ``seed``, ``seed + 1`` and so on.
 
     Args:
-        env_id: Gymnasium's name of the environment.
+        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
         n_envs: How many.
         seed: Of the first one.
     """

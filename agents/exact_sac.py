@@ -5,30 +5,15 @@ Source: Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019.
 
 from __future__ import annotations
 
-from typing import Any
-
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, Settings
+from agents.common import constructor_arguments
+from agents.discrete_sac import ACTION_SPACES, TUNED, Settings
 from gsrl.algorithms.discrete_sac import DiscreteSAC
-from gsrl.estimators import make_estimator
 
 __all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "discrete soft actor-critic, exact gradient"
-
-TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "steps": 10_000,
-        "learning_rate": 1e-3,
-        "batch_size": 128,
-        "learning_starts": 200,
-        "n_steps": 10,
-        "target_entropy_ratio": 0.1,
-        "net_arch": (64, 64),
-    },
-}
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:
@@ -40,4 +25,4 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
         seed: Seeds the agent and the environment.
         device: Where its networks are.
     """
-    return discrete_sac.build(env, settings, make_estimator("exact"), seed=seed, device=device)
+    return DiscreteSAC(**constructor_arguments(env, settings), estimator="exact", seed=seed, device=device)

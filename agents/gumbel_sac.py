@@ -7,12 +7,12 @@ Reparameterization with Gumbel-Softmax", 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES
+from agents.common import constructor_arguments
+from agents.discrete_sac import ACTION_SPACES, TUNED
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 
@@ -29,19 +29,6 @@ class Settings(discrete_sac.Settings):
     """Temperature of the relaxed samples that carry the gradient."""
 
 
-TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "steps": 10_000,
-        "learning_rate": 1e-3,
-        "batch_size": 128,
-        "learning_starts": 200,
-        "n_steps": 10,
-        "target_entropy_ratio": 0.1,
-        "net_arch": (64, 64),
-    },
-}
-
-
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:
     """Builds the agent.
 
@@ -50,6 +37,13 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
         settings: Its settings.
         seed: Seeds the agent and the environment.
         device: Where its networks are.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
     """
-    estimator = make_estimator("st-gumbel", temperature=settings.temperature)
-    return discrete_sac.build(env, settings, estimator, seed=seed, device=device)
+    arguments = constructor_arguments(env, settings)
+    temperature = arguments.pop("temperature")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, but got {temperature}")
+    estimator = make_estimator("st-gumbel", temperature=temperature)
+    return DiscreteSAC(**arguments, estimator=estimator, seed=seed, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ import numpy as np
 from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.files import write_text
+
 __all__ = ["CsvLog", "ProgressLog", "TensorBoardLog"]
 
 
 class CsvLog:
     """A CSV file that grows by rows, and by columns when a row brings new ones. The first column is ``steps``.
+
+    Each row reaches the file at once. What a killed process left of a row is dropped when the file is opened.
 
     Args:
         path: Path of the file, which is read when there is one.
@@ -25,19 +29,13 @@ class CsvLog:
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
         self.path = path
-        if path.exists():
-            with path.open(newline="") as file:
-                self.columns = next(csv.reader(file))
-        else:
-            self.columns = ["steps", *columns]
-            self._rewrite([])
-        self._file = path.open("a", newline="")
+        self.columns, rows = _read(path) if path.exists() else ([], [])
+        self.columns = self.columns or ["steps", *columns]
+        self._rewrite(rows)
 
     def rows(self) -> list[dict[str, str]]:
         """Returns the rows of the file, as text; a column that a row lacks is empty."""
-        self.flush()
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return _read(self.path)[1]
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row."""
@@ -45,31 +43,36 @@ class CsvLog:
         if new:
             rows = self.rows()
             self.columns += new
+            self._file.close()
             self._rewrite(rows)
-        csv.DictWriter(self._file, self.columns, restval="").writerow(row)
+        self._writer.writerow(row)
 
     def truncate(self, steps: int) -> None:
         """Drops the rows later than ``steps``."""
-        self._rewrite([row for row in self.rows() if int(row["steps"]) <= steps])
-
-    def flush(self) -> None:
-        """Hands the rows to the operating system."""
-        self._file.flush()
+        rows = [row for row in self.rows() if int(row["steps"]) <= steps]
+        self._file.close()
+        self._rewrite(rows)
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
-        if hasattr(self, "_file"):
-            self._file.close()
-            self._file = self.path.open("a", newline="")
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
+        self._file = self.path.open("a", buffering=1, newline="", encoding="utf-8")  # a line at a time
+        self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns and the whole rows of a file."""
+    text, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # what follows the last end of line is half a row
+    columns, *rows = csv.reader(text.splitlines()) if text else [[]]
+    whole = [row for row in rows if len(row) == len(columns) and row[0].isdecimal()]
+    return columns, [dict(zip(columns, row, strict=True)) for row in whole]
 
 
 class ProgressLog(KVWriter):
@@ -81,7 +84,10 @@ class ProgressLog(KVWriter):
 
     def __init__(self, log: CsvLog) -> None:
         self.log = log
-        self.last_step = -1
+        rows = log.rows()
+        self.last_step = int(rows[-1]["steps"]) if rows else 0
+        self.latest: dict[str, Any] = {}
+        """What was recorded last."""
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Writes one row of numbers and texts."""
@@ -89,8 +95,8 @@ class ProgressLog(KVWriter):
             return
         self.last_step = step
         scalars = {k: v for k, v in key_values.items() if isinstance(v, np.ScalarType) and "csv" not in key_excluded[k]}
-        self.log.append({"steps": step, **dict(sorted(scalars.items()))})
-        self.log.flush()
+        self.latest = dict(sorted(scalars.items()))
+        self.log.append({"steps": step, **self.latest})
 
     def close(self) -> None:
         """Closes the file."""

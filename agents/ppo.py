@@ -11,9 +11,9 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import policy_name, schedule
+from agents.common import constructor_arguments
 
 __all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
 
@@ -55,7 +55,6 @@ class Settings:
 
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
-        "steps": 100_000,
         "n_envs": 8,
         "n_steps": 32,
         "batch_size": 256,
@@ -63,7 +62,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "gamma": 0.98,
         "n_epochs": 20,
         "learning_rate": 1e-3,
-        "clip_range": 0.2,
         "linear_decay": True,
     },
     "Acrobot-v1": {
@@ -78,7 +76,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "steps": 1_000_000,
         "n_envs": 16,
         "n_steps": 1024,
-        "batch_size": 64,
         "gae_lambda": 0.98,
         "gamma": 0.999,
         "n_epochs": 4,
@@ -97,20 +94,5 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> PPO:
             Stable-Baselines3 does.
         device: Where its networks are.
     """
-    return PPO(
-        policy_name(env.observation_space),
-        VecNormalize(env, gamma=settings.gamma) if settings.normalize else env,
-        learning_rate=schedule(settings.learning_rate, settings.linear_decay),
-        n_steps=settings.n_steps,
-        batch_size=settings.batch_size,
-        n_epochs=settings.n_epochs,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        clip_range=schedule(settings.clip_range, settings.linear_decay),
-        ent_coef=settings.ent_coef,
-        vf_coef=settings.vf_coef,
-        max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"net_arch": list(settings.net_arch)},
-        seed=seed,
-        device=device,
-    )
+    arguments = constructor_arguments(env, settings, decaying=("learning_rate", "clip_range"))
+    return PPO(**arguments, seed=seed, device=device)

@@ -4,23 +4,26 @@ The folder holds ``config.json``, ``progress.csv``, ``episodes.csv``, ``evaluati
 ``learning_curve.png``, ``model.zip`` (the final parameters), ``checkpoint.zip`` (what resuming needs) and
 ``summary.json``.
 
-Checkpoints and evaluations are made between an update and the next collection of steps, where nothing is under way.
-The state of the environment is not stored: a resumed run begins new episodes, with seeds derived from the run's seed
-and the steps done, so that resuming twice gives the same result, though not that of a run that was never interrupted.
+A checkpoint is written before the first step, before each evaluation, every minute, and at the end. Checkpoints and
+evaluations are made between an update and the next collection of steps, where nothing is under way. The state of the
+environment is not stored: a resumed run begins new episodes, with seeds derived from the run's seed and the steps done,
+so that resuming twice gives the same result, though not that of a run that was never interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
+import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -36,19 +39,35 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 from tqdm import tqdm
 
 from agents import get_agent
+from agents.common import UsageError
 from agents.curve import plot_learning_curve
-from agents.environments import make_environments
+from agents.environments import check_environment, make_environments
+from agents.files import write_text
 from agents.logs import CsvLog, ProgressLog, TensorBoardLog
-from agents.storage import load_model, load_state_dict, save_model, state_dict
+from agents.storage import load_parameters, load_state_dict, save_model, state_dict
 from gsrl import checkpoint
 from gsrl._version import __version__
 
-__all__ = ["Config", "Evaluator", "evaluate_run", "is_run", "new_folder", "read_config", "resume", "start"]
+__all__ = [
+    "Config",
+    "DivergenceError",
+    "Evaluator",
+    "evaluate_run",
+    "is_run",
+    "new_folder",
+    "read_config",
+    "resume",
+    "start",
+]
 
 CURVE_EPISODES = 5
 """Episodes of each evaluation along the way."""
 EVALUATION_ENVS = 5
 """Environments that evaluations step together."""
+LOG_ROWS = 100
+"""Rows that a run adds to its progress log, where updates are as frequent."""
+CHECKPOINT_SECONDS = 60.0
+"""Time between checkpoints; longer where saving one takes more than a twentieth of it."""
 
 Settings = TypeVar("Settings")
 
@@ -78,22 +97,32 @@ class Config(Generic[Settings]):
     eval_episodes: int = 20
     """Episodes of the final evaluation."""
 
-    def __post_init__(self) -> None:
-        """Checks the numbers.
+    def check(self) -> None:
+        """Checks the numbers and the device.
 
         Raises:
-            ValueError: One is out of range; the message names it.
+            UsageError: One cannot be used; the message names its option.
         """
         for name in ("steps", "n_envs", "threads", "eval_every", "eval_episodes"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, but got {value}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be at least 0 and below 2**31, but got {self.seed}")
+                raise UsageError(f"{_option(name)} must be at least 1, but got {value}")
+        _check_seed(self.seed)
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {self.device!r} cannot be used: {error}") from None
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--device {self.device!r} cannot be used: {reason}; choose another --device") from error
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"--seed must be at least 0 and below 2**31, but got {seed}")
+
+
+def _option(name: str) -> str:
+    """Returns the command line's name of a setting."""
+    return "--" + name.replace("_", "-")
 
 
 # Entry points
@@ -111,43 +140,52 @@ def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str
         The summary, as ``summary.json`` holds it.
 
     Raises:
-        ValueError: The agent refuses its settings; nothing was written.
+        UsageError: The configuration cannot be used; nothing was written.
+        DivergenceError: Parameters are no longer finite.
     """
     return _run(config, folder, command, None)
 
 
-def resume(folder: Path, steps: int | None, command: Sequence[str]) -> dict[str, Any]:
+def resume(folder: Path, steps: int | None, device: str | None, command: Sequence[str]) -> dict[str, Any]:
     """Goes on with an interrupted run, or extends a finished one.
 
     Args:
         folder: Folder of the run.
         steps: Steps of the whole run; those of its configuration if None.
+        device: Device of the networks from here on; that of its configuration if None.
         command: The command line, to be recorded.
 
     Returns:
         The summary, as ``summary.json`` holds it.
 
     Raises:
-        ValueError: There is nothing to resume, or nothing left to do.
+        UsageError: There is nothing to resume, or nothing left to do.
+        DivergenceError: Parameters are no longer finite.
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
     """
     config = read_config(folder)
+    config = dataclasses.replace(
+        config, steps=config.steps if steps is None else steps, device=config.device if device is None else device
+    )
+    config.check()
     path = folder / "checkpoint.zip"
     if not path.exists():
-        raise ValueError(f"{folder} has no checkpoint.zip: it stopped before its first checkpoint; start it again")
+        raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
     state = checkpoint.load(path, device=config.device)
-    if steps is not None:
-        if steps < state["steps"]:
-            raise ValueError(f"steps must be at least the {state['steps']} that {folder} has done, but got {steps}")
-        config = dataclasses.replace(config, steps=steps)
+    if config.steps < state["steps"]:
+        raise UsageError(
+            f"--steps must be at least the {state['steps']} that {folder} has done, but got {config.steps}"
+        )
     if state["steps"] >= config.steps and _is_finished(folder):
-        raise ValueError(
+        raise UsageError(
             f"{folder} is finished, at {state['steps']} steps; --steps with a larger number goes on with it"
         )
     return _run(config, folder, command, state)
 
 
-def evaluate_run(folder: Path, episodes: int, seed: int | None, deterministic: bool) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, episodes: int, seed: int | None = None, *, deterministic: bool = True, device: str | None = None
+) -> dict[str, Any]:
     """Evaluates the final model of a run.
 
     Args:
@@ -155,32 +193,38 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None, deterministic: b
         episodes: How many.
         seed: Seed in place of the run's. With the run's own, and as many episodes, the result is the summary's.
         deterministic: Take the most probable action; else sample.
+        device: Device of the networks; that of the run if None.
 
     Returns:
         ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``mean_return``, ``std_return`` and ``returns``.
 
     Raises:
-        ValueError: There is no model in the folder.
+        UsageError: There is no model in the folder, or an argument is out of range.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     config = read_config(folder)
     path = folder / "model.zip"
     if not path.exists():
-        raise ValueError(f"{folder} has no model.zip: its training did not finish")
+        raise UsageError(f"{folder} has no model.zip: its training did not finish")
     if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, but got {episodes}")
-    seed = config.seed if seed is None else seed
-    torch.set_num_threads(config.threads)
-    env = make_environments(config.env, config.n_envs, seed)
-    evaluator = Evaluator(config.env, seed)
-    model = load_model(path, env, seed=seed, device=config.device)
-    returns = evaluator(model, episodes, deterministic=deterministic)
-    evaluator.close()
-    env.close()
+        raise UsageError(f"--episodes must be at least 1, but got {episodes}")
+    config = dataclasses.replace(
+        config, seed=config.seed if seed is None else seed, device=config.device if device is None else device
+    )
+    config.check()
+    _set_threads(config.threads)
+    evaluator = Evaluator(config.env, config.seed)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about training in as many environments, which is not to be
+            model = _make_agent(config, evaluator.env, config.seed)
+        load_parameters(path, model)
+        returns = evaluator(model, episodes, deterministic=deterministic)
+    finally:
+        evaluator.close()
     return {
         "agent": config.agent,
         "env": config.env,
-        "seed": seed,
+        "seed": config.seed,
         "episodes": episodes,
         "deterministic": deterministic,
         "mean_return": float(np.mean(returns)),
@@ -199,7 +243,7 @@ def is_run(folder: Path) -> bool:
 
 def new_folder(root: Path, env_id: str, agent: str, seed: int) -> Path:
     """Returns the path of a folder for a run, numbered when that of an earlier run exists."""
-    name = f"{env_id.replace('/', '-')}_{agent}_seed{seed}"
+    name = f"{re.sub('[/:]', '-', env_id)}_{agent}_seed{seed}"
     folder, number = root / name, 1
     while folder.exists():
         number += 1
@@ -214,47 +258,51 @@ def read_config(folder: Path) -> Config[Any]:
         folder: Folder of the run.
 
     Raises:
-        ValueError: It holds no run, or one of another version of this project.
+        UsageError: It holds no run, or one of another version of this project, or of an environment that is missing.
     """
     if not is_run(folder):
-        raise ValueError(f"{folder} holds no run: it has no config.json")
+        raise UsageError(f"{folder} holds no run: it has no config.json")
     try:
-        stored = json.loads((folder / "config.json").read_text())
+        stored = _read_json(folder / "config.json")
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
         values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
-        return Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
+        config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be used: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{folder / 'config.json'} cannot be used: {type(error).__name__}: {error}") from error
+    check_environment(config.env, config.agent)
+    return config
 
 
-def _write_config(folder: Path, config: Config[Any], command: Sequence[str]) -> None:
-    stored = dataclasses.asdict(config)
+def _write_config(folder: Path, config: Config[Any], command: Sequence[str], steps: int) -> None:
+    """Writes the configuration, and adds this session of the run to those before it."""
+    path = folder / "config.json"
     packages = ("torch", "stable-baselines3", "gymnasium", "numpy")
-    _write_json(
-        folder / "config.json",
-        {
-            **{name: value for name, value in stored.items() if name != "settings"},
-            "settings": stored["settings"],
-            "versions": {
-                "python": platform.python_version(),
-                "gsrl": __version__,
-                **{name: version(name) for name in packages},
-            },
-            "platform": platform.platform(),
-            "command": list(command),
+    session = {
+        "from_steps": steps,
+        "command": list(command),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "gsrl": __version__,
+            **{name: version(name) for name in packages},
         },
-    )
+        "platform": platform.platform(),
+    }
+    earlier = _read_json(path)["sessions"] if path.exists() else []
+    _write_json(path, {**dataclasses.asdict(config), "sessions": [*earlier, session]})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _is_finished(folder: Path) -> bool:
     path = folder / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "finished"
+    return path.exists() and _read_json(path)["status"] == "finished"
 
 
 # Training
@@ -262,6 +310,10 @@ def _is_finished(folder: Path) -> bool:
 
 class Interrupted(Exception):
     """Training was asked to stop, at a point where its state is whole."""
+
+
+class DivergenceError(RuntimeError):
+    """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
 
 
 class Evaluator:
@@ -330,13 +382,17 @@ class _Recorder(BaseCallback):
         self.run = run
         self.bar = bar
         self.stop = stop
-        self.entropy: float | None = None
 
     def _on_rollout_start(self) -> None:
         self.stop.check()
-        if self.num_timesteps >= self.run.next_evaluation:
-            self.run.evaluate(CURVE_EPISODES, self.stop)
+        # Here, not every so many episodes: those of a good agent are long, those of a bad one many.
+        if self.num_timesteps >= self.run.next_log:
+            self.model.dump_logs()
+        evaluate = self.num_timesteps >= self.run.next_evaluation
+        if evaluate or self.run.checkpoint_is_due():
             self.run.save_checkpoint()
+        if evaluate:
+            self.run.evaluate(CURVE_EPISODES, self.stop)
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -348,10 +404,9 @@ class _Recorder(BaseCallback):
         return True
 
     def _show(self, episode_return: float) -> None:
-        # The logger forgets a value when it writes it, so the last one is kept here.
-        self.entropy = self.logger.name_to_value.get("train/entropy", self.entropy)
+        entropy = self.run.progress_log.latest.get("train/entropy")
         text = f"return {episode_return:.4g}"
-        self.bar.set_postfix_str(text if self.entropy is None else f"{text}, entropy {self.entropy:.3f}", refresh=False)
+        self.bar.set_postfix_str(text if entropy is None else f"{text}, entropy {entropy:.3f}", refresh=False)
 
 
 class _Stop:
@@ -407,29 +462,46 @@ class _Run:
         self.earlier = seconds
         self.begin = time.perf_counter()
         self.saving_seconds = 0.0
-        self.progress = CsvLog(folder / "progress.csv")
+        self.saved_steps = model.num_timesteps
+        self.next_save = time.perf_counter() + CHECKPOINT_SECONDS
+        progress = CsvLog(folder / "progress.csv")
         self.episodes = CsvLog(folder / "episodes.csv", ["return", "length"])
         self.evaluations = CsvLog(folder / "evaluations.csv", ["mean_return", "std_return", "episodes"])
-        for log in (self.progress, self.episodes, self.evaluations):
+        for log in (progress, self.episodes, self.evaluations):
             log.truncate(model.num_timesteps)
         self.tensorboard = TensorBoardLog(folder, model.num_timesteps)
-        self.progress_log = ProgressLog(self.progress)
+        self.progress_log = ProgressLog(progress)
         model.set_logger(Logger(str(folder), [self.progress_log, self.tensorboard]))
+        evaluations = self.evaluations.rows()
+        self.last_evaluation = int(evaluations[-1]["steps"]) if evaluations else 0
 
     @property
     def next_evaluation(self) -> int:
         """Steps at which the next evaluation is due."""
-        every = self.config.eval_every or -(-self.config.steps // 10)
-        return (self.last_evaluation // every + 1) * every
+        return _next_multiple(self.last_evaluation, self.config.eval_every or -(-self.config.steps // 10))
 
-    def learn(self, stop: _Stop) -> None:
-        """Trains until the steps are done.
+    @property
+    def next_log(self) -> int:
+        """Steps at which the next row of the progress log is due."""
+        return _next_multiple(self.progress_log.last_step, -(-self.config.steps // LOG_ROWS))
 
-        Raises:
-            Interrupted: It was asked to stop.
-        """
-        rows = self.evaluations.rows()
-        self.last_evaluation = int(rows[-1]["steps"]) if rows else 0
+    def checkpoint_is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.perf_counter() >= self.next_save
+
+    def complete(self, stop: _Stop) -> dict[str, Any]:
+        """Trains and evaluates, and returns the summary, also when it was asked to stop."""
+        try:
+            if self.model.num_timesteps < self.config.steps:
+                self._learn(stop)
+                self.save_checkpoint()
+            self.evaluations.truncate(self.model.num_timesteps - 1)
+            return self._finish("finished", self.evaluate(self.config.eval_episodes, stop))
+        except Interrupted:
+            self.save_checkpoint()
+            return self._finish("interrupted")
+
+    def _learn(self, stop: _Stop) -> None:
         # The bar is for people: it is off where stderr is a file.
         bar = tqdm(
             total=self.config.steps,
@@ -443,6 +515,7 @@ class _Run:
             self.model.learn(
                 self.config.steps - self.model.num_timesteps,
                 callback=_Recorder(self, bar, stop),
+                log_interval=None,  # type: ignore[arg-type]  # the recorder logs
                 reset_num_timesteps=False,
             )
         if self.progress_log.last_step < self.model.num_timesteps:
@@ -452,21 +525,38 @@ class _Run:
         """Evaluates greedily, and records it."""
         steps = self.model.num_timesteps
         returns = self.evaluator(self.model, episodes, each_step=stop.check)
-        mean, std = float(np.mean(returns)), float(np.std(returns))
-        self.evaluations.append({"steps": steps, "mean_return": mean, "std_return": std, "episodes": episodes})
-        self.evaluations.flush()
-        self.tensorboard.writer.add_scalar("eval/mean_return", mean, steps)
+        statistics = {"mean_return": float(np.mean(returns)), "std_return": float(np.std(returns))}
+        self.evaluations.append({"steps": steps, **statistics, "episodes": episodes})
+        scalars = {f"eval/{name}": value for name, value in statistics.items()}
+        self.tensorboard.write(scalars, dict.fromkeys(scalars, ()), steps)
         self.last_evaluation = steps
-        tqdm.write(f"{steps} of {self.config.steps} steps: {mean:.1f} ± {std:.1f} over {episodes} episodes", sys.stderr)
+        result = f"{statistics['mean_return']:.1f} ± {statistics['std_return']:.1f} over {episodes} episodes"
+        tqdm.write(f"{steps} of {self.config.steps} steps: {result}", sys.stderr)
         return returns
 
     def save_checkpoint(self) -> None:
-        """Saves all that resuming needs."""
+        """Saves all that resuming needs.
+
+        Raises:
+            DivergenceError: Parameters are not finite; the checkpoint before stays.
+        """
         begin = time.perf_counter()
-        self.episodes.flush()
+        self.check_finite()
         tree = {"steps": self.model.num_timesteps, "seconds": self.seconds(), **state_dict(self.model)}
         checkpoint.save(self.folder / "checkpoint.zip", tree)
-        self.saving_seconds += time.perf_counter() - begin
+        self.saved_steps = self.model.num_timesteps
+        end = time.perf_counter()
+        self.saving_seconds += end - begin
+        self.next_save = end + max(CHECKPOINT_SECONDS, 20 * (end - begin))
+
+    def check_finite(self) -> None:
+        """Raises ``DivergenceError`` if parameters are not finite."""
+        names = [name for name, value in self.model.policy.named_parameters() if not value.isfinite().all()]
+        if names:
+            raise DivergenceError(
+                f"training diverged: at {self.model.num_timesteps} steps {len(names)} parameters are not finite, "
+                f"such as {names[0]}; the checkpoint of {self.saved_steps} steps in {self.folder} is the last good one"
+            )
 
     def seconds(self) -> dict[str, float]:
         """Returns the seconds spent by this process and earlier ones, by kind."""
@@ -475,16 +565,22 @@ class _Run:
         now = {"wall": wall, "train": train, "evaluation": self.evaluator.seconds}
         return {kind: self.earlier.get(kind, 0.0) + value for kind, value in now.items()}
 
-    def finish(self, status: str, returns: Sequence[float] | None) -> dict[str, Any]:
-        """Writes model, curve and summary, and returns the summary."""
-        config, steps, seconds = self.config, self.model.num_timesteps, self.seconds()
-        save_model(self.folder / "model.zip", config.agent, config.settings, self.model)
+    def _finish(self, status: str, returns: Sequence[float] | None = None) -> dict[str, Any]:
+        """Writes model, summary and curve, and returns the summary."""
+        save_model(self.folder / "model.zip", self.model)
+        summary = self.write_summary(status, returns)
         plot_learning_curve(
             self.folder / "learning_curve.png",
-            f"{config.agent} on {config.env}, seed {config.seed}",
+            f"{self.config.agent} on {self.config.env}, seed {self.config.seed}",
             self.evaluations.rows(),
             self.episodes.rows(),
+            finished=status == "finished",
         )
+        return summary
+
+    def write_summary(self, status: str, returns: Sequence[float] | None = None) -> dict[str, Any]:
+        """Writes the summary and returns it."""
+        config, steps, seconds = self.config, self.model.num_timesteps, self.seconds()
         summary = {
             "status": status,
             "agent": config.agent,
@@ -514,39 +610,60 @@ class _Run:
 
 
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
-    torch.set_num_threads(config.threads)
-    seed = config.seed if state is None else _derived_seed(config.seed, state["steps"])
-    env = make_environments(config.env, config.n_envs, seed)
-    try:
-        model = get_agent(config.agent).make(env, config.settings, seed=seed, device=config.device)
-    except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
-        raise ValueError(f"{config.agent} cannot be made with these settings: {error}") from error
+    config.check()
+    _set_threads(config.threads)
+    # From a checkpoint of no steps a run goes as it would have gone.
+    seed = _derived_seed(config.seed, state["steps"]) if state is not None and state["steps"] else config.seed
+    model = _make_agent(config, make_environments(config.env, config.n_envs, seed), seed)
     if state is not None:
         load_state_dict(model, state)
     evaluator = Evaluator(config.env, config.seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
 
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, config, command)
-    (folder / "summary.json").unlink(missing_ok=True)  # that of an earlier, shorter run
     run = _Run(config, folder, model, evaluator, state["seconds"] if state is not None else {})
-    print(
-        f"training {config.agent} on {config.env}, steps {model.num_timesteps} to {config.steps}, in {folder}",
-        file=sys.stderr,
-    )
-    stop = _Stop()
-    with stop.listening():
-        try:
-            if model.num_timesteps < config.steps:
-                run.learn(stop)
-                run.save_checkpoint()
-            run.evaluations.truncate(model.num_timesteps - 1)
-            summary = run.finish("finished", run.evaluate(config.eval_episodes, stop))
-        except Interrupted:
+    try:
+        if state is None:
             run.save_checkpoint()
-            summary = run.finish("interrupted", None)
-        finally:
-            run.close()
-    return summary
+        # After the checkpoint: a folder with a configuration is a run, and can be resumed.
+        _write_config(folder, config, command, model.num_timesteps)
+        (folder / "summary.json").unlink(missing_ok=True)  # that of an earlier, shorter run
+        print(
+            f"training {config.agent} on {config.env}, steps {model.num_timesteps} to {config.steps}, in {folder}",
+            file=sys.stderr,
+        )
+        stop = _Stop()
+        with stop.listening():
+            return run.complete(stop)
+    except Exception:
+        if not (folder / "summary.json").exists():  # else only the picture failed
+            run.write_summary("failed")
+        run.check_finite()  # the reason, where it is one, of whatever was raised
+        raise
+    finally:
+        run.close()
+
+
+def _make_agent(config: Config[Any], env: VecEnv, seed: int) -> BaseAlgorithm:
+    try:
+        model: BaseAlgorithm = get_agent(config.agent).make(env, config.settings, seed=seed, device=config.device)
+    except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
+        names = "|".join(field.name for field in dataclasses.fields(config.settings))
+        reason = re.sub(rf"\b({names})(?= must )", lambda match: _option(match[1]), str(error))
+        raise UsageError(f"{config.agent} cannot be made with these settings: {reason}") from error
+    return model
+
+
+def _set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # Adam's moments of units that stopped learning shrink to denormal numbers, which are several times slower.
+    torch.set_flush_denormal(True)
+
+
+def _next_multiple(steps: int, every: int) -> int:
+    return (steps // every + 1) * every
 
 
 def _derived_seed(seed: int, steps: int) -> int:

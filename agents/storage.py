@@ -5,7 +5,6 @@ A Stable-Baselines3 model is rebuilt from the agent's settings, and takes its st
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +15,12 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import get_agent
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["load_model", "load_state_dict", "save_model", "state_dict"]
+__all__ = ["load_parameters", "load_state_dict", "save_model", "state_dict"]
 
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
 """Numbers that Stable-Baselines3's algorithms advance; not every algorithm has every one."""
@@ -56,50 +54,33 @@ def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         model.set_env(env, force_reset=True)
 
 
-def save_model(path: Path, agent: str, settings: Any, model: BaseAlgorithm) -> None:
+def save_model(path: Path, model: BaseAlgorithm) -> None:
     """Saves what is needed to act, without replay.
 
     Args:
         path: Path of the file.
-        agent: A key of :data:`agents.AGENTS`.
-        settings: The agent's ``Settings``.
-        model: The model that it made.
+        model: The model.
     """
     if isinstance(model, DiscreteSAC):
-        model.save(path)
+        model.save(path)  # which DiscreteSAC.load reads too, without the settings of the run
     else:
-        tree = {
-            "agent": agent,
-            "settings": dataclasses.asdict(settings),
-            "parameters": model.get_parameters(),
-            "normalization": _normalization_state(model.get_vec_normalize_env()),
-        }
-        checkpoint.save(path, tree)
+        normalization = _normalization_state(model.get_vec_normalize_env())
+        checkpoint.save(path, {"parameters": model.get_parameters(), "normalization": normalization})
 
 
-def load_model(path: Path, env: VecEnv, *, seed: int, device: str) -> BaseAlgorithm:
-    """Loads what :func:`save_model` saved.
+def load_parameters(path: Path, model: BaseAlgorithm) -> None:
+    """Loads what :func:`save_model` saved into a model made with the same settings, on any device.
 
     Args:
         path: Path of the file.
-        env: Environments of the kind it was trained in.
-        seed: Seeds what the model draws from here on.
-        device: Where its networks are.
+        model: The model, changed in place.
 
     Raises:
         gsrl.checkpoint.CheckpointError: The file is not a whole saved model.
     """
-    tree = checkpoint.load(path, device=device)
-    if "algorithm" in tree:
-        sac = DiscreteSAC.load(path, env, device)
-        sac.set_random_seed(seed)
-        sac.policy.generator = sac.generator
-        return sac
-    agent = get_agent(tree["agent"])
-    model: BaseAlgorithm = agent.make(env, agent.Settings(**tree["settings"]), seed=seed, device=device)
-    model.set_parameters(tree["parameters"], device=device)
-    _load_normalization_state(model.get_vec_normalize_env(), tree["normalization"])
-    return model
+    tree = checkpoint.load(path, device=model.device)
+    model.set_parameters(tree["parameters"], device=model.device)
+    _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
 
 
 def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:

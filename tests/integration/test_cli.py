@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import run_agent
-from agents import AGENTS, defaults, get_agent, storage
+from agents import AGENTS, defaults, get_agent, runs, storage
+from agents.curve import plot_learning_curve
 from agents.environments import make_environments
 from agents.logs import CsvLog
 from gsrl import checkpoint
@@ -93,14 +94,19 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     config = read_json(folder / "config.json")
     assert (config["agent"], config["env"], config["seed"]) == (agent, "CartPole-v1", 3)
     assert config["settings"].keys() == vars(AGENTS[agent].Settings()).keys()
-    assert config["versions"].keys() == {"python", "gsrl", "torch", "stable-baselines3", "gymnasium", "numpy"}
+    (session,) = config["sessions"]
+    assert session["from_steps"] == 0
+    assert session["command"][:4] == ["run_agent.py", "train", "--agent", agent]
+    assert session["versions"].keys() == {"python", "gsrl", "torch", "stable-baselines3", "gymnasium", "numpy"}
 
-    assert (folder / "evaluations.csv").read_text().splitlines()[0] == "steps,mean_return,std_return,episodes"
+    columns = "steps,mean_return,std_return,episodes"
+    assert (folder / "evaluations.csv").read_text().splitlines()[0] == columns
     steps = read_steps(folder / "evaluations.csv")
     assert steps == sorted(set(steps))
     assert len(steps) >= 5
     assert steps[-1] == summary["steps"] >= config["steps"]
     assert read_steps(folder / "progress.csv")[-1] == summary["steps"]
+    assert not list(folder.glob("*.tmp"))
     assert sum(path.stat().st_size for path in folder.glob("events.out.tfevents.*")) > 500
 
     picture = (folder / "learning_curve.png").read_bytes()
@@ -148,7 +154,7 @@ def test_resume_extends_a_run_and_appends_to_its_logs(
 
     # As if the process had gone on after its last checkpoint, and died.
     with (folder / "evaluations.csv").open("a") as file:
-        file.write(f"{done + 1},1.0,0.0,5\n")
+        file.write(f"{done + 1},1.0,0.0,1.0,1.0,5\n")
     old = (folder / "evaluations.csv").read_text().splitlines()[:-1]
 
     assert run_agent.main(["train", "--resume", str(folder), "--steps", str(done + 128)]) == 0
@@ -164,7 +170,11 @@ def test_resume_extends_a_run_and_appends_to_its_logs(
     episodes = read_steps(folder / "episodes.csv")
     assert episodes == sorted(episodes)
     assert episodes[-1] > done
-    assert read_json(folder / "config.json")["steps"] == done + 128
+    config = read_json(folder / "config.json")
+    assert config["steps"] == done + 128
+    assert [session["from_steps"] for session in config["sessions"]] == [0, done]
+    options = ["--resume", str(folder), "--steps", str(done + 128)]
+    assert config["sessions"][1]["command"] == ["run_agent.py", "train", *options]
 
     state = checkpoint.load(folder / "checkpoint.zip")
     assert state["steps"] == after["steps"]
@@ -174,9 +184,173 @@ def test_resume_extends_a_run_and_appends_to_its_logs(
 
 def test_resume_takes_no_other_option_than_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train", "--resume", str(tmp_path), "--seed", "3"]) == 2
-    assert "only --steps can go with it; got --seed 3" in capsys.readouterr().err
+    assert "only --steps and --device can go with it; got --seed 3" in capsys.readouterr().err
     assert exit_code(["train", "--resume", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn", "gumbel-sac"])
+def test_a_run_killed_before_its_first_step_goes_as_it_would_have_gone(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "whole", agent)
+
+    def die(self: Any, stop: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(runs._Run, "complete", die)
+        argv = ["train", "--agent", agent, *SMALL[agent], "--eval-episodes", "6", "--out", str(folder)]
+        assert run_agent.main(argv) == 130
+    assert checkpoint.load(folder / "checkpoint.zip")["steps"] == 0
+    assert not (folder / "summary.json").exists()
+    assert run_agent.main(["train", "--resume", str(folder)]) == 0
+    assert_same_parameters(tmp_path / "whole" / "model.zip", folder / "model.zip")
+
+
+def test_rows_that_a_kill_cut_short_do_not_keep_a_run_from_being_finished(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = train(folder, "a2c")["steps"]
+    (folder / "summary.json").unlink()
+    (folder / "learning_curve.png").unlink()
+    whole = (folder / "episodes.csv").read_text()
+    for name, rest in (("episodes.csv", "19"), ("evaluations.csv", f"{done},9.1"), ("progress.csv", ",,1.5,\n1")):
+        with (folder / name).open("a") as file:
+            file.write(rest)
+    assert run_agent.main(["train", "--resume", str(folder)]) == 0
+    assert read_json(folder / "summary.json")["status"] == "finished"
+    assert (folder / "learning_curve.png").exists()
+    assert (folder / "episodes.csv").read_text() == whole
+    assert read_steps(folder / "evaluations.csv")[-1] == read_steps(folder / "progress.csv")[-1] == done
+
+
+def test_checkpoints_are_made_by_the_clock_between_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    save = runs._Run.save_checkpoint
+
+    def spy(self: runs._Run) -> None:
+        saved.append(self.model.num_timesteps)
+        save(self)
+        self.next_save = 0.0  # as if a minute had passed
+
+    monkeypatch.setattr(runs._Run, "save_checkpoint", spy)
+    train(tmp_path / "run", "a2c", "--steps", "40", "--eval-every", "1000")
+    assert saved == [0, 0, 10, 20, 30, 40]  # 2 environments, 5 steps each; 0 twice, as the first wait was over at once
+
+
+def test_progress_is_logged_a_hundred_times_a_run_however_long_its_episodes(tmp_path: Path) -> None:
+    # Of CartPole's short episodes, 4 of which would make a row of Stable-Baselines3's.
+    train(tmp_path / "run", "gumbel-sac", "--steps", "300", "--learning-starts", "200")
+    assert read_steps(tmp_path / "run" / "progress.csv") == list(range(3, 301, 3))
+    with (tmp_path / "run" / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["train/entropy"]) > 0 for row in rows[-30:])
+
+
+@pytest.mark.parametrize("agent", ["gumbel-sac", "dqn"])
+def test_a_run_that_diverges_fails_and_keeps_its_last_good_checkpoint(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = runs.Evaluator.__call__
+
+    def poison(self: runs.Evaluator, model: Any, *args: Any, **kwargs: Any) -> list[float]:
+        returns = evaluate(self, model, *args, **kwargs)
+        if model.num_timesteps >= 100:
+            with torch.no_grad():
+                next(model.policy.parameters()).fill_(torch.nan)
+        return returns
+
+    monkeypatch.setattr(runs.Evaluator, "__call__", poison)
+    folder = tmp_path / "run"
+    argv = ["train", "--agent", agent, *SMALL[agent], "--steps", "240", "--eval-every", "40", "--out", str(folder)]
+    assert exit_code([*argv, "--learning-starts", "1000"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "training diverged: at 160 steps" in error
+    assert "the checkpoint of 120 steps" in error
+    summary = read_json(folder / "summary.json")
+    assert (summary["status"], summary["steps"], summary["eval_return_mean"]) == ("failed", 160, None)
+    assert not (folder / "model.zip").exists()
+    state = checkpoint.load(folder / "checkpoint.zip")
+    assert state["steps"] == 120
+    monkeypatch.undo()
+    assert run_agent.main(["train", "--resume", str(folder), "--steps", "200"]) == 0
+    assert read_json(folder / "summary.json")["status"] == "finished"
+
+
+def test_a_bug_while_training_shows_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, stop: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(runs._Run, "_learn", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run_agent.main(["train", "--agent", "a2c", "--out", str(tmp_path / "run")])
+    assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no font")
+
+    monkeypatch.setattr(runs, "plot_learning_curve", broken)
+    with pytest.raises(OSError, match="no font"):
+        train(tmp_path / "run", "a2c", "--steps", "20")
+    summary = read_json(tmp_path / "run" / "summary.json")
+    assert (summary["status"], summary["eval_episodes"]) == ("finished", 6)
+
+
+def test_a_run_of_a_missing_device_is_used_on_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    done = train(folder, "gumbel-sac")["steps"]
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "device": "abacus"}))
+    more = ["train", "--resume", str(folder), "--steps", str(done + 20)]
+    for argv in (["eval", str(folder)], more):
+        assert exit_code(argv) == 2
+        assert "--device 'abacus' cannot be used" in capsys.readouterr().err
+    assert run_agent.main(["eval", str(folder), "--episodes", "2", "--device", "cpu"]) == 0
+    assert run_agent.main([*more, "--device", "cpu"]) == 0
+    assert read_json(folder / "config.json")["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--seed", "-1"], "--seed must be at least 0 and below 2**31, but got -1"),
+        (["--episodes", "0"], "--episodes must be at least 1, but got 0"),
+    ],
+)
+def test_eval_checks_its_options(
+    options: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", "a2c", "--steps", "20")
+    assert exit_code(["eval", str(tmp_path / "run"), *options]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_an_environment_of_a_module_is_imported_as_gymnasium_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = "gymnasium.envs.classic_control:CartPoleEnv"
+    text = f"import gymnasium\ngymnasium.register('Cli-v0', {entry!r}, max_episode_steps=7)\n"
+    (tmp_path / "cli_environments.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["train", "--agent", "a2c", "--steps", "40", "--eval-episodes", "2", "--env", "cli_environments:Cli-v0"]
+    assert run_agent.main(argv) == 0
+    assert read_json(tmp_path / "runs" / "cli_environments-Cli-v0_a2c_seed0" / "summary.json")["eval_return_mean"] == 7
+    assert exit_code([*argv[:-1], "cli_environments:Clj-v0"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["file", "file/run"])
+def test_a_run_is_not_written_into_a_file(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert exit_code(["train", "--agent", "a2c", "--out", str(tmp_path / path)]) == 2
+    assert f"{tmp_path / path} cannot be the folder of a run" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(("agent", "number"), [("gumbel-sac", signal.SIGINT), ("ppo", signal.SIGTERM)])
@@ -187,7 +361,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
-        while not (folder / "checkpoint.zip").exists():
+        while not (folder / "evaluations.csv").exists() or not read_steps(folder / "evaluations.csv"):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -197,16 +371,14 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert f"train --resume {folder}" in out
+    assert out.splitlines()[-1].strip() == f"python run_agent.py train --resume {folder}"
 
     summary = read_json(folder / "summary.json")
     assert (summary["status"], summary["eval_return_mean"]) == ("interrupted", None)
     assert checkpoint.load(folder / "checkpoint.zip")["steps"] == summary["steps"] > 0
 
-    resume = out.splitlines()[-1].split()
-    finished = subprocess.run(
-        [*resume, "--steps", str(summary["steps"] + 150)], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    resume = [*command[:3], "--resume", str(folder), "--steps", str(summary["steps"] + 150)]
+    finished = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "over 20 episodes" in finished.stdout
     steps = read_steps(folder / "evaluations.csv")
     assert steps == sorted(set(steps))
@@ -222,11 +394,20 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", "--lerning-rate", "3e-4"], "--learning-rate"),
         (["train", "--learning-rate", "fast"], "fast"),
-        (["train", "--steps", "0"], "steps must be at least 1, but got 0"),
-        (["train", "--n-envs", "0"], "n_envs must be at least 1, but got 0"),
-        (["train", "--seed", "-1"], "seed must be at least 0"),
-        (["train", "--device", "abacus"], "device 'abacus' cannot be used"),
-        (["train", "--tau", "7"], "tau must be in (0, 1], but got 7.0"),
+        (["train", "--env", "CartPole-v2"], "did you mean CartPole-v1 or CartPole-v0"),
+        (["train", "--env", "nowhere:CartPole-v1"], "No module named 'nowhere'"),
+        (["train", "--env", "Blackjack-v1"], "gumbel-sac cannot read what Blackjack-v1 shows: Tuple("),
+        (["train", "--agent"], "error: argument --agent: expected one argument"),
+        (["train", "--resume", "nowhere", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["train", "--steps", "-5"], "error: --steps must be at least 1, but got -5"),
+        (["train", "--n-envs", "0"], "error: --n-envs must be at least 1, but got 0"),
+        (["train", "--seed", "-1"], "error: --seed must be at least 0"),
+        (["train", "--device", "abacus"], "--device 'abacus' cannot be used"),
+        (["train", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
+        (["train", "--temperature", "0"], "--temperature must be positive, but got 0.0"),
+        (["train", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
+        (["train", "--agent", "dqn", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
+        (["train", "--agent", "ppo", "--n-steps", "1", "--n-envs", "1"], "must be greater than 1"),
         (["train", "--env", "Pendulum-v1"], "gumbel-sac needs a Discrete action space"),
         (["train", "--agent", "dqn", "--env", "Pendulum-v1"], "dqn needs a Discrete action space"),
         (["eval", "nowhere"], "nowhere holds no run"),
@@ -265,6 +446,13 @@ def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
     assert result.stderr == 'run_agent.py needs tyro, which is not installed: pip install -e ".[cli]"\n'
 
 
+def test_ctrl_c_while_packages_are_imported_is_answered_by_a_line(tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "run_agent.py: stopped\n")
+
+
 def test_a_folder_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -293,7 +481,9 @@ def test_list_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_tuned_settings_are_settings(agent: str) -> None:
     assert "CartPole-v1" in get_agent(agent).TUNED
-    for env_id in get_agent(agent).TUNED:
+    standard = {"steps": 100_000, "n_envs": 1, **vars(get_agent(agent).Settings())}
+    for env_id, tuned in get_agent(agent).TUNED.items():
+        assert {name for name, value in tuned.items() if standard[name] == value} == set()
         steps, n_envs, _ = defaults(agent, env_id)
         assert steps > 0
         assert n_envs > 0
@@ -330,3 +520,44 @@ def test_the_state_of_a_baseline_is_restored_exactly(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "again", storage.state_dict(second))
         assert (tmp_path / "state").read_bytes() == (tmp_path / "again").read_bytes()
         assert second.num_timesteps == 96
+
+
+def test_what_a_kill_left_of_a_row_is_dropped_when_a_csv_log_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for rest in ("3", "3,3", "3,30", "3,\n3", ",30\n", "x,1\n"):
+        path.write_text("steps,a\n1,10\n2,20\n" + rest)
+        log = CsvLog(path)
+        whole = [{"steps": "1", "a": "10"}, {"steps": "2", "a": "20"}]
+        assert log.rows() == whole + ([{"steps": "3", "a": ""}] if rest == "3,\n3" else [])
+        log.close()
+    path.write_text("")
+    log = CsvLog(path, ["a"])
+    log.append({"steps": 1, "a": 10})
+    assert path.read_text() == "steps,a\n1,10\n"  # at once, not when it is closed
+    log.close()
+
+
+def test_settings_reach_the_algorithm() -> None:
+    def make(name: str, **settings: Any) -> Any:
+        agent = get_agent(name)
+        env = make_environments("CartPole-v1", 1, 0)
+        return agent.make(env, agent.Settings(net_arch=(8,), **settings), seed=0, device="cpu")
+
+    sac = make("gumbel-sac", linear_decay=True, layer_norm=True, learning_rate=0.5, gamma=0.9, temperature=0.25)
+    assert sac.lr_schedule(0.5) == 0.25
+    assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], "layer_norm": True})
+    assert float(sac.estimator.temperature()) == 0.25
+    assert make("exact-sac", learning_rate=0.5).lr_schedule(0.5) == 0.5
+    ppo = make("ppo", linear_decay=True, clip_range=0.4, n_steps=8, batch_size=8, normalize=True, gamma=0.9)
+    assert (ppo.clip_range(0.5), ppo.lr_schedule(0.5)) == (0.2, 1.5e-4)
+    assert ppo.get_vec_normalize_env().gamma == 0.9
+    assert make("a2c", linear_decay=True, learning_rate=0.5).lr_schedule(0.5) == 0.25
+    dqn = make("dqn", exploration_final_eps=0.3, target_update_interval=7)
+    assert (dqn.exploration_final_eps, dqn.target_update_interval) == (0.3, 7)
+
+
+def test_the_curve_marks_the_final_evaluation_of_a_finished_run_alone(tmp_path: Path) -> None:
+    row = {"steps": "10", "mean_return": "5.0", "std_return": "1.0", "episodes": "20"}
+    for finished in (True, False):
+        plot_learning_curve(tmp_path / f"{finished}.png", "title", [row], [], finished=finished)
+    assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
