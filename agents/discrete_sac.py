@@ -58,11 +58,10 @@ TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
         "learning_rate": 1e-3,
-        "batch_size": 128,
         "learning_starts": 200,
         "n_steps": 10,
         "tau": 0.01,
-        "target_entropy_ratio": 0.4,
+        "target_entropy_ratio": 0.2,
         "critics": "mean",
         "layer_norm": True,
         "net_arch": (128, 128),
