@@ -38,7 +38,7 @@ class Settings:
     """Rewards summed before the critic's bootstrap."""
     ent_coef: float | str = "auto"
     """Entropy coefficient, a number; or "auto" to learn it, "auto_0.1" to learn it from 0.1."""
-    target_entropy_ratio: float = 0.1
+    target_entropy_ratio: float = 0.2
     """Entropy to hold when the coefficient is learned, a share of the largest that the legal choices allow."""
     critics: Literal["min", "mean"] = "min"
     """How the two critics are combined."""
@@ -61,7 +61,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "learning_starts": 200,
         "n_steps": 10,
         "tau": 0.01,
-        "target_entropy_ratio": 0.2,
         "critics": "mean",
         "layer_norm": True,
         "net_arch": (128, 128),

@@ -167,7 +167,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         estimator: str | Estimator = "st-gumbel",
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
-        target_entropy_ratio: float = 0.1,
+        target_entropy_ratio: float = 0.2,
         critics: CriticCombination = "min",
         entropy_in_target: bool = True,
         q_clip: float | None = None,
