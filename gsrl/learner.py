@@ -92,7 +92,9 @@ class Learner:
         self._groups = _groups(self._named)
         self._targets: list[tuple[Tensor, Tensor]] = []
         self._target_buffers: list[tuple[Tensor, Tensor]] = []
-        self._pointers = [p.data_ptr() for p in self._named.values()]
+        self._gradient_views = list(self._tree(self._gradient).values())
+        self._parameters = list(self._named.values())
+        self._pointers = [p.data_ptr() for p in self._parameters]
         self._norms: dict[str, Tensor] = {}
         for source, target in targets:
             slow = loss.get_submodule(target)
@@ -114,12 +116,11 @@ class Learner:
         Raises:
             RuntimeError: The parameters were moved elsewhere since the learner was made.
         """
-        parameters = list(self._named.values())
-        if any(p.data_ptr() != pointer for p, pointer in zip(parameters, self._pointers, strict=True)):
+        if [p.data_ptr() for p in self._parameters] != self._pointers:
             raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
         loss, metrics = self.loss(*args)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        torch.cat([gradient.reshape(-1) for gradient in gradients], out=self._gradient)
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        torch._foreach_copy_(self._gradient_views, gradients)
         self.count += 1
         if self.max_grad_norm is not None:
             for name, group in self._groups.items():

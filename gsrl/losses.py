@@ -241,7 +241,7 @@ class SACLoss(nn.Module):
             target = soft_target(batch.rewards, batch.discounts, next_value)
 
         values = self.critic(batch.observations)
-        taken = torch.zeros_like(values[0]).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
+        taken = values.new_zeros(values.shape[1:]).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
         q = q_value(values, taken)
         q_target = None
         if self.q_clip is not None:

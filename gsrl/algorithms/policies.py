@@ -69,12 +69,13 @@ class MLP(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to ``[B, out_features]``, or the same with a leading C."""
         linear = torch.addmm if self.num_members is None else torch.baddbmm
-        # Small networks spend more time in calls of modules, and in lists of parameters, than in products.
+        # Small networks spend more time in calls of modules, and in lists of parameters, than in products: hence
+        # parameters by name, and the activation without its hooks.
         for weight, bias in self.names:
             inputs = linear(getattr(self, bias), inputs, getattr(self, weight))
             if self.layer_norm:
                 inputs = F.layer_norm(inputs, inputs.shape[-1:])
-            inputs = self.activation(inputs)
+            inputs = self.activation.forward(inputs)
         return inputs
 
 

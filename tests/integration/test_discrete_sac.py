@@ -561,7 +561,11 @@ def test_warm_up_actions_are_uniform() -> None:
 
 
 def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
-    model = make_model(tensorboard_log=str(tmp_path), estimator=STGumbel(ExponentialTemperature(1.0, 0.5, 10)))
+    model = make_model(
+        tensorboard_log=str(tmp_path),
+        estimator=STGumbel(ExponentialTemperature(1.0, 0.5, 10)),
+        target_entropy_ratio=0.1,
+    )
     model.learn(150, log_interval=1)
     events = EventAccumulator(str(tmp_path / "DiscreteSAC_1"))
     events.Reload()
