@@ -27,6 +27,7 @@ from gsrl._validation import is_concrete
 
 __all__ = [
     "binary_concrete",
+    "conditional_gumbel",
     "gumbel_max",
     "gumbel_noise",
     "gumbel_softmax",
@@ -142,6 +143,27 @@ def gumbel_max(
     """
     perturbed = masked_logits(logits, mask, validate_args=validate_args) + _gumbel(logits, noise, generator)
     return _one_hot(perturbed.detach()).to(logits.dtype)
+
+
+def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
+    r"""Draws perturbed logits :math:`A = \theta + G` given that a choice D is their arg max.
+
+    With :math:`E \sim \mathrm{Exp}(1)^K` and normalised logits, :math:`A_D = -\log E_D` and
+    :math:`A_j = -\log(E_j e^{-\theta_j} + E_D)`.
+
+    Source: Maddison et al. 2014 (1411.0030); as here in Paulus et al. 2021 (2010.04838).
+
+    Args:
+        log_probs: Normalised logits, ``[..., K]``; ``-inf`` where illegal. Where they are, gradients are NaN.
+        one_hot: The choice, broadcastable with ``log_probs``; legal.
+        noise: Gumbel noise, :math:`-\log E`, broadcastable with ``log_probs``.
+
+    Returns:
+        ``[..., K]``, ``-inf`` where illegal.
+    """
+    log_exponential = -noise
+    log_first = (log_exponential * one_hot).sum(-1, keepdim=True)
+    return torch.where(one_hot > 0, -log_first, -torch.logaddexp(log_exponential - log_probs, log_first))
 
 
 def gumbel_softmax(

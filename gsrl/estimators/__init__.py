@@ -8,16 +8,19 @@ from gsrl.estimators.base import Estimator, Noise, Objective
 from gsrl.estimators.exact import Exact
 from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, StraightThrough
 from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
+from gsrl.estimators.straight_through import GumbelRao, ReinMax
 
 __all__ = [
     "ESTIMATORS",
     "RLOO",
     "Estimator",
     "Exact",
+    "GumbelRao",
     "GumbelSoftmax",
     "Noise",
     "Objective",
     "Pathwise",
+    "ReinMax",
     "Reinforce",
     "STGumbel",
     "ScoreFunction",
@@ -26,7 +29,7 @@ __all__ = [
 ]
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Exact, GumbelSoftmax, STGumbel, StraightThrough, Reinforce, RLOO)
+    cls.name: cls for cls in (Exact, GumbelSoftmax, STGumbel, StraightThrough, ReinMax, GumbelRao, Reinforce, RLOO)
 }
 """Every estimator by its name."""
 

@@ -16,6 +16,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Reinforce, STGumbel, StraightThrough
 from gsrl.relaxations import (
     binary_concrete,
+    conditional_gumbel,
     gumbel_max,
     gumbel_noise,
     gumbel_softmax,
@@ -125,3 +126,25 @@ def test_logistic_noise():
 def test_binary_concrete_noise_is_the_difference_of_two_gumbels():
     first, second = gumbel_noise((2, N), generator=generator()).unbind(0)
     assert kstest((first - second).numpy(), logistic_noise((N,), generator=generator(1)).numpy()).pvalue > SIGNIFICANCE
+
+
+def test_conditional_gumbel_is_what_rejection_leaves():
+    """Arg max always, and means and second moments within five standard errors (P < 1e-5 over the six)."""
+    log_probs = torch.tensor([0.8, -0.5, 0.1]).log_softmax(-1)
+    one_hot = torch.tensor([0.0, 1.0, 0.0])
+    generator = torch.Generator().manual_seed(0)
+    conditional = conditional_gumbel(log_probs, one_hot, gumbel_noise((400_000, 3), generator=generator))
+    assert (conditional.argmax(-1) == 1).all()
+    free = log_probs + gumbel_noise((2_000_000, 3), generator=generator)
+    accepted = free[free.argmax(-1) == 1]
+    for power in (1, 2):
+        left, right = conditional.double() ** power, accepted.double() ** power
+        error = (left.var(0) / len(left) + right.var(0) / len(right)).sqrt()
+        assert ((left.mean(0) - right.mean(0)).abs() <= 5 * error).all()
+
+
+def test_conditional_gumbel_keeps_illegal_choices_out():
+    log_probs = torch.tensor([0.5, 0.5, 0.0]).log()
+    drawn = conditional_gumbel(log_probs, torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3))
+    assert drawn[2] == -torch.inf
+    assert drawn[:2].isfinite().all()

@@ -11,14 +11,16 @@ from gsrl.estimators import (
     ESTIMATORS,
     RLOO,
     Exact,
+    GumbelRao,
     GumbelSoftmax,
     Pathwise,
     Reinforce,
+    ReinMax,
     STGumbel,
     StraightThrough,
     make_estimator,
 )
-from gsrl.relaxations import gumbel_max, gumbel_softmax, straight_through
+from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 from gsrl.testing import ConformanceError, check_estimator
 
@@ -49,6 +51,10 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "st-gumbel, learned": (lambda: STGumbel(LearnedTemperature(1.0, 0.1)), {}),
     "st-gumbel, tensor": (lambda: STGumbel(torch.tensor(0.5)), {}),
     "straight-through": (lambda: StraightThrough(TEMPERATURE), {"reference_gradient": _straight_through_reference}),
+    "reinmax": (ReinMax, {}),
+    "reinmax, tempered": (lambda: ReinMax(1.5), {}),
+    "gumbel-rao": (lambda: GumbelRao(TEMPERATURE), {}),
+    "gumbel-rao, m = 1": (lambda: GumbelRao(TEMPERATURE, num_samples=1), {}),
     "reinforce": (Reinforce, {}),
     "reinforce, running mean": (lambda: Reinforce("running-mean"), {}),
     "reinforce, callable": (lambda: Reinforce(lambda policy: policy.entropy().detach()), {}),
@@ -477,6 +483,35 @@ def test_estimators_are_modules():
 
 def test_repr_shows_the_settings():
     assert repr(RLOO(4)) == "RLOO(num_samples=4)"
+
+
+def test_reinmax_by_hand():
+    logits = torch.tensor([[0.4, -0.3, 0.1]], requires_grad=True)
+    slope = torch.tensor([[1.0, -2.0, 0.5]])
+    policy = FactoredCategorical(logits)
+    one_hot = ReinMax(1.3).sample(policy, noise=torch.tensor([[0.0, 3.0, 0.0]]))
+    assert torch.equal(one_hot.detach(), torch.tensor([[0.0, 1.0, 0.0]]))
+    (one_hot * slope).sum().backward()
+    probs, middle = logits.detach().softmax(-1), 0.5 * ((logits.detach() / 1.3).softmax(-1) + one_hot.detach())
+    torch.testing.assert_close(logits.grad, 2 * _vjp(middle, slope, 1.0) - 0.5 * _vjp(probs, slope, 1.0))
+
+
+def test_gumbel_rao_by_hand():
+    logits = torch.tensor([[0.4, -0.3, 0.1]], requires_grad=True)
+    slope = torch.tensor([[1.0, -2.0, 0.5]])
+    policy = FactoredCategorical(logits)
+    noise = gumbel_noise((4, 1, 3), generator=torch.Generator().manual_seed(0))
+    one_hot = GumbelRao(TEMPERATURE, num_samples=3).sample(policy, noise)
+    assert torch.equal(one_hot.detach(), policy.sample(noise=noise[0]))
+    (one_hot * slope).sum().backward()
+    perturbed = conditional_gumbel(policy.logits.detach(), one_hot.detach(), noise[1:])
+    expected = _vjp((perturbed / TEMPERATURE).softmax(-1), slope).mean(0)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_gumbel_rao_needs_a_sample():
+    with pytest.raises(ValueError, match="num_samples must be at least 1, but got 0"):
+        GumbelRao(num_samples=0)
 
 
 @pytest.mark.parametrize("cls", [GumbelSoftmax, STGumbel, StraightThrough])
