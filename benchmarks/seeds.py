@@ -2,7 +2,7 @@
 
 A row is written to ``<out>.csv`` as each run ends; rows that are there already are not run again, so that a long
 table can be made in several sittings. ``<out>.md`` holds the table: the interquartile mean (IQM, the mean of the middle
-half of the seeds), the worst seed, and the share of a second that each run took.
+half of the seeds), the worst seed, every seed's return, and the time of a run.
 
     python benchmarks/seeds.py --agents gumbel-sac exact-sac --env CartPole-v1 --steps 10000 --seeds 10
 """

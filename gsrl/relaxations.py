@@ -298,14 +298,14 @@ def binary_concrete(
 def replace_value(soft: Tensor, hard: Tensor) -> Tensor:
     """Returns a tensor with the value of ``hard`` and the gradient of ``soft``: the straight-through step.
 
-    Exact for ``hard`` of zeros and ones and ``soft`` in [0, 1], because the sum is taken in this order;
-    ``hard + soft - soft.detach()`` is not. Nothing that autograd saved is written to.
+    Exact wherever ``soft`` is finite, because the difference is taken first; ``hard + soft - soft.detach()`` is not.
+    Nothing that autograd saved is written to.
 
     Args:
         soft: The tensor that is differentiated.
         hard: The value, same shape; no gradient reaches it.
     """
-    return hard.detach() - soft.detach() + soft
+    return hard.detach() + (soft - soft.detach())
 
 
 def _divide(scores: Tensor, temperature: float | Tensor) -> Tensor:

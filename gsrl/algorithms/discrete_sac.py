@@ -240,8 +240,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.policy.generator = self.generator
         self.estimator.to(self.device)
         self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef).to(self.device)
+        uniform = FactoredCategorical(torch.zeros(codec.n, codec.K, dtype=torch.float64), codec.mask)
         self._target_entropy = (
-            self.target_entropy_ratio * sum(math.log(size) for size in codec.sizes)
+            self.target_entropy_ratio * uniform.max_entropy().item()
             if isinstance(self.target_entropy, str)
             else float(self.target_entropy)
         )
@@ -618,10 +619,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
 def _make_entropy_coefficient(ent_coef: str | float) -> EntropyCoefficient:
     """From Stable-Baselines3's notation: ``"auto"``, ``"auto_0.1"`` or a number."""
-    if not isinstance(ent_coef, str):
-        return EntropyCoefficient(float(ent_coef), learned=False)
-    prefix, _, initial = ent_coef.partition("_")
     try:
+        if not isinstance(ent_coef, str):
+            return EntropyCoefficient(float(ent_coef), learned=False)
+        prefix, _, initial = ent_coef.partition("_")
         if prefix != "auto":
             raise ValueError
         return EntropyCoefficient(float(initial) if initial else 1.0, learned=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Noise
 from gsrl.estimators.pathwise import Pathwise
-from gsrl.relaxations import conditional_gumbel, gumbel_noise
+from gsrl.relaxations import conditional_gumbel, gumbel_noise, replace_value
 from gsrl.temperature import Temperature
 
 __all__ = ["GumbelRao", "ReinMax"]
@@ -40,7 +40,7 @@ class ReinMax(Pathwise):
         middle = 0.5 * ((fixed / self._temperature().detach()).softmax(-1) + one_hot)  # pi
         logits = policy.finite_logits
         slope = 2 * _row_softmax_gradient(middle, logits) - 0.5 * _row_softmax_gradient(fixed.exp(), logits)
-        return (one_hot + (slope - slope.detach())).to(policy.logits.dtype)
+        return replace_value(slope, one_hot).to(policy.logits.dtype)
 
 
 class GumbelRao(Pathwise):
@@ -84,7 +84,7 @@ class GumbelRao(Pathwise):
         # The clamp keeps the gradient of a learned temperature finite; the softmax is still 0 there.
         perturbed = perturbed.clamp_min(-1e30) + (logits - logits.detach())
         soft = (perturbed / self._temperature()).softmax(-1).mean(0)
-        return (one_hot + (soft - soft.detach())).to(policy.logits.dtype)
+        return replace_value(soft, one_hot).to(policy.logits.dtype)
 
     @property
     def settings(self) -> dict[str, Any]:

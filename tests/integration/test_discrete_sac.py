@@ -722,7 +722,7 @@ def test_the_running_mean_advances_once_an_update() -> None:
         ({"ent_coef": "automatic"}, "ent_coef must be 'auto', .* but got 'automatic'"),
         ({"ent_coef": "auto_x"}, "ent_coef must be 'auto', .* but got 'auto_x'"),
         ({"ent_coef": "auto_0"}, "ent_coef must be 'auto', .* but got 'auto_0'"),
-        ({"ent_coef": -0.5}, "entropy coefficient must be positive .* but got -0.5"),
+        ({"ent_coef": -0.5}, "ent_coef must be 'auto', .* but got -0.5"),
         ({"estimator": "gumble"}, "name must be one of .* but got 'gumble'"),
         ({"buffer_size": 0}, "buffer_size must be an integer of at least 1, but got 0"),
         ({"learning_starts": -1}, "learning_starts must be an integer of at least 0, but got -1"),
