@@ -5,31 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 from gsrl.estimators.base import Estimator, Noise, Objective
-from gsrl.estimators.exact import Exact
+from gsrl.estimators.control_variate import MuProp, Rebar, Relax
+from gsrl.estimators.coupled import ARM, ARSM, DisARM
+from gsrl.estimators.exact import Exact, LocalExpectation
 from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, StraightThrough
 from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
-from gsrl.estimators.straight_through import GumbelRao, ReinMax
+from gsrl.estimators.straight_through import DecoupledStraightThrough, GappedStraightThrough, GumbelRao, ReinMax
+from gsrl.estimators.unordered_set import UnorderedSet
 
 __all__ = [
+    "ARM",
+    "ARSM",
     "ESTIMATORS",
     "RLOO",
+    "DecoupledStraightThrough",
+    "DisARM",
     "Estimator",
     "Exact",
+    "GappedStraightThrough",
     "GumbelRao",
     "GumbelSoftmax",
+    "LocalExpectation",
+    "MuProp",
     "Noise",
     "Objective",
     "Pathwise",
+    "Rebar",
     "ReinMax",
     "Reinforce",
+    "Relax",
     "STGumbel",
     "ScoreFunction",
     "StraightThrough",
+    "UnorderedSet",
     "make_estimator",
 ]
 
 ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Exact, GumbelSoftmax, STGumbel, StraightThrough, ReinMax, GumbelRao, Reinforce, RLOO)
+    cls.name: cls
+    for cls in (
+        Exact,
+        LocalExpectation,
+        GumbelSoftmax,
+        STGumbel,
+        StraightThrough,
+        DecoupledStraightThrough,
+        GumbelRao,
+        GappedStraightThrough,
+        ReinMax,
+        Reinforce,
+        RLOO,
+        MuProp,
+        Rebar,
+        Relax,
+        ARM,
+        DisARM,
+        ARSM,
+        UnorderedSet,
+    )
 }
 """Every estimator by its name."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gsrl.distributions import FactoredCategorical
 from gsrl.relaxations import gumbel_noise
 
-__all__ = ["Estimator", "Noise", "Objective", "evaluate"]
+__all__ = ["Estimator", "Noise", "Objective", "attach_gradient", "evaluate", "value_and_slope"]
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 """A function of one-hot matrices, ``[M, *batch, n, K] -> [M, *batch]``.
@@ -105,6 +105,16 @@ class Estimator(nn.Module, ABC):
         """The constructor's arguments, so that ``make_estimator(e.name, **e.settings)`` builds an equal estimator."""
         return {}
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "sample":
+            raise AttributeError(f"{self.name} has no differentiable samples: use a pathwise estimator for sample.")
+        if name in ("draw", "surrogate"):
+            raise AttributeError(
+                f"{self.name} has no {name}: it needs the whole matrix of choices at once. "
+                "For decisions taken in sequence use reinforce or rloo."
+            )
+        return super().__getattr__(name)
+
     def extra_repr(self) -> str:
         """The settings that are not modules."""
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not isinstance(v, nn.Module))
@@ -119,3 +129,32 @@ def evaluate(f: Objective, configurations: Tensor) -> Tensor:
             f"{tuple(configurations.shape[:-2])}, but returned shape {tuple(values.shape)}."
         )
     return values
+
+
+def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluates a control variate: ``f`` at fixed ``rows`` and its slope there.
+
+    Args:
+        f: Maps ``[*batch, n, K]`` to ``[*batch]``, each batch row by itself.
+        rows: ``[*batch, n, K]``. Receives no gradient.
+
+    Returns:
+        ``[*batch]`` and ``[*batch, n, K]``, differentiable in what ``f`` captured.
+    """
+    values, pullback = torch.func.vjp(f, rows.detach())  # type: ignore[misc]
+    (slope,) = pullback(torch.ones_like(values))
+    return values, slope
+
+
+def attach_gradient(cost: Tensor, policy: FactoredCategorical, gradient: Tensor) -> Tensor:
+    """Returns the value ``cost``, whose ``backward`` also sends ``gradient`` to the policy's normalised logits.
+
+    In the unnormalised logits this is ``gradient - probs * gradient.sum(-1)``; illegal choices receive nothing.
+
+    Args:
+        cost: ``[*batch]``. Its own gradient is kept.
+        policy: Distribution with batch shape ``[*batch]``.
+        gradient: ``[*batch, n, K]``, finite.
+    """
+    logits = policy.finite_logits
+    return cost + (gradient.detach() * (logits - logits.detach())).sum((-2, -1)).to(cost.dtype)

@@ -102,7 +102,8 @@ class STGumbel(Pathwise):
               \hat g = \tau^{-1}\, y \odot (f'(D) - y \cdot f'(D))
 
     The value is exact in distribution at every temperature; the gradient is biased. One call of ``f``, at a vertex. The
-    variance grows and the bias falls as the temperature falls. Use it when ``f`` must see real choices.
+    variance grows without bound as the temperature falls, while the mean tends to that of ``reinmax`` at temperature 1:
+    the bias does not vanish in general. Use it when ``f`` must see real choices.
 
     Source: Jang et al. 2017 (1611.01144), Section 2.2.
     """

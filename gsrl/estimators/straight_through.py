@@ -1,8 +1,9 @@
-"""Straight-through estimators with less bias or less variance: ReinMax and Gumbel-Rao."""
+"""Straight-through estimators with less bias or less variance."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +11,112 @@ from torch import Tensor
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Noise
 from gsrl.estimators.pathwise import Pathwise
-from gsrl.relaxations import conditional_gumbel, gumbel_noise, replace_value
-from gsrl.temperature import Temperature
+from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise, replace_value
+from gsrl.temperature import Temperature, as_temperature
 
-__all__ = ["GumbelRao", "ReinMax"]
+__all__ = ["DecoupledStraightThrough", "GappedStraightThrough", "GumbelRao", "ReinMax"]
+
+
+class DecoupledStraightThrough(Pathwise):
+    r"""Straight-through with a temperature for the sample and another for its gradient.
+
+    .. math:: D \sim \mathrm{Cat}(\mathrm{softmax}(\theta / \tau_f)), \quad q = \mathrm{softmax}(\theta / \tau_b),
+              \hat g = \tau_b^{-1}\, q \odot (f'(D) - q \cdot f'(D))
+
+    The forward temperature changes the distribution of the samples, so the value, and what is estimated, are E[f] under
+    ``softmax(theta / forward_temperature)``. Biased. One call of ``f``, at a vertex. Use it to sharpen or flatten the
+    samples of a trained policy, or to smooth the gradient, one without the other.
+
+    Source: Shah et al. 2024 (2410.13331, second version).
+
+    Args:
+        forward_temperature: Of the samples; positive, a float or a :class:`gsrl.temperature.Temperature`.
+        backward_temperature: Of the gradient; see :class:`Pathwise`.
+
+    Raises:
+        ValueError: A temperature is not positive.
+    """
+
+    name = "decoupled-st"
+    source = "2410.13331"
+
+    def __init__(
+        self,
+        forward_temperature: float | Temperature = 1.0,
+        backward_temperature: float | Tensor | Temperature = 1.0,
+    ) -> None:
+        super().__init__(backward_temperature)
+        self.forward_temperature = as_temperature(forward_temperature)
+
+    def _sample(self, policy: FactoredCategorical, noise: Tensor) -> Tensor:
+        one_hot = gumbel_max(policy.logits / self.forward_temperature(), noise=noise, validate_args=False)
+        soft = (_legal(policy) / self._temperature()).softmax(-1)
+        return replace_value(soft, one_hot).to(policy.logits.dtype)
+
+    def step(self, cost: Tensor) -> None:
+        """Advances the schedules of both temperatures."""
+        super().step(cost)
+        self.forward_temperature.step()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Both temperatures."""
+        return {"forward_temperature": self.forward_temperature, "backward_temperature": self.temperature}
+
+
+class GappedStraightThrough(Pathwise):
+    r"""Gapped straight-through: a soft sample that is moved, without noise, until it agrees with the hard one.
+
+    .. math:: D \sim \mathrm{Cat}(p), \quad m_1 = (\max\theta - \theta) \odot D, \quad
+              m_2 = (\theta + \mathrm{gap} - \max\theta)_+ \odot (1 - D), \\
+              y = \mathrm{softmax}((\theta + m_1 - m_2) / \tau), \qquad
+              \hat g = \tau^{-1}\, y \odot (f'(D) - y \cdot f'(D))
+
+    The chosen logit is raised to the largest, the others are lowered until they are ``gap`` below it; neither shift
+    receives a gradient. Biased. One call of ``f``, at a vertex. Use it in the place of ``st-gumbel``: given the sample,
+    its gradient has no noise.
+
+    Source: Fan et al. 2022 (2206.07235).
+
+    Args:
+        temperature: See :class:`Pathwise`.
+        gap: At least 0, in units of logits; 1 in the paper (GST-1.0). ``"p"`` takes the mean gap that Gumbel noise
+            would have left, :math:`-\log(1 - p_D) / p_D` (GST-p).
+
+    Raises:
+        ValueError: ``gap`` is negative or another word.
+    """
+
+    name = "gapped-st"
+    source = "2206.07235"
+
+    def __init__(self, temperature: float | Tensor | Temperature = 1.0, gap: float | Literal["p"] = 1.0) -> None:
+        super().__init__(temperature)
+        if gap != "p" and not (isinstance(gap, int | float) and 0 <= gap < math.inf):
+            raise ValueError(f"gap must be 'p' or a finite number of at least 0, but got {gap!r}.")
+        self.gap = gap
+
+    def _sample(self, policy: FactoredCategorical, noise: Tensor) -> Tensor:
+        one_hot = policy.sample(noise=noise)
+        logits = _legal(policy)
+        fixed = logits.detach()
+        largest = fixed.amax(-1, keepdim=True)
+        gap: float | Tensor
+        if self.gap == "p":
+            chosen = (fixed * one_hot).sum(-1, keepdim=True).exp().clamp_min(1e-30)
+            # log(1 - p_D), in the form that is precise on its side of 1/2
+            others = fixed.masked_fill(one_hot > 0, -torch.inf).logsumexp(-1, keepdim=True).clamp_min(-1e3)
+            gap = -torch.where(chosen < 0.5, torch.log1p(-chosen), others) / chosen
+        else:
+            gap = self.gap
+        raised, lowered = (largest - fixed) * one_hot, (fixed + gap - largest).clamp_min(0) * (1 - one_hot)
+        soft = ((logits + raised - lowered) / self._temperature()).softmax(-1)
+        return replace_value(soft, one_hot).to(policy.logits.dtype)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The temperature and the gap."""
+        return {**super().settings, "gap": self.gap}
 
 
 class ReinMax(Pathwise):
@@ -90,6 +193,12 @@ class GumbelRao(Pathwise):
     def settings(self) -> dict[str, Any]:
         """The temperature and the number of conditional draws."""
         return {**super().settings, "num_samples": self.num_samples}
+
+
+def _legal(policy: FactoredCategorical) -> Tensor:
+    """Logits in float32 at least, finite: so low at illegal choices that they have weight 0 at any temperature."""
+    logits = policy.logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp_min(-1e30)
 
 
 def _row_softmax_gradient(probs: Tensor, logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -8,16 +9,26 @@ from torch import Tensor, nn
 
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import (
+    ARM,
+    ARSM,
     ESTIMATORS,
     RLOO,
+    DecoupledStraightThrough,
+    DisARM,
     Exact,
+    GappedStraightThrough,
     GumbelRao,
     GumbelSoftmax,
+    LocalExpectation,
+    MuProp,
     Pathwise,
+    Rebar,
     Reinforce,
     ReinMax,
+    Relax,
     STGumbel,
     StraightThrough,
+    UnorderedSet,
     make_estimator,
 )
 from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
@@ -40,6 +51,32 @@ def _straight_through_reference(logits: Tensor, slope: Tensor, noise: Tensor) ->
     return _vjp((logits / TEMPERATURE).softmax(-1), slope)
 
 
+def _reinmax_reference(logits: Tensor, slope: Tensor, noise: Tensor) -> Tensor:
+    one_hot = gumbel_max(logits, noise=noise)
+    middle = 0.5 * ((logits / 1.5).softmax(-1) + one_hot)
+    return 2 * _vjp(middle, slope, 1.0) - 0.5 * _vjp(logits.softmax(-1), slope, 1.0)
+
+
+def _gapped_reference(logits: Tensor, slope: Tensor, noise: Tensor) -> Tensor:
+    """Given the sample: its logit becomes the largest, every other is at least 1 below."""
+    chosen = gumbel_max(logits, noise=noise).bool()
+    largest = logits.amax(-1, keepdim=True)
+    moved = torch.where(chosen, largest, torch.minimum(logits, largest - 1))
+    return _vjp((moved / TEMPERATURE).softmax(-1), slope)
+
+
+def _relax(n: int, K: int, **settings: Any) -> Any:
+    class Learned(Relax):
+        """Its surrogate starts away from 0, where it would be REINFORCE."""
+
+        def __init__(self):
+            super().__init__(n, K, **settings)
+            for parameter in self.parameters():
+                nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+
+    return Learned, {"supports": lambda factors, choices: (factors, choices) == (n, K)}
+
+
 CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "exact": (Exact, {}),
     "gumbel-softmax": (
@@ -52,7 +89,14 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "st-gumbel, tensor": (lambda: STGumbel(torch.tensor(0.5)), {}),
     "straight-through": (lambda: StraightThrough(TEMPERATURE), {"reference_gradient": _straight_through_reference}),
     "reinmax": (ReinMax, {}),
-    "reinmax, tempered": (lambda: ReinMax(1.5), {}),
+    "reinmax, tempered": (lambda: ReinMax(1.5), {"reference_gradient": _reinmax_reference}),
+    "decoupled-st": (
+        lambda: DecoupledStraightThrough(1.0, TEMPERATURE),
+        {"reference_gradient": _straight_through_reference},
+    ),
+    "gapped-st": (lambda: GappedStraightThrough(TEMPERATURE), {"reference_gradient": _gapped_reference}),
+    "gapped-st, gap p": (lambda: GappedStraightThrough(gap="p"), {}),
+    "gapped-st, learned": (lambda: GappedStraightThrough(LearnedTemperature(1.0, 0.1)), {}),
     "gumbel-rao": (lambda: GumbelRao(TEMPERATURE), {}),
     "gumbel-rao, m = 1": (lambda: GumbelRao(TEMPERATURE, num_samples=1), {}),
     "reinforce": (Reinforce, {}),
@@ -60,6 +104,20 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "reinforce, callable": (lambda: Reinforce(lambda policy: policy.entropy().detach()), {}),
     "rloo": (RLOO, {}),
     "rloo, m = 2": (lambda: RLOO(2), {}),
+    "local-expectation": (LocalExpectation, {}),
+    "muprop": (MuProp, {"soft_rows": True}),
+    "rebar": (Rebar, {"soft_rows": True}),
+    "rebar, cold and weak": (lambda: Rebar(0.3, 0.2), {"soft_rows": True}),
+    "relax": (lambda: Relax(3, 4), {"supports": lambda n, K: (n, K) == (3, 4)}),
+    "relax, learned, 1 x 2": _relax(1, 2),
+    "relax, learned, 1 x 4": _relax(1, 4),
+    "relax, learned, 3 x 2": _relax(3, 2),
+    "arm": (ARM, {"supports": lambda n, K: K == 2}),
+    "disarm": (DisARM, {"supports": lambda n, K: K == 2}),
+    "arsm": (ARSM, {}),
+    # The suite's mask leaves a single configuration of one binary factor, and two of three binary ones.
+    "unordered-set, m = 2": (lambda: UnorderedSet(2), {"supports": lambda n, K: (n, K) != (1, 2)}),
+    "unordered-set, m = 3": (lambda: UnorderedSet(3), {"supports": lambda n, K: K > 2}),
 }
 
 
@@ -551,3 +609,311 @@ def test_calling_an_estimator_is_its_expectation_also_where_that_is_overridden()
             return torch.full(policy.batch_shape, 7.0)
 
     assert Constant()(FactoredCategorical(torch.zeros(1, 2)), lambda choices: choices.sum((-2, -1))) == 7
+
+
+# Two temperatures, and a gap.
+
+
+def test_decoupled_samples_follow_the_forward_temperature_and_gradients_the_backward_one():
+    logits = torch.tensor([[0.8, 0.0, -0.4]], requires_grad=True)
+    slope, noise = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.0, 0.5, 0.0]])
+    # .8 / 2 < .5, so that choice 1 wins; at a forward temperature of 1, choice 0 does.
+    sample = DecoupledStraightThrough(2.0, 0.5).sample(FactoredCategorical(logits), noise)
+    assert torch.equal(sample.detach(), torch.tensor([[0.0, 1.0, 0.0]]))
+    other = DecoupledStraightThrough(1.0, 0.5).sample(FactoredCategorical(logits), noise)
+    assert torch.equal(other.detach(), torch.tensor([[1.0, 0.0, 0.0]]))
+    (sample * slope).sum().backward()
+    torch.testing.assert_close(logits.grad, _vjp((logits.detach() / 0.5).softmax(-1), slope, 0.5))
+
+
+def test_decoupled_schedules_both_advance():
+    forward, backward = ExponentialTemperature(2.0, 0.5, 4), ExponentialTemperature(1.0, 0.5, 4)
+    make_estimator("decoupled-st", forward_temperature=forward, backward_temperature=backward).step(torch.zeros(3))
+    assert forward.count == backward.count == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gap", "moved"),
+    [
+        # The second is raised to .8, the others are lowered to -.2, but for the one that is there already.
+        (1, 1.0, [-0.2, 0.8, -0.4]),
+        # The first is the largest; the second is 0.8 below it, which is not enough.
+        (0, 1.0, [0.8, -0.2, -0.4]),
+        (0, 0.5, [0.8, 0.0, -0.4]),
+    ],
+)
+def test_gapped_by_hand(chosen, gap, moved):
+    logits = torch.tensor([[0.8, 0.0, -0.4]], requires_grad=True)
+    slope, noise = torch.tensor([[1.0, -2.0, 0.5]]), 9 * torch.eye(3)[chosen : chosen + 1]
+    sample = GappedStraightThrough(TEMPERATURE, gap).sample(FactoredCategorical(logits), noise)
+    assert sample.argmax() == chosen
+    (sample * slope).sum().backward()
+    torch.testing.assert_close(logits.grad, _vjp((torch.tensor([moved]) / TEMPERATURE).softmax(-1), slope))
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.2, 0.5, 0.9, 1 - 1e-6])
+def test_gap_p_is_the_mean_gap_of_the_noise(p):
+    # Two choices at a gap large enough to bind: y_D = sigmoid(gap / temperature).
+    logits = torch.tensor([[p, 1 - p]], dtype=torch.float64).log().requires_grad_()
+    sample = GappedStraightThrough(gap="p").sample(FactoredCategorical(logits), torch.tensor([[99.0, 0.0]]))
+    sample[0, 0].backward()
+    gap = max(-math.log1p(-p) / p, math.log(p / (1 - p)))
+    soft = torch.tensor(gap, dtype=torch.float64).sigmoid()
+    torch.testing.assert_close(logits.grad[0, 0], soft * (1 - soft), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gap", [-1.0, math.inf, math.nan, "q"])
+def test_unknown_gap(gap):
+    with pytest.raises(ValueError, match="gap must be 'p' or a finite number of at least 0"):
+        GappedStraightThrough(gap=gap)
+
+
+# Estimators that couple samples.
+
+
+def test_local_expectation_by_hand():
+    # f = 5 a_0 + 7 a_0 b_1; the sample is (0, 1), f = 12. Given b: F_1 = (12, 0). Given a: F_2 = (5, 12).
+    logits = torch.tensor([[1.0, 3.0], [1.0, 1.0]]).log().requires_grad_()
+    f = lambda z: 5 * z[..., 0, 0] + 7 * z[..., 0, 0] * z[..., 1, 1]  # noqa: E731
+    noise = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+    value = LocalExpectation().expectation(FactoredCategorical(logits), f, noise)
+    value.backward()
+    assert value.item() == 12
+    # p_0 p_1 (F_0 - F_1) in each row.
+    torch.testing.assert_close(logits.grad, torch.tensor([[2.25, -2.25], [-1.75, 1.75]]))
+
+
+def test_local_expectation_is_exact_for_one_factor():
+    logits = torch.randn(2, 6, 1, 5, generator=torch.Generator().manual_seed(0))[0].requires_grad_()
+    f = lambda z: (z * torch.arange(5.0)).sum((-2, -1)).exp()  # noqa: E731
+    gradients = []
+    for estimator in (LocalExpectation(), Exact()):
+        value = estimator.expectation(FactoredCategorical(logits), f)
+        gradients.append(torch.autograd.grad(value.sum(), logits)[0])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("logistic", [0.3, -2.0])
+def test_arm_and_disarm_by_hand(logistic):
+    # phi = 1: b = 1[1 + L > 0], b~ = 1[1 - L > 0]; f(1) - f(0) = 3.
+    f = lambda z: 3 * z[..., 0, 1] + 1  # noqa: E731
+    gradients = {}
+    for cls in (ARM, DisARM):
+        logits = torch.tensor([[0.5, 1.5]], requires_grad=True)
+        value = cls().expectation(FactoredCategorical(logits), f, torch.tensor([logistic]))
+        value.backward()
+        gradients[cls] = logits.grad
+        assert value.item() == {0.3: 4.0, -2.0: 2.5}[logistic]
+    if logistic == 0.3:
+        expected = {ARM: 0.0, DisARM: 0.0}  # both samples are 1
+    else:
+        u = torch.tensor(logistic).sigmoid()
+        expected = {ARM: -3 * (u - 0.5), DisARM: 0.5 * 3 * torch.tensor(1.0).sigmoid()}
+    for cls, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[cls] * torch.tensor([[-1.0, 1.0]]))
+
+
+def test_arsm_by_hand():
+    # K = 3, f = (1, 2, 4): every exchange, one at a time, from the definition.
+    logits, noise = torch.tensor([[0.4, -0.3, 0.1]], requires_grad=True), torch.tensor([[1.0, -0.5, 0.2]])
+    costs = torch.tensor([1.0, 2.0, 4.0])
+    value = ARSM().expectation(FactoredCategorical(logits), lambda z: (z * costs).sum((-2, -1)), noise)
+    value.backward()
+    pi = (-noise[0]).exp() / (-noise[0]).exp().sum()
+    table = torch.zeros(3, 3)
+    for c in range(3):
+        for j in range(3):
+            exchanged = pi.clone()
+            exchanged[[c, j]] = pi[[j, c]]
+            table[c, j] = costs[(exchanged.log() - logits.detach()[0]).argmin()]
+    expected = torch.tensor(
+        [sum((table[c, j] - table[:, j].mean()) * (1 / 3 - pi[j]) for j in range(3)) for c in range(3)]
+    )
+    assert value.item() == table[0, 0]
+    torch.testing.assert_close(logits.grad[0], expected)
+
+
+def test_unordered_set_by_hand():
+    # m = 2, S = {a, b}, by the closed forms of the weights.
+    p = torch.tensor([0.5, 0.3, 0.2])
+    logits = p.log().unsqueeze(0).requires_grad_()
+    costs = torch.tensor([1.0, 2.0, 4.0])
+    noise = torch.zeros(1, 2, 3)
+    noise[0, 0] = torch.tensor([9.0, 0.0, 8.0])  # S = {0, 2}
+    value = UnorderedSet(2).expectation(FactoredCategorical(logits), lambda z: (z * costs).sum((-2, -1)), noise)
+    value.backward()
+    a, b = 0, 2
+    both = p[a] * p[b] / (1 - p[a]) + p[a] * p[b] / (1 - p[b])
+    weight = {a: p[b] / (1 - p[a]) / both, b: p[a] / (1 - p[b]) / both}
+    ratio = {(a, b): (1 - p[a]) / p[b], (b, a): (1 - p[b]) / p[a]}
+    expected = torch.zeros(3)
+    for s, other in ((a, b), (b, a)):
+        baseline = p[s] * costs[s] + p[other] * ratio[s, other] * costs[other]
+        expected += p[s] * (torch.eye(3)[s] - p) * weight[s] * (costs[s] - baseline)
+    torch.testing.assert_close(value.detach(), sum(p[s] * weight[s] * costs[s] for s in (a, b)))
+    torch.testing.assert_close(logits.grad[0], expected)
+
+
+def test_unordered_set_of_everything_is_exact():
+    logits = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    f = lambda z: (0.5 + (z * torch.tensor([[1.0, -1.0, 0.5], [2.0, 0.3, -1.0]])).sum((-2, -1))) ** 3  # noqa: E731
+    results = []
+    for estimator in (UnorderedSet(9), Exact()):
+        value = estimator.expectation(FactoredCategorical(logits), f)
+        results.append((value, torch.autograd.grad(value.sum(), logits)[0]))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_unordered_set_draws_different_legal_configurations():
+    mask = torch.tensor([[True, False, False], [True, True, True], [False, True, True]])
+    policy = FactoredCategorical(1e3 * torch.randn(500, 3, 3, generator=torch.Generator().manual_seed(0)), mask)
+    estimator, seen = UnorderedSet(6), []
+    estimator.expectation(policy, lambda z: (seen.append(z), z.sum((-2, -1)))[1])
+    assert not seen[0][..., ~mask].any()
+    code = (seen[0].argmax(-1) * torch.tensor([9, 3, 1])).sum(-1).sort(0).values
+    assert (code.diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("num_samples", [1, 17])
+def test_unordered_set_size(num_samples):
+    with pytest.raises(ValueError, match=f"num_samples must be from 2 to 16, but got {num_samples}"):
+        UnorderedSet(num_samples)
+
+
+def test_unordered_set_needs_enough_configurations():
+    mask = torch.tensor([[[True, True, True]], [[True, False, True]]])
+    f = lambda z: z.sum((-2, -1))  # noqa: E731
+    with pytest.raises(ValueError, match="at most the number of legal configurations, 2 here, but is 3"):
+        UnorderedSet(3).expectation(FactoredCategorical(torch.zeros(2, 1, 3), mask), f)
+    with pytest.raises(ValueError, match="4 here, but is 10"):
+        UnorderedSet().expectation(FactoredCategorical(torch.zeros(2, 2)), f)
+
+
+@pytest.mark.parametrize("cls", [ARM, DisARM])
+def test_binary_estimators_refuse_more_choices(cls):
+    with pytest.raises(ValueError, match="is for binary factors, K = 2, but got K = 3"):
+        cls().expectation(FactoredCategorical(torch.zeros(1, 3)), lambda z: z.sum((-2, -1)))
+
+
+# Control variates.
+
+
+def test_muprop_has_no_variance_for_a_linear_objective():
+    logits, slope = torch.randn(2, 50, 2, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    f = lambda z: (z * slope).sum((-2, -1))  # noqa: E731
+    gradients = []
+    for estimator in (MuProp(), Exact()):
+        leaf = logits.clone().requires_grad_()
+        estimator.expectation(FactoredCategorical(leaf), f).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def _controlled(estimator, parameters, logits, noise, f):
+    """The mean squared estimate, from outside."""
+    leaf = logits.clone().requires_grad_()
+    with torch.no_grad():
+        for parameter, value in zip(estimator.parameters(), parameters, strict=True):
+            parameter.copy_(value)
+    value = estimator.expectation(FactoredCategorical(leaf), f, noise)
+    return torch.autograd.grad(value.sum(), leaf)[0].square().sum((-2, -1)).mean()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("add_objective", [None, False, True])
+def test_controls_descend_the_second_moment_of_the_estimate(add_objective, sign):
+    source = torch.Generator().manual_seed(0)
+    make = Rebar if add_objective is None else lambda: Relax(2, 3, width=4, add_objective=add_objective)
+    estimator = make().double()
+    logits, weights = torch.randn(2, 5, 2, 3, generator=source, dtype=torch.float64).unbind(0)
+    inner = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    f = lambda z: (inner + (z * weights).sum((-2, -1))) ** 3  # noqa: E731
+    noise = estimator.draw_noise(FactoredCategorical(logits), source)
+    parameters = [torch.randn(p.shape, generator=source, dtype=torch.float64) for p in estimator.parameters()]
+    _controlled(estimator, parameters, logits, noise, f)
+
+    policy = FactoredCategorical(logits)
+    (sign * estimator.expectation(policy, f, noise).mean()).backward()
+    for i, parameter in enumerate(estimator.parameters()):
+        flat = parameters[i].flatten()
+        for entry in range(min(flat.numel(), 3)):
+            moved = []
+            for step in (1e-5, -1e-5):
+                changed = [p.clone() for p in parameters]
+                changed[i].view(-1)[entry] += step
+                moved.append(_controlled(make().double(), changed, logits, noise, f))
+            difference = (moved[0] - moved[1]) / 2e-5
+            torch.testing.assert_close(parameter.grad.flatten()[entry], difference, rtol=1e-5, atol=1e-7)
+    # And what is inside f sees the hard sample alone.
+    one_hot = policy.sample(noise=noise)
+    expected = sign * 3 * (inner + (one_hot * weights).sum((-2, -1))).square().mean()
+    torch.testing.assert_close(inner.grad, expected)
+
+
+@pytest.mark.parametrize("make", [lambda: Rebar(eta=0.0), lambda: Relax(1, 4)])
+def test_controls_learn_to_lower_the_variance(make):
+    source = torch.Generator().manual_seed(0)
+    logits = torch.tensor([[1.2, 0.3, -0.5, -1.5]])
+    f = lambda z: 3 + ((z * torch.tensor([1.0, -1.0, 2.0, 3.0])).sum((-2, -1))) ** 2  # noqa: E731
+    estimator = make()
+
+    def variance():
+        leaf = logits.expand(20_000, 1, 4).clone().requires_grad_()
+        value = estimator.expectation(FactoredCategorical(leaf), f, generator=torch.Generator().manual_seed(1))
+        return torch.autograd.grad(value.sum(), leaf)[0].var(0).sum()
+
+    before = variance()
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=2e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        estimator.expectation(FactoredCategorical(logits.expand(32, 1, 4)), f, generator=source).mean().backward()
+        optimizer.step()
+    assert variance() < 0.3 * before
+
+
+def test_frozen_controls_receive_nothing():
+    estimator = Rebar().requires_grad_(False)
+    logits = torch.zeros(4, 1, 3, requires_grad=True)
+    estimator.expectation(FactoredCategorical(logits), lambda z: z[..., 0, 0] ** 2).sum().backward()
+    assert all(parameter.grad is None for parameter in estimator.parameters())
+
+
+def test_the_weights_of_relax_come_from_its_generator():
+    state = torch.get_rng_state()
+    first, second = (Relax(2, 3, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_relax_refuses_another_shape():
+    with pytest.raises(ValueError, match=r"made for \(n, K\) = \(2, 3\), but got a policy of \(2, 4\)"):
+        Relax(2, 3).expectation(FactoredCategorical(torch.zeros(2, 4)), lambda z: z.sum((-2, -1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0, "K": 2}, "n must be at least 1, but got 0"),
+        ({"n": 1, "K": 2, "temperature": 0.0}, "temperature must be positive and finite, but got 0.0"),
+    ],
+)
+def test_relax_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Relax(**arguments)
+
+
+# What an estimator cannot serve, it says.
+
+
+@pytest.mark.parametrize("name", ["arsm", "unordered-set", "local-expectation", "exact", "muprop", "rebar", "disarm"])
+@pytest.mark.parametrize("method", ["draw", "surrogate"])
+def test_estimators_of_the_whole_matrix_have_no_sequences(name, method):
+    estimator = make_estimator(name)
+    assert not hasattr(estimator, method)
+    with pytest.raises(AttributeError, match=f"{name} has no {method}: it needs the whole matrix of choices at once"):
+        getattr(estimator, method)
+
+
+def test_score_function_estimators_have_no_differentiable_samples():
+    with pytest.raises(AttributeError, match="rloo has no differentiable samples"):
+        RLOO().sample(FactoredCategorical(torch.zeros(1, 2)))

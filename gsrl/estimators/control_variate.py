@@ -1,0 +1,274 @@
+"""REINFORCE with control variates that depend on the sample: REBAR, RELAX and MuProp."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators.base import Estimator, Objective, attach_gradient, evaluate, value_and_slope
+
+__all__ = ["MuProp", "Rebar", "Relax", "RelaxedObjective", "RelaxedSurrogate"]
+
+
+class _Minimised(torch.autograd.Function):
+    """Zero, with the gradient of a term to be minimised, whatever the sign with which the zero enters a loss."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(term: Tensor) -> Tensor:
+        return torch.zeros_like(term)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.abs()
+
+
+class _RelaxedControl(Estimator):
+    r"""REINFORCE with a control variate at the perturbed logits, from which the sample itself was made.
+
+    With :math:`z = \log p + G`, :math:`D = \mathrm{onehot}(\arg\max z)` and :math:`\tilde z` drawn given D, the
+    estimate is :math:`(f(D) - c(\tilde z))(D - p) + \nabla_\theta [c(z) - c(\tilde z)]`. Both draws share their
+    randomness, so that :math:`\tilde z = z` in value (memorylessness: :math:`E'_D = E_D / p_D`,
+    :math:`E'_j = E_j - p_j E_D / p_D`), while :math:`\partial \tilde z_j / \partial \log p_j = 1 - e^{z_j - z_D}`. Then
+
+    .. math:: \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \qquad P[v] = v - p \textstyle\sum_k v_k
+
+    The parameters of the control descend the second moment of this estimate.
+    """
+
+    biased = False
+
+    def __init__(self, control: nn.Module) -> None:
+        super().__init__()
+        self.control = control
+
+    def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
+        dtype = policy.logits.dtype
+        # Finite, and still exactly 0 in every softmax where a choice is illegal.
+        perturbed = (policy.logits.detach() + noise).clamp_min(-1e30)
+        largest = perturbed.amax(-1, keepdim=True)
+        one_hot = torch.zeros_like(perturbed).scatter(-1, perturbed.argmax(-1, keepdim=True), 1.0)
+        probs = policy.probs.detach()
+
+        def objective(rows: Tensor) -> Tensor:
+            return evaluate(f, rows.to(dtype).unsqueeze(0)).squeeze(0)
+
+        cost = objective(one_hot)
+
+        def second_moment(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            """Mean over the batch of the squared estimate; and the gradient in the normalised logits."""
+            value, slope = value_and_slope(
+                lambda z: torch.func.functional_call(self.control, parameters, (z, objective)), perturbed
+            )
+            gradient = (cost.detach() - value)[..., None, None] * one_hot + slope * (perturbed - largest).exp()
+            estimate = gradient - probs * gradient.sum(-1, keepdim=True)
+            return estimate.square().sum((-2, -1)).mean(), gradient
+
+        learned = {name: value for name, value in self.control.named_parameters() if value.requires_grad}
+        if not (learned and torch.is_grad_enabled()):
+            return attach_gradient(cost, policy, second_moment({})[1])
+        fixed = {name: value.detach() for name, value in learned.items()}
+        descent, gradient = torch.func.grad(second_moment, has_aux=True)(fixed)
+        term = torch.stack([(descent[name].detach() * value).sum() for name, value in learned.items()]).sum()
+        return attach_gradient(cost, policy, gradient) + _Minimised.apply(term.expand(cost.shape)).to(cost.dtype)
+
+
+class RelaxedObjective(nn.Module):
+    r"""REBAR's control variate, :math:`c(z) = \eta\, f(\mathrm{softmax}(z / \tau))`.
+
+    Args:
+        eta: Its weight.
+        temperature: Of the relaxation, positive.
+    """
+
+    def __init__(self, eta: float, temperature: float) -> None:
+        super().__init__()
+        self.eta = nn.Parameter(torch.tensor(float(eta)))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def forward(self, perturbed: Tensor, objective: Objective) -> Tensor:
+        """Maps perturbed logits ``[*batch, n, K]`` to ``[*batch]``."""
+        return self.eta * objective((perturbed / self.log_temperature.exp()).softmax(-1))
+
+
+class Rebar(_RelaxedControl):
+    r"""REBAR: REINFORCE whose control variate is ``f`` at the relaxed sample.
+
+    .. math:: z = \log p + G, \quad D = \mathrm{onehot}(\arg\max z), \quad c(z) = \eta f(\mathrm{softmax}(z / \tau)),
+              \\ \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \quad P[v] = v - p \textstyle\sum_k v_k
+
+    This is the estimate of the paper with both of its draws, the perturbed logits and those given the sample, coupled
+    so that they agree in value. The variance is about that of independent draws, for two calls of ``f`` in the place of
+    three. Unbiased for every ``eta`` and temperature. One of the calls is at soft rows, where ``f`` must have a
+    gradient. Use it where ``f`` is smooth and bias is not an option.
+
+    ``eta`` and the logarithm of the temperature are parameters. In the same ``backward`` they receive the gradient of
+    the mean squared estimate, whatever the sign of the loss: hand ``parameters()`` to an optimiser to learn them.
+    Parameters inside ``f`` receive the gradient at the hard sample alone.
+
+    Source: Tucker et al. 2017 (1703.07370); the categorical form: Grathwohl et al. 2018 (1711.00123), Appendix.
+
+    Args:
+        eta: Weight of the control variate at the start; 0 is REINFORCE.
+        temperature: At the start; positive.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+
+    name = "rebar"
+    calls = "2"
+    source = "1703.07370"
+
+    def __init__(self, eta: float = 1.0, temperature: float = 1.0) -> None:
+        _check_temperature(temperature)
+        super().__init__(RelaxedObjective(eta, temperature))
+        self._settings: dict[str, Any] = {"eta": eta, "temperature": temperature}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``eta`` and the temperature started from."""
+        return dict(self._settings)
+
+
+class RelaxedSurrogate(nn.Module):
+    r"""RELAX's control variate, :math:`c(z) = r(\mathrm{softmax}(z / \tau))`, or that plus ``f`` at the same rows.
+
+    ``r`` is a multilayer perceptron over the whole matrix. It starts as the constant 0.
+
+    Args:
+        n: Factors.
+        K: Choices of each.
+        width: Of the two hidden layers.
+        temperature: Of the relaxation, positive.
+        add_objective: Whether ``f`` is added.
+        generator: Source of the weights.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        K: int,
+        width: int,
+        temperature: float,
+        add_objective: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.add_objective = add_objective
+        first, second, last = (
+            nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((n * K, width), (width, width), (width, 1))
+        )
+        with torch.no_grad():
+            for layer in (first, second):
+                bound = layer.in_features**-0.5
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
+            last.weight.zero_()
+            last.bias.zero_()
+        self.network = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), last)
+
+    def forward(self, perturbed: Tensor, objective: Objective) -> Tensor:
+        """Maps perturbed logits ``[*batch, n, K]`` to ``[*batch]``."""
+        rows = (perturbed / self.log_temperature.exp()).softmax(-1)
+        value = self.network(rows.flatten(-2).to(self.log_temperature.dtype)).squeeze(-1).to(rows.dtype)
+        return value + objective(rows) if self.add_objective else value
+
+
+class Relax(_RelaxedControl):
+    r"""RELAX: REINFORCE whose control variate is learned.
+
+    .. math:: z = \log p + G, \quad D = \mathrm{onehot}(\arg\max z), \quad c(z) = r_\phi(\mathrm{softmax}(z / \tau)),
+              \\ \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \quad P[v] = v - p \textstyle\sum_k v_k
+
+    Both draws of the paper are coupled, as in :class:`Rebar`. Unbiased whatever the surrogate is. One call of ``f``,
+    which needs no gradient, and one of the surrogate; with ``add_objective`` a second call of ``f``, at soft rows.
+    Use it where ``f`` is the same, or changes slowly, over many updates: the surrogate must have time to learn.
+
+    The surrogate starts as 0, where the estimate is REINFORCE. Its parameters receive, in the same ``backward``, the
+    gradient of the mean squared estimate, whatever the sign of the loss: hand ``parameters()`` to an optimiser.
+
+    Source: Grathwohl et al. 2018 (1711.00123), Eq. 8 and Algorithm 1.
+
+    Args:
+        n: Factors of the policies it will see.
+        K: Choices of each factor.
+        width: Width of the surrogate's two hidden layers.
+        temperature: Of the rows that the surrogate sees, at the start; positive. It is learned.
+        add_objective: Whether ``f`` at the same soft rows is part of the control variate.
+        generator: Source of the surrogate's first weights; torch's default one if None.
+
+    Raises:
+        ValueError: ``temperature`` is not positive; a size is below 1; a policy of another shape is given.
+    """
+
+    name = "relax"
+    calls = "1, or 2 with add_objective"
+    source = "1711.00123 Eq. 8"
+
+    def __init__(
+        self,
+        n: int,
+        K: int,
+        width: int = 32,
+        temperature: float = 1.0,
+        add_objective: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        _check_temperature(temperature)
+        for argument, size in (("n", n), ("K", K), ("width", width)):
+            if size < 1:
+                raise ValueError(f"{argument} must be at least 1, but got {size}.")
+        super().__init__(RelaxedSurrogate(n, K, width, temperature, add_objective, generator))
+        self._settings: dict[str, Any] = {"n": n, "K": K, "width": width, "temperature": temperature, "add_objective": add_objective}
+
+    def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
+        expected, given = (self._settings["n"], self._settings["K"]), tuple(policy.event_shape)
+        if given != expected:
+            raise ValueError(f"relax was made for (n, K) = {expected}, but got a policy of {given}.")
+        return super()._expectation(policy, f, noise)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sizes, what the temperature started from, and whether ``f`` is added."""
+        return dict(self._settings)
+
+
+class MuProp(Estimator):
+    r"""MuProp: REINFORCE whose control variate is ``f`` linearised at the mean of the policy.
+
+    .. math:: c(D) = f(p) + f'(p) \cdot (D - p), \qquad \hat g = (f(D) - c(D))(D - p) + J(p) f'(p),
+              \quad J(q) = \mathrm{diag}(q) - q q^\top \text{ row by row}
+
+    Unbiased; without variance for a linear ``f``. Two calls of ``f``, one of them at soft rows, where it must have a
+    gradient. Use it where ``f`` is nearly linear between the mean and the vertices.
+
+    Source: Gu et al. 2016 (1511.05176).
+    """
+
+    name = "muprop"
+    biased = False
+    calls = "2"
+    source = "1511.05176"
+
+    def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
+        one_hot, probs = policy.sample(noise=noise), policy.probs.detach()
+        cost = evaluate(f, one_hot.unsqueeze(0)).squeeze(0)
+        center, slope = value_and_slope(lambda rows: evaluate(f, rows.unsqueeze(0)).squeeze(0), probs)
+        advantage = cost.detach() - center - (slope * (one_hot - probs)).sum((-2, -1))
+        return attach_gradient(cost, policy, advantage[..., None, None] * one_hot + slope * probs)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive and finite, but got {temperature}.")
