@@ -7,6 +7,7 @@ from gsrl.estimators import Estimator, make_estimator
 from gsrl.heads import ActionHead
 from gsrl.relaxations import binary_concrete, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
 from gsrl.spaces import OneHotCodec
+from gsrl.subsets import SubsetOfK
 
 __all__ = [
     "ActionHead",
@@ -15,6 +16,7 @@ __all__ = [
     "Estimator",
     "FactoredCategorical",
     "OneHotCodec",
+    "SubsetOfK",
     "__version__",
     "binary_concrete",
     "gumbel_max",
