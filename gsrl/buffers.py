@@ -178,12 +178,15 @@ class ReplayBuffer(BaseBuffer):
             newest = self.pos - 1
             self.truncated[newest] = ~self.terminated[newest]
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBatch:
-        """Draw transitions uniformly, with replacement, by the buffer's generator.
+    def sample(
+        self, batch_size: int, env: VecNormalize | None = None, generator: np.random.Generator | None = None
+    ) -> ReplayBatch:
+        """Draw transitions uniformly, with replacement.
 
         Args:
             batch_size: B, the number of transitions.
             env: normalises observations, and each reward before they are summed.
+            generator: of this draw; the buffer's own if None.
 
         Raises:
             ValueError: `batch_size` is below 1 or the buffer is empty.
@@ -192,7 +195,8 @@ class ReplayBuffer(BaseBuffer):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not len(self):
             raise ValueError("cannot sample an empty replay buffer: add a transition first")
-        return self._get_samples(self.generator.integers(len(self), size=batch_size), env)
+        generator = self.generator if generator is None else generator
+        return self._get_samples(generator.integers(len(self), size=batch_size), env)
 
     def _get_samples(  # type: ignore[override]  # the base class names the batches of its own subclasses
         self, batch_inds: np.ndarray, env: VecNormalize | None = None

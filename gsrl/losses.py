@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from gsrl.buffers import ReplayBatch
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Noise
+from gsrl.estimators import Estimator, Noise, Objective
 
 __all__ = [
     "CriticCombination",
     "EntropyCoefficient",
     "SACLoss",
     "actor_loss",
+    "actor_objective",
     "combine_critics",
     "critic_loss",
     "entropy_coefficient_loss",
@@ -119,6 +120,20 @@ def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_
         old = q_target.detach()
         error = torch.maximum(error, (old + (q - old).clamp(-q_clip, q_clip) - target).square())
     return 0.5 * q.shape[0] * error.mean()
+
+
+def actor_objective(values: Tensor, critics: CriticCombination) -> Objective:
+    """What the actor maximises beside its entropy: the combined critics' value of one-hot matrices.
+
+    Args:
+        values: ``[C, B, n, K]``. Receive no gradient.
+        critics: See :func:`combine_critics`.
+
+    Returns:
+        A function ``[M, B, n, K] -> [M, B]``.
+    """
+    combined = combine_critics(values.detach(), critics)
+    return lambda one_hot: q_value(combined, one_hot)
 
 
 def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
@@ -250,8 +265,7 @@ class SACLoss(nn.Module):
         loss_critic = critic_loss(q, target, q_target=q_target, q_clip=self.q_clip)
 
         policy = self.actor(batch.observations)
-        actor_values = combine_critics(values.detach(), self.critics)
-        expected_q = self.estimator.expectation(policy, lambda one_hot: q_value(actor_values, one_hot), noise)
+        expected_q = self.estimator.expectation(policy, actor_objective(values, self.critics), noise)
         entropy = policy.entropy()
         loss_actor = actor_loss(expected_q, entropy, ent_coef)
 

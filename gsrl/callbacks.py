@@ -1,0 +1,138 @@
+"""Callbacks for Stable-Baselines3: which gradient estimator's bias bites, and when, while an agent learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from gsrl.algorithms import DiscreteSAC
+from gsrl.buffers import ReplayBuffer
+from gsrl.diagnostics import Comparison, CriticSlope, compare, critic_slope
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, make_estimator
+from gsrl.losses import actor_objective
+
+__all__ = ["GradientDiagnosticsCallback"]
+
+DEFAULT_ESTIMATORS = ("st-gumbel", "gumbel-softmax", "straight-through", "reinmax", "reinforce", "rloo")
+"""What is compared unless the user says otherwise, beside the agent's own estimator."""
+
+STATISTICS = ("relative_bias", "relative_bias_error", "variance", "snr", "cosine")
+"""What is logged of each estimator: fields of :class:`gsrl.diagnostics.EstimatorStatistics`."""
+
+
+class GradientDiagnosticsCallback(BaseCallback):
+    r"""Measures gradient estimators on the live actor and critics of a :class:`gsrl.DiscreteSAC`, and logs the figures.
+
+    Every ``every`` environment steps, once updates have begun, states are drawn from the replay buffer. At these,
+    :func:`gsrl.diagnostics.compare` measures estimates of
+    :math:`\nabla_\theta \sum_s \mathbb{E}_{D \sim \pi_\theta(\cdot | s)}[Q(s, D)]` in the actor's logits, with Q as the
+    actor sees it, against the exact gradient; :func:`gsrl.diagnostics.critic_slope` measures Q's slope at actions of
+    the policy. The figures go to the agent's logger, at the step they belong to:
+
+    - ``gradients/<estimator>/...``: relative_bias, and relative_bias_error, which an unbiased estimator would show for
+      want of samples; variance, snr and cosine. Not on the console, where so many lines drown the others.
+    - ``gradients/norm``: norm of the exact gradient, of all states together.
+    - ``gradients/critic_slope/...``: the fields of :class:`gsrl.diagnostics.CriticSlope`.
+
+    The training is not disturbed: with the callback it gives the same parameters, bit for bit. The callback's random
+    numbers depend on ``seed`` and the step alone, so that a resumed training measures the same.
+
+    Args:
+        every: Environment steps between measurements.
+        estimators: As in :func:`gsrl.diagnostics.compare`. None: the agent's own as it stands, its temperature or
+            baseline included, and :data:`DEFAULT_ESTIMATORS` with their default settings; the agent's own takes the
+            place of the one with its name.
+        num_samples: Estimates drawn of each estimator, at least 2.
+        batch_size: States drawn, with replacement.
+        seed: Of the states, actions and noise; not negative.
+
+    Attributes:
+        comparison: The last :class:`gsrl.diagnostics.Comparison`, for its table or figure; None before the first.
+
+    Raises:
+        TypeError: When training starts: the agent is not a :class:`gsrl.DiscreteSAC`, or ``estimators`` is of another
+            kind.
+        ValueError: An argument is out of range; when training starts: an estimator is unknown or refuses the agent's
+            action space.
+    """
+
+    model: DiscreteSAC
+
+    def __init__(
+        self,
+        every: int = 1000,
+        estimators: Mapping[str, Estimator | str] | Sequence[Estimator | str] | None = None,
+        *,
+        num_samples: int = 200,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, lowest in (
+            ("every", every, 1),
+            ("num_samples", num_samples, 2),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(value, int | np.integer) or value < lowest:
+                raise ValueError(f"{name} must be an integer of at least {lowest}, but got {value!r}.")
+        self.every = every
+        self.estimators = estimators
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.comparison: Comparison | None = None
+
+    def init_callback(self, model: BaseAlgorithm) -> None:
+        """Takes the agent; Stable-Baselines3 calls this when training starts."""
+        if not isinstance(model, DiscreteSAC):
+            raise TypeError(f"model must be a gsrl.DiscreteSAC, but got {type(model).__name__}.")
+        super().init_callback(model)
+
+    def _init_callback(self) -> None:
+        # What does not fit is refused now, not by the first measurement, which may be hours away.
+        head = self.model.policy.actor.head
+        uniform = FactoredCategorical(torch.zeros(1, head.codec.n, head.codec.K, device=self.model.device), head.mask)
+        compare(uniform, lambda one_hot: one_hot[..., 0].sum(-1), self._estimators(), num_samples=2, measure_cost=False)
+
+    def _on_step(self) -> bool:
+        # Steps are counted over all environments: the first at or past each multiple of `every` is due.
+        due = self.num_timesteps % self.every < self.model.n_envs
+        if due and self.model._n_updates > 0 and self.model.replay_buffer:
+            self._log(*self._measure(self.model.replay_buffer))
+        return True
+
+    def _estimators(self) -> Mapping[str, Estimator | str] | Sequence[Estimator | str]:
+        if self.estimators is not None:
+            return self.estimators
+        own = self.model.estimator
+        return {name: make_estimator(name) for name in DEFAULT_ESTIMATORS} | {own.name: own}
+
+    def _measure(self, buffer: ReplayBuffer) -> tuple[Comparison, CriticSlope]:
+        generator = np.random.default_rng([self.seed, self.num_timesteps])
+        noise_seed = int(generator.integers(2**63))
+        observations = buffer.sample(self.batch_size, self.model.get_vec_normalize_env(), generator).observations
+        with torch.no_grad():
+            policy = self.model.policy.actor(observations)
+            f = actor_objective(self.model.policy.critic(observations), self.model.critics)
+        comparison = compare(policy, f, self._estimators(), self.num_samples, seed=noise_seed, measure_cost=False)
+        one_hot = policy.sample(generator=torch.Generator(self.model.device).manual_seed(noise_seed))
+        return comparison, critic_slope(f, one_hot, policy.mask)
+
+    def _log(self, comparison: Comparison, slope: CriticSlope) -> None:
+        self.comparison = comparison
+        self.logger.record("gradients/norm", comparison.gradient_norm)
+        for name, value in asdict(slope).items():
+            self.logger.record(f"gradients/critic_slope/{name}", value)
+        for row in comparison.rows:
+            for name in STATISTICS:
+                self.logger.record(f"gradients/{row.estimator}/{name}", getattr(row, name), exclude="stdout")
+        # As in Stable-Baselines3's EvalCallback: written now, at the step that was measured.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
