@@ -1,8 +1,9 @@
-"""Train and evaluate the agents of the zoo.
+"""Train and evaluate the agents of the zoo, and measure gradient estimators.
 
-  python run_agent.py train   train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
-  python run_agent.py eval    evaluate the model of a run
-  python run_agent.py list    list the agents and where they are tuned
+  python run_agent.py train      train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
+  python run_agent.py eval       evaluate the model of a run
+  python run_agent.py gradients  measure gradient estimators, on a test problem or on the agent of a run
+  python run_agent.py list       list the agents and where they are tuned
 
 Each command has --help; `train --agent X --env Y --help` shows the settings of that agent, tuned for that environment.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,15 +21,17 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 try:
+    import torch
     import tyro
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, defaults, get_agent, nearest
+    from agents import AGENTS, defaults, get_agent, gradients, nearest
     from agents.common import UsageError
     from agents.environments import check_environment
     from agents.runs import Config, DivergenceError, evaluate_run, is_run, new_folder, resume, start
     from gsrl.checkpoint import CheckpointError
+    from gsrl.diagnostics import Comparison
 except ModuleNotFoundError as error:
     # Only a missing dependency is answered so; a broken module of ours shows its traceback.
     if error.name and error.name.partition(".")[0] in ("agents", "envs", "gsrl"):
@@ -41,6 +45,9 @@ __all__ = ["main"]
 
 PROGRAM = "run_agent.py"
 RUNS = Path("runs")
+
+LEFT_OUT_FIRST = ("memory", "of mean", "mse", "time", "snr")
+"""Columns of the table of gradients that a narrow console does without, in this order."""
 
 Settings = TypeVar("Settings")
 
@@ -78,6 +85,35 @@ class EvalOptions:
 
 
 @dataclass(frozen=True)
+class GradientsOptions:
+    """Measure gradient estimators against the exact gradient: bias, variance, cosine, calls, time and memory.
+
+    On a test problem; or on the actor of a run, at observations of its replay, with its critics as the objective.
+    """
+
+    objective: str | None = None
+    """Test problem: quadratic, cubic, bernoulli or polynomial; None: quadratic, unless there is a --run."""
+    n: int | None = None
+    """Factors, of cubic and polynomial; None for the problem's own."""
+    K: int | None = None
+    """Choices of each factor, of quadratic and cubic; None for the problem's own."""
+    exponent: float | None = None
+    """Exponent, of bernoulli and polynomial; None for the problem's own."""
+    run: Path | None = None
+    """Folder of a run of a soft actor-critic agent, in the place of a test problem."""
+    estimators: tuple[str, ...] = ()
+    """Estimators by name; none: every one that fits."""
+    temperature: float = 1.0
+    """Temperature of the relaxations."""
+    num_samples: int = 10_000
+    """Estimates drawn of each estimator."""
+    seed: int = 0
+    """Seed of all noise."""
+    out: Path | None = None
+    """Folder of table and picture; None for runs/gradients_<objective>, or the folder of the run."""
+
+
+@dataclass(frozen=True)
 class ListOptions:
     """List the agents and the environments they are tuned for."""
 
@@ -95,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return 0
-    commands = {"train": _train, "eval": _evaluate, "list": _list}
+    commands = {"train": _train, "eval": _evaluate, "gradients": _gradients, "list": _list}
     # Without a command, options are those of train.
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     try:
@@ -203,6 +239,62 @@ def _evaluate(argv: list[str]) -> int:
     table.add_row(str(len(returns)), *(f"{number:.1f}" for number in numbers))
     Console().print(table)
     return 0
+
+
+def _gradients(argv: list[str]) -> int:
+    options = tyro.cli(GradientsOptions, prog=f"{PROGRAM} gradients", args=argv)
+    if not 0 < options.temperature < math.inf:
+        raise UsageError(f"--temperature must be positive and finite, but got {options.temperature}")
+    if options.num_samples < 2:
+        raise UsageError(f"--num-samples must be at least 2, but got {options.num_samples}")
+    if not 0 <= options.seed < 2**31:
+        raise UsageError(f"--seed must be at least 0 and below 2**31, but got {options.seed}")
+    torch.set_num_threads(1)  # small tensors are fastest so, and sums have one order
+
+    values = {"n": options.n, "K": options.K, "exponent": options.exponent}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.run is None:
+        problem = gradients.make_problem(options.objective or "quadratic", given)
+        folder = options.out or RUNS / f"gradients_{problem.name}"
+    else:
+        if options.objective is not None or given:
+            raise UsageError("--run takes the place of a test problem: leave --objective, --n, --K and --exponent out")
+        problem = gradients.load_problem(options.run, options.seed)
+        folder = options.out or options.run
+    *_, n, K = problem.logits.shape
+    estimators = gradients.choose_estimators(options.estimators, n, K, options.temperature)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder} cannot be a folder: {error.strerror}") from error
+
+    title = f"{problem.name}, n = {n}, K = {K}"
+    print(f"measuring {len(estimators)} estimators on {title}", file=sys.stderr)
+    comparison = gradients.measure(problem, estimators, options.num_samples, options.seed, progress=sys.stderr.isatty())
+    comparison.to_csv(folder / "gradients.csv")
+    comparison.figure(folder / "gradients.png", title)
+    console = Console()
+    console.print(_fitted(comparison, title, console))
+    print(gradients.describe(estimators, options.temperature))
+    if options.run is not None:
+        slope = gradients.slope_at_actions(problem, options.seed)
+        print(
+            "slope of the critics against their differences between actions: "
+            f"relative error {slope.relative_error:.3g}, cosine {slope.cosine:.3g}, "
+            f"same sign {slope.sign_agreement:.0%}, scale {slope.scale:.3g}"
+        )
+    print(f"  all columns  {folder / 'gradients.csv'}\n  picture      {folder / 'gradients.png'}")
+    return 0
+
+
+def _fitted(comparison: Comparison, title: str, console: Console) -> Table:
+    """The table, without the columns that the console has no room for."""
+    wide = console.options.update(max_width=1000)
+    for left_out in range(len(LEFT_OUT_FIRST) + 1):
+        table = comparison.table(title, without=LEFT_OUT_FIRST[:left_out])
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
+    return table
 
 
 def _list(argv: list[str]) -> int:
