@@ -18,6 +18,7 @@ All functions share these conventions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -102,20 +103,12 @@ def masked_logits(logits: Tensor, mask: Tensor | None = None, *, validate_args: 
         raise ValueError(f"logits must have a last dimension of at least one choice, but got shape {_shape(logits)}.")
     if mask is not None:
         _check_mask(mask, logits)
-    if validate_args and is_concrete(logits) and bool((logits.isnan() | logits.isposinf()).any()):
-        raise ValueError(f"logits must be finite or -inf, but found invalid values:\n{logits}")
-    logits = logits.to(_compute_dtype(logits))
+    legal = _cast(logits, _compute_dtype(logits))
     if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    if validate_args and is_concrete(logits):
-        empty = logits.isneginf().all(-1)
-        if bool(empty.any()):
-            rows = [tuple(row) for row in empty.nonzero()[:5].tolist()]
-            raise ValueError(
-                f"mask must leave a legal choice in every row of logits, shape {_shape(logits)}, "
-                f"but {int(empty.sum())} have none; first rows {rows}."
-            )
-    return logits
+        legal = legal.masked_fill(~mask, -torch.inf)
+    if validate_args and is_concrete(legal):
+        _check_values(logits, mask, legal)
+    return legal
 
 
 def gumbel_max(
@@ -142,7 +135,7 @@ def gumbel_max(
         ValueError: As :func:`masked_logits`; ``noise`` has another shape.
     """
     perturbed = masked_logits(logits, mask, validate_args=validate_args) + _gumbel(logits, noise, generator)
-    return _one_hot(perturbed.detach()).to(logits.dtype)
+    return _cast(_one_hot(perturbed), logits.dtype)
 
 
 def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
@@ -203,8 +196,8 @@ def gumbel_softmax(
     perturbed = masked_logits(logits, mask, validate_args=validate_args) + _gumbel(logits, noise, generator)
     soft = _divide(perturbed, temperature).softmax(-1)
     if hard:
-        soft = replace_value(soft, _one_hot(perturbed.detach()))
-    return soft.to(logits.dtype)
+        soft = _harden(soft, _one_hot(perturbed))
+    return _cast(soft, logits.dtype)
 
 
 def straight_through(
@@ -239,8 +232,8 @@ def straight_through(
     """
     _check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    hard = _one_hot((legal + _gumbel(logits, noise, generator)).detach())
-    return replace_value(_divide(legal, temperature).softmax(-1), hard).to(logits.dtype)
+    hard = _one_hot(legal + _gumbel(logits, noise, generator))
+    return _cast(_harden(_divide(legal, temperature).softmax(-1), hard), logits.dtype)
 
 
 def binary_concrete(
@@ -286,13 +279,13 @@ def binary_concrete(
     if noise is None:
         noise = logistic_noise(logits.shape, generator=generator, device=logits.device)
     _check_noise(noise, logits)
-    perturbed = logits.to(_compute_dtype(logits)) + noise
+    perturbed = _cast(logits, _compute_dtype(logits)) + noise
     if mask is not None:
         perturbed = perturbed.masked_fill(~mask, -torch.inf)
     soft = _divide(perturbed, temperature).sigmoid()
     if hard:
-        soft = replace_value(soft, (perturbed.detach() > 0).to(soft.dtype))
-    return soft.to(logits.dtype)
+        soft = _harden(soft, (perturbed > 0).to(soft.dtype))
+    return _cast(soft, logits.dtype)
 
 
 def replace_value(soft: Tensor, hard: Tensor) -> Tensor:
@@ -308,15 +301,24 @@ def replace_value(soft: Tensor, hard: Tensor) -> Tensor:
     return hard.detach() + (soft - soft.detach())
 
 
+def _harden(soft: Tensor, hard: Tensor) -> Tensor:
+    """:func:`replace_value` for a ``soft`` in [0, 1] and a ``hard`` of zeros and ones: exact, with one node fewer."""
+    return (hard - soft.detach()) + soft
+
+
 def _divide(scores: Tensor, temperature: float | Tensor) -> Tensor:
     """``scores / temperature``, with a finite gradient for the temperature where a score is ``-inf``."""
-    if isinstance(temperature, Tensor) and temperature.requires_grad:
-        scores = scores.clamp_min(-1e30)  # its softmax is still exactly 0
+    if isinstance(temperature, Tensor):
+        if temperature.requires_grad:
+            scores = scores.clamp_min(-1e30)  # its softmax is still exactly 0
+    elif temperature == 1:
+        return scores  # the same numbers, without two kernels
     return scores / temperature
 
 
 def _one_hot(scores: Tensor) -> Tensor:
-    """One-hot of the first maximum of every row."""
+    """One-hot of the first maximum of every row, without gradient."""
+    # Not scatter_, which torch.func.vmap runs row by row.
     return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
@@ -325,6 +327,11 @@ def _gumbel(logits: Tensor, noise: Tensor | None, generator: torch.Generator | N
         return gumbel_noise(logits.shape, generator=generator, device=logits.device)
     _check_noise(noise, logits)
     return noise
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, which takes a microsecond even where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _compute_dtype(logits: Tensor) -> torch.dtype:
@@ -338,6 +345,23 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def _check_logits(logits: Tensor) -> None:
     if not torch.is_floating_point(logits):
         raise ValueError(f"logits must be a floating-point tensor, but got dtype {logits.dtype}.")
+
+
+def _check_values(logits: Tensor, mask: Tensor | None, legal: Tensor) -> None:
+    """Refuses NaN and ``+inf`` in ``logits``, and rows of ``legal``, the masked logits, without a legal choice."""
+    # A finite sum settles the usual case in one pass. Any other, one that overflowed too, calls for a close look.
+    finite = math.isfinite((legal if mask is None else logits).detach().sum().item())
+    if finite and (mask is None or math.isfinite(legal.detach().amax(-1).sum().item())):
+        return
+    if bool((logits.isnan() | logits.isposinf()).any()):
+        raise ValueError(f"logits must be finite or -inf, but found invalid values:\n{logits}")
+    empty = legal.isneginf().all(-1)
+    if bool(empty.any()):
+        rows = [tuple(row) for row in empty.nonzero()[:5].tolist()]
+        raise ValueError(
+            f"mask must leave a legal choice in every row of logits, shape {_shape(logits)}, "
+            f"but {int(empty.sum())} have none; first rows {rows}."
+        )
 
 
 def _check_noise(noise: Tensor, logits: Tensor) -> None:

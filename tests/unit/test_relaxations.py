@@ -108,6 +108,16 @@ def test_hard_samples_are_exactly_one_hot(name, dtype):
     assert torch.equal(sample, torch.nn.functional.one_hot(index, 4).to(dtype))
 
 
+@pytest.mark.parametrize("name", ["gumbel_softmax, hard", "straight_through"])
+def test_hard_samples_are_exact_where_all_soft_values_are_small(name):
+    # 1 - y is then rounded, which must not show once y is added again.
+    for choices in (2, 3, 10, 300):
+        logits = normal(5000, choices).requires_grad_()
+        sample = CATEGORICAL[name](logits, 5.0, generator=generator(1))
+        assert ((sample == 0) | (sample == 1)).all()
+        assert (sample.sum(-1) == 1).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_hard_binary_samples_are_exactly_zero_or_one(dtype):
     logits = (10 * normal(100_000)).to(dtype)
@@ -312,6 +322,22 @@ def test_masked_binary_choice_is_zero(name):
     assert not logits.grad[:, 1].any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True])], ids=["no mask", "mask"])
+def test_logits_with_an_overflowing_sum_are_accepted(mask, dtype):
+    logits = torch.full((4, 3), torch.finfo(dtype).max, dtype=dtype)
+    for sign in (1, -1):
+        assert torch.equal(
+            masked_logits(sign * logits, mask).isneginf()[0], torch.tensor([False, mask is not None, False])
+        )
+
+
+@pytest.mark.parametrize("name", CATEGORICAL)
+def test_no_rows_are_accepted(name):
+    for mask in (None, torch.ones(3, dtype=torch.bool)):
+        assert CATEGORICAL[name](torch.zeros(0, 3), mask=mask).shape == (0, 3)
+
+
 def test_masked_logits():
     logits = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float16)
     masked = masked_logits(logits, torch.tensor([True, False, True]))
@@ -351,6 +377,14 @@ def test_temperature_must_be_positive(name, temperature):
 def test_infinite_logits_are_refused(name):
     with pytest.raises(ValueError, match=r"logits must be finite or -inf.*\n.*inf"):
         CATEGORICAL[name](torch.tensor([[0.0, math.inf]]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", CATEGORICAL)
+def test_invalid_logits_are_refused_where_the_mask_hides_them(name, value):
+    for row in ([0.0, value], [-math.inf, value]):
+        with pytest.raises(ValueError, match="logits must be finite or -inf, but found invalid values"):
+            CATEGORICAL[name](torch.tensor([[0.0, 0.0], row]), mask=torch.tensor([True, False]))
 
 
 @pytest.mark.parametrize("name", CATEGORICAL)
@@ -393,6 +427,13 @@ def test_vmap_and_grad(name):
         torch.testing.assert_close(gradients[row], leaf.grad)
 
 
+def test_vmap_of_masks():
+    logits, masks = normal(4), torch.tensor([[True, True, False, True], [False, True, False, True]])
+    rows = torch.func.vmap(lambda mask: masked_logits(logits, mask))(masks)
+    assert torch.equal(rows, logits.masked_fill(~masks, -torch.inf))
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")
 @pytest.mark.parametrize("name", ALL)
 def test_vmap_of_samples(name):
     logits, noise = normal(5, 2, 4), noise_for(name, torch.Size((5, 2, 4)))
