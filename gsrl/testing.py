@@ -34,6 +34,7 @@ class _Subject:
     soft_rows: bool
     soft_value: bool
     reference_gradient: Callable[[Tensor, Tensor, Noise], Tensor] | None
+    sampled_logits: Callable[[Tensor], Tensor]
 
     def shapes(self, shapes: tuple[tuple[int, int], ...] = _SHAPES) -> list[tuple[int, int]]:
         return [(n, K) for n, K in shapes if self.supports(n, K)]
@@ -58,6 +59,7 @@ def check_estimator(
     soft_rows: bool = False,
     soft_value: bool = False,
     reference_gradient: Callable[[Tensor, Tensor, Noise], Tensor] | None = None,
+    sampled_logits: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> None:
     """Checks every promise of :class:`gsrl.estimators.Estimator`, and stops at the first broken one.
 
@@ -77,6 +79,8 @@ def check_estimator(
             gradient of parameters inside ``f`` are then not checked.
         reference_gradient: The closed form of a pathwise estimate: maps ``logits``, the slope of ``f`` (both
             ``[*batch, n, K]``) and the noise to the gradient ``[*batch, n, K]``.
+        sampled_logits: Maps the policy's logits to those that samples are drawn from, where they differ: divided by a
+            forward temperature. The expectation meant above is the one under these.
 
     Raises:
         ConformanceError: A promise is broken; the message says which.
@@ -84,7 +88,7 @@ def check_estimator(
     """
     if not any(supports(n, K) for n, K in _SHAPES):
         raise ValueError(f"supports must accept one of the shapes (n, K) in {_SHAPES}, but accepts none.")
-    subject = _Subject(make, supports, soft_rows or soft_value, soft_value, reference_gradient)
+    subject = _Subject(make, supports, soft_rows or soft_value, soft_value, reference_gradient, sampled_logits)
     for check in _CHECKS:
         for broken in check(subject):
             raise ConformanceError(f"{type(make()).__name__}: {broken}")
@@ -184,7 +188,7 @@ def _statistics(subject: _Subject) -> Iterator[str]:
             estimator = subject.make()
             logits = _logits(n, K).double()
             offset = torch.full((), 0.5, dtype=torch.float64)
-            exact = _exact(logits, offset, mask)
+            exact = _exact(logits, offset, mask, subject.sampled_logits)
 
             rows = logits.expand(_DRAWS, n, K).clone().requires_grad_()
             offsets = offset.expand(_DRAWS).clone().requires_grad_()
@@ -337,11 +341,14 @@ def _total(estimator: Estimator, f: Objective, logits: Tensor, noise: Noise) -> 
     return estimator.expectation(FactoredCategorical(logits), f, noise).sum()
 
 
-def _exact(logits: Tensor, offset: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _exact(
+    logits: Tensor, offset: Tensor, mask: Tensor | None, sampled_logits: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """E[f], its gradient in the logits and its derivative in the offset, by enumeration, in no one else's code."""
     n, K = logits.shape
     logits, offset = logits.clone().requires_grad_(), offset.clone().requires_grad_()
-    probs = (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(-1)
+    sampled = sampled_logits(logits)
+    probs = (sampled if mask is None else sampled.masked_fill(~mask, -torch.inf)).softmax(-1)
     choices = torch.tensor(list(itertools.product(range(K), repeat=n)))
     configurations = torch.nn.functional.one_hot(choices, K).to(logits)
     value = ((probs * configurations).sum(-1).prod(-1) * _objective(n, K, offset)(configurations)).sum()

@@ -230,7 +230,13 @@ class Relax(_RelaxedControl):
             if size < 1:
                 raise ValueError(f"{argument} must be at least 1, but got {size}.")
         super().__init__(RelaxedSurrogate(n, K, width, temperature, add_objective, generator))
-        self._settings: dict[str, Any] = {"n": n, "K": K, "width": width, "temperature": temperature, "add_objective": add_objective}
+        self._settings: dict[str, Any] = {
+            "n": n,
+            "K": K,
+            "width": width,
+            "temperature": temperature,
+            "add_objective": add_objective,
+        }
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         expected, given = (self._settings["n"], self._settings["K"]), tuple(policy.event_shape)

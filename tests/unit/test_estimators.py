@@ -94,6 +94,10 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: DecoupledStraightThrough(1.0, TEMPERATURE),
         {"reference_gradient": _straight_through_reference},
     ),
+    "decoupled-st, forward": (
+        lambda: DecoupledStraightThrough(2.0, TEMPERATURE),
+        {"reference_gradient": _straight_through_reference, "sampled_logits": lambda logits: logits / 2},
+    ),
     "gapped-st": (lambda: GappedStraightThrough(TEMPERATURE), {"reference_gradient": _gapped_reference}),
     "gapped-st, gap p": (lambda: GappedStraightThrough(gap="p"), {}),
     "gapped-st, learned": (lambda: GappedStraightThrough(LearnedTemperature(1.0, 0.1)), {}),
@@ -143,6 +147,12 @@ class LogitsTwice(_Broken):
 class OneNoiseForAllFactors(_Broken):
     def _sample(self, policy, noise):
         return gumbel_softmax(policy.logits, hard=True, noise=noise[..., :1, :].expand(noise.shape))
+
+
+class SlopeTwice(_Broken):
+    def _sample(self, policy, noise):
+        sample = super()._sample(policy, noise)
+        return 2 * sample - sample.detach()
 
 
 class SavedTensorOverwritten(_Broken):
@@ -216,6 +226,15 @@ class RowsMixed(_Broken):
 class FloatSample(_Broken):
     def _sample(self, policy, noise):
         return super()._sample(policy, noise).float()
+
+
+class ForwardTemperatureAfterTheNoise(DecoupledStraightThrough):
+    """The arg max does not see it."""
+
+    def _sample(self, policy, noise):
+        hard = gumbel_max((policy.logits + noise) / self.forward_temperature(), noise=torch.zeros_like(noise))
+        soft = (policy.logits / self._temperature()).softmax(-1)
+        return hard + (soft - soft.detach())
 
 
 class Unnamed(_Broken):
@@ -292,6 +311,7 @@ class ReadsValues(_Broken):
 BROKEN = {
     LogitsTwice: "value must have the mean",
     OneNoiseForAllFactors: "value must have the mean",
+    SlopeTwice: "closed form",
     SavedTensorOverwritten: "closed form",
     TemperatureForgotten: "closed form",
     SoftValue: "exactly one-hot",
@@ -326,6 +346,11 @@ def test_suite_refuses(broken):
     reference = _gumbel_reference if BROKEN[broken] == "closed form" else None
     with pytest.raises(ConformanceError, match=f"{broken.__name__}: .*({BROKEN[broken]})"):
         check_estimator(make, reference_gradient=reference)
+
+
+def test_suite_refuses_a_forward_temperature_after_the_noise():
+    with pytest.raises(ConformanceError, match="value must have the mean"):
+        check_estimator(lambda: ForwardTemperatureAfterTheNoise(2.0), sampled_logits=lambda logits: logits / 2)
 
 
 def test_suite_refuses_an_estimator_that_reads_values_under_torch_func():
