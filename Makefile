@@ -25,8 +25,9 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## time one update of the learner
+bench: $(INSTALLED) ## time one update of the learner, and the samplers
 	$(BIN)/python benchmarks/update_speed.py $(ARGS)
+	$(BIN)/python benchmarks/sampler_speed.py $(ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -24,8 +24,9 @@ class DecoupledStraightThrough(Pathwise):
               \hat g = \tau_b^{-1}\, q \odot (f'(D) - q \cdot f'(D))
 
     The forward temperature changes the distribution of the samples, so the value, and what is estimated, are E[f] under
-    ``softmax(theta / forward_temperature)``. Biased. One call of ``f``, at a vertex. Use it to sharpen or flatten the
-    samples of a trained policy, or to smooth the gradient, one without the other.
+    ``softmax(theta / forward_temperature)``. Biased, but for an ``f`` linear in each factor if both temperatures are
+    equal. One call of ``f``, at a vertex. Use it to sharpen or flatten the samples of a trained policy, or to smooth
+    the gradient, one without the other.
 
     Source: Shah et al. 2024 (2410.13331, second version).
 

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs on its own, as a reader would paste it."""
+"""Every Python block of the README and of the guides runs on its own, as a reader would paste it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,46 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = list(re.finditer(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL))
+PAGES = ("README.md", "docs/estimators.md")
 
 
-def lines_before(block: re.Match[str]) -> int:
-    """How many lines of the README stand before the block's code."""
-    return README.count("\n", 0, block.start(1))
+@dataclass(frozen=True)
+class Block:
+    """A Python block of a page."""
+
+    page: str
+    code: str
+    lines_before: int
 
 
-def test_readme_has_python_blocks() -> None:
-    assert BLOCKS, "README.md has no ```python block"
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.finditer(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [Block(page, block.group(1), text.count("\n", 0, block.start(1))) for block in found]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line-{lines_before(block) + 1}")
-def test_readme_block_runs(block: re.Match[str], tmp_path: Path) -> None:
-    script = tmp_path / "readme.py"
-    # Padded, so that a traceback's line numbers are the README's.
-    script.write_text("\n" * lines_before(block) + block.group(1), encoding="utf-8")
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def test_every_page_has_python_blocks() -> None:
+    assert {block.page for block in BLOCKS} == set(PAGES)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}-line-{block.lines_before + 1}")
+def test_block_runs(block: Block, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    # Padded, so that a traceback's line numbers are the page's.
+    script.write_text("\n" * block.lines_before + block.code, encoding="utf-8")
     result = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
