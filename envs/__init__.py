@@ -1,5 +1,11 @@
-"""Environments of the checkout; importing this package registers them with Gymnasium, under ids ``gsrl/...``."""
+"""Environments of the checkout; importing this package registers them with Gymnasium, under ids ``gsrl/...``.
 
-from envs import probes
+- :mod:`envs.probes`: so small that every value is known, to find faults;
+- :mod:`envs.matching`: many factors, many bits or very many choices, with known best returns;
+- :mod:`envs.grid`: a maze with illegal actions, masked or not;
+- :mod:`envs.discretized`: continuous control with discrete actions.
+"""
 
-__all__ = ["probes"]
+from envs import discretized, grid, matching, probes
+
+__all__ = ["discretized", "grid", "matching", "probes"]
