@@ -1,0 +1,321 @@
+"""Stable-Baselines3 algorithms on the vector environments of Gymnasium."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+__all__ = ["GymnasiumVecEnv"]
+
+
+class GymnasiumVecEnv(VecEnv):
+    """A `gymnasium.vector.VectorEnv` as a `VecEnv`, with Stable-Baselines3's conventions whatever the autoreset mode.
+
+    Where an episode ends, the observation is the first one of the next episode and `reset_infos[i]` its info;
+    `infos[i]["terminal_observation"]` is the final one, `infos[i]["TimeLimit.truncated"]` says that it was truncated
+    and not terminated, and `infos[i]["episode"]` holds what `Monitor` would write: return `r`, length `l`, seconds `t`.
+    `infos[i]` is what sub-environment i itself returned, `action_mask` included. On the same seeds everything equals
+    `DummyVecEnv` around the same environments.
+
+    | vector environment | how it comes to the first observation |
+    |---|---|
+    | `SAME_STEP` | it has reset by itself |
+    | `DISABLED` | reset at once, by `options={"reset_mask": ...}` |
+    | `NEXT_STEP`, `SyncVectorEnv` or `AsyncVectorEnv` with shared memory | reset at once, in the same way |
+    | `NEXT_STEP`, any other (CartPole's in NumPy, for one) | by a dummy step |
+
+    A dummy step ignores the action, earns nothing and leads from the final observation to the first of the next
+    episode. It is no transition and must not be learned from. Here `infos[i]["dummy_step"]` is True in it, it belongs
+    to no episode's length, and the step before it returns the final observation, which is all there is by then.
+    `DiscreteSAC` does not store dummy steps. Other algorithms would train on them, so `reset` raises, unless
+    `allow_dummy_steps` was called for it.
+
+    Args:
+        vector_env: The vector environment, such as `gymnasium.make_vec` returns.
+
+    Attributes:
+        vector_env: The same.
+        has_dummy_steps: Whether `vector_env` resets by dummy steps.
+
+    Raises:
+        TypeError: `vector_env` is not a `gymnasium.vector.VectorEnv`.
+        ValueError: Its `metadata["autoreset_mode"]` is not an `AutoresetMode`.
+    """
+
+    def __init__(self, vector_env: VectorEnv) -> None:
+        if not isinstance(vector_env, VectorEnv):
+            raise TypeError(
+                f"`vector_env` must be a gymnasium.vector.VectorEnv, as gymnasium.make_vec returns, got {vector_env!r}"
+            )
+        mode = vector_env.metadata.get("autoreset_mode")
+        if not isinstance(mode, AutoresetMode):
+            raise ValueError(
+                f"`vector_env` must have a gymnasium.vector.AutoresetMode in metadata['autoreset_mode'], got {mode!r}"
+            )
+        self.vector_env = vector_env
+        self.has_dummy_steps = mode is AutoresetMode.NEXT_STEP and not _resets_a_part(vector_env)
+        super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
+        self.metadata = vector_env.metadata
+        self._mode = mode
+        # Monitor may sit inside a wrapper that ends episodes early, and its word on episodes counts. It is known by a
+        # method, because the sub-environments of other processes can be asked for attributes, not for classes.
+        self._monitored = self.has_attr("get_episode_rewards")
+        self._started_at = time.monotonic()
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._dummy = np.zeros(self.num_envs, dtype=np.bool_)  # True where the coming step is a dummy
+        self._dummy_steps_allowed = False
+
+    # Stepping
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds the next `reset`: sub-environment i with `seed + i`.
+
+        A vector environment without sub-environments takes `seed`, for all that it draws.
+
+        Args:
+            seed: A non-negative integer; None: random numbers go on from where they are.
+        """
+        self._seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        return self._seeds
+
+    def allow_dummy_steps(self) -> None:
+        """Promises that what `infos[i]["dummy_step"]` marks will be dropped, from the next `reset` to the one after."""
+        self._dummy_steps_allowed = True
+
+    def reset(self) -> VecEnvObs:
+        """Resets all sub-environments, with the seeds and options set for this reset.
+
+        Raises:
+            RuntimeError: The vector environment has dummy steps, and they were not allowed for this reset.
+            ValueError: Sub-environments were given different options.
+        """
+        if self.has_dummy_steps and not self._dummy_steps_allowed:
+            raise RuntimeError(
+                f"{self.vector_env} resets by dummy steps, which only DiscreteSAC leaves out of its training. For any "
+                'other algorithm make it with gymnasium.make_vec(..., vectorization_mode="sync"), or with '
+                "AutoresetMode.SAME_STEP where it has that. (A loop that drops the steps marked by "
+                'infos[i]["dummy_step"] calls allow_dummy_steps() before reset().)'
+            )
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError(f"options must be the same for all sub-environments, got {self._options}")
+        observations, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self._dummy_steps_allowed = False
+        self._reset_seeds()
+        self._reset_options()
+        for counts in (self._returns, self._lengths, self._dummy):
+            counts.fill(0)
+        self.reset_infos = _split(infos, self.num_envs)
+        return _map(np.array, observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes the actions of the next `step_wait`, which does the whole step.
+
+        Args:
+            actions: `[n_envs, *action_space.shape]`.
+
+        Raises:
+            ValueError: The shape is another one.
+        """
+        expected = (self.num_envs, *(self.action_space.shape or ()))
+        if np.shape(actions) != expected:
+            raise ValueError(f"actions must have shape {list(expected)}, got {list(np.shape(actions))}")
+        self._actions = np.asarray(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Returns observations, float32 rewards, ends of episodes and infos, each with one entry a sub-environment.
+
+        Raises:
+            RuntimeError: The vector environment is said to reset in the same step, but gives no final observation.
+        """
+        observations, rewards, terminated, truncated, batched = self.vector_env.step(self._actions)
+        observations = _map(np.array, observations)  # the vector environment may write over its own
+        infos = _split(batched, self.num_envs)
+        terminated, truncated = np.asarray(terminated, dtype=np.bool_), np.asarray(truncated, dtype=np.bool_)
+        dones = terminated | truncated
+        ended = np.flatnonzero(dones).tolist()
+        rewards = np.where(self._dummy, 0.0, rewards)
+        self._returns += rewards
+        self._lengths += ~self._dummy
+
+        if self._mode is AutoresetMode.SAME_STEP:
+            for i in ended:
+                infos[i], self.reset_infos[i] = _part_final(infos[i], i)
+        else:
+            for i in ended:
+                infos[i]["terminal_observation"] = _map(lambda array, i=i: np.array(array[i]), observations)
+            if self.has_dummy_steps:
+                self._mark_dummy_steps(infos, dones)
+            elif ended:
+                self._reset_ended(observations, dones)
+        for i, info in enumerate(infos):
+            info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        if not self._monitored:
+            self._report_episodes(infos, ended)
+        return observations, rewards.astype(np.float32), dones, infos
+
+    def _reset_ended(self, observations: VecEnvObs, dones: np.ndarray) -> None:
+        """Reset the sub-environments whose episode ended, and write over their final observations."""
+        first, infos = self.vector_env.reset(options={"reset_mask": dones.copy()})
+        _map(lambda array, new: array.__setitem__(dones, new[dones]), observations, first)
+        for i, info in enumerate(_split(infos, self.num_envs)):
+            if dones[i]:
+                self.reset_infos[i] = info
+
+    def _mark_dummy_steps(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        """Mark the dummy steps just taken, and note those to come: where an episode has just ended."""
+        for i in np.flatnonzero(self._dummy):
+            infos[i]["dummy_step"] = True
+        # The info of the observation that is returned: the final one, and after the dummy step the first.
+        for i in np.flatnonzero(self._dummy | dones):
+            self.reset_infos[i] = dict(infos[i])
+        self._dummy[:] = dones
+
+    def _report_episodes(self, infos: list[dict[str, Any]], ended: list[int]) -> None:
+        """Write `info["episode"]`, rounded as `Monitor` does, and count anew."""
+        seconds = round(time.monotonic() - self._started_at, 6)
+        for i in ended:
+            infos[i]["episode"] = {"r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": seconds}
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+
+    # Around it
+
+    def close(self) -> None:
+        """Closes the vector environment."""
+        self.vector_env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Returns a frame of each sub-environment, or None where it does not render."""
+        frames = self.vector_env.render()
+        return [None] * self.num_envs if frames is None else list(frames)  # type: ignore[arg-type]  # RGB arrays
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether all sub-environments have an attribute; False for a vector environment without sub-environments."""
+        env = self.vector_env.unwrapped
+        # Never by trying: a missing attribute ends the processes of an AsyncVectorEnv.
+        return isinstance(env, SyncVectorEnv | AsyncVectorEnv) and all(env.call("has_wrapper_attr", attr_name))
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Returns an attribute of sub-environments; of an `AsyncVectorEnv`, what a method returns.
+
+        Raises:
+            AttributeError: There is no such attribute, or there are no sub-environments.
+        """
+        chosen = list(self._get_indices(indices))
+        if attr_name == "render_mode":  # every vector environment has this one, and the base class asks for it
+            return [self.vector_env.render_mode for _ in chosen]
+        env = self._env_with(attr_name)
+        if isinstance(env, SyncVectorEnv):
+            return [env.envs[i].get_wrapper_attr(attr_name) for i in chosen]
+        values = env.get_attr(attr_name)
+        return [values[i] for i in chosen]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute that sub-environments have.
+
+        Raises:
+            AttributeError: There is no such attribute, or there are no sub-environments.
+            ValueError: `indices` leaves out sub-environments of an `AsyncVectorEnv`.
+        """
+        env = self._env_with(attr_name)
+        if isinstance(env, SyncVectorEnv):
+            for i in self._get_indices(indices):
+                env.envs[i].set_wrapper_attr(attr_name, value)
+        else:
+            self._check_all(indices)
+            env.set_attr(attr_name, [value] * self.num_envs)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of sub-environments and returns what each returned.
+
+        Raises:
+            AttributeError: There is no such method, or there are no sub-environments.
+            ValueError: `indices` leaves out sub-environments of an `AsyncVectorEnv`.
+        """
+        env = self._env_with(method_name)
+        if isinstance(env, SyncVectorEnv):
+            chosen = self._get_indices(indices)
+            return [env.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
+        self._check_all(indices)
+        return list(env.call(method_name, *method_args, **method_kwargs))
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether sub-environments are wrapped; True for `Monitor`, whose work is done here where it is missing.
+
+        Raises:
+            AttributeError: The sub-environments cannot be looked into: they are not in a `SyncVectorEnv`.
+        """
+        chosen = list(self._get_indices(indices))
+        if wrapper_class is Monitor:
+            return [True] * len(chosen)
+        env = self.vector_env.unwrapped
+        if not isinstance(env, SyncVectorEnv):
+            raise AttributeError(f"the wrappers inside {self.vector_env} cannot be seen: it is not a SyncVectorEnv")
+        return [is_wrapped(env.envs[i], wrapper_class) for i in chosen]
+
+    def _env_with(self, attr_name: str) -> SyncVectorEnv | AsyncVectorEnv:
+        """The vector environment, whose sub-environments all have the attribute."""
+        env = self.vector_env.unwrapped
+        if not isinstance(env, SyncVectorEnv | AsyncVectorEnv) or not self.has_attr(attr_name):
+            raise AttributeError(f"{self.vector_env} has no sub-environments with an attribute {attr_name!r}")
+        return env
+
+    def _check_all(self, indices: VecEnvIndices) -> None:
+        if list(self._get_indices(indices)) != list(range(self.num_envs)):
+            raise ValueError(f"indices must be None: {self.vector_env} reaches all sub-environments or none")
+
+
+def _resets_a_part(vector_env: VectorEnv) -> bool:
+    """Whether a `NEXT_STEP` environment honours `reset_mask`. Most do not, and say nothing."""
+    env = vector_env.unwrapped
+    # Without shared memory the worker of an AsyncVectorEnv forgets that it has just reset, and resets once more.
+    return isinstance(env, SyncVectorEnv) or (
+        isinstance(env, AsyncVectorEnv) and env.shared_memory and env.worker is None
+    )
+
+
+def _split(infos: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:
+    """The info of each sub-environment, from a dict of arrays where `_key` says which of them gave `key`."""
+    parts: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+    for key, values in infos.items():
+        if key.startswith("_") and key[1:] in infos:
+            continue
+        if isinstance(values, dict):
+            values = _split(values, n_envs)
+        if not hasattr(values, "__len__") or len(values) != n_envs:
+            raise ValueError(f"infos[{key!r}] must have one entry a sub-environment ({n_envs}), got {values!r}")
+        given = infos.get(f"_{key}", np.ones(n_envs, dtype=np.bool_))
+        for part, value, is_given in zip(parts, values, given, strict=True):
+            if is_given:
+                part[key] = value
+    return parts
+
+
+def _part_final(info: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The info of the last step, with its observation, and the info of the reset that followed in the same step."""
+    if "final_obs" not in info:
+        raise RuntimeError(f"infos['final_obs'] must hold the final observation of sub-environment {i}, got none")
+    final = {**info.pop("final_info", {}), "terminal_observation": _map(np.array, info.pop("final_obs"))}
+    return final, info
+
+
+def _map(function: Callable[..., Any], *observations: Any) -> Any:
+    """Apply `function` to the arrays of observations of the same space."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: _map(function, *(observation[key] for observation in observations)) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_map(function, *parts) for parts in zip(*observations, strict=True))
+    return function(*observations)
