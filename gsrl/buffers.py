@@ -1,4 +1,4 @@
-"""Replay for off-policy algorithms with discrete actions: n-step returns, truncation apart from termination."""
+"""Replay for off-policy algorithms with discrete actions: n-step returns, masks, truncation apart from termination."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from gsrl.masking import MASK_KEY, check_masks, to_matrix
 from gsrl.spaces import OneHotCodec
 
 __all__ = ["ReplayBatch", "ReplayBuffer"]
@@ -36,6 +37,10 @@ class ReplayBatch(NamedTuple):
     """At time t + m, `[B, ...]`; never the first observation of the next episode."""
     discounts: Tensor
     """gamma^m, or 0 where the last of the m steps terminated; float32 `[B]`."""
+    action_mask: Tensor | None = None
+    """True where a choice is legal at time t, bool `[B, n, K]`; None: of a buffer without masks."""
+    next_action_mask: Tensor | None = None
+    """The same at time t + m; all choices of the space where `discounts` is 0 by termination."""
 
 
 class ReplayBuffer(BaseBuffer):
@@ -55,7 +60,12 @@ class ReplayBuffer(BaseBuffer):
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices
     `[rows, n_envs, n]` in the smallest unsigned dtype that holds them. float64 observations are kept as float32.
-    Memory is asked for at once, but most operating systems hand it out only as it is written.
+    Memory is asked for at once, but most operating systems hand it out only as it is written. Masks of a state and of
+    its successor are kept as bits, `[rows, n_envs, ceil(L / 8)]` each, see :mod:`gsrl.masking`.
+
+    Where `infos[i]["dummy_step"]` is true, environment i was only being reset, as in Gymnasium's vector environments of
+    the mode `NEXT_STEP`: there was no transition. Its place in the row is taken up, but never sampled, nor part of a
+    window. `len()` counts it.
 
     Args:
         buffer_size: capacity in transitions, all environments together.
@@ -65,6 +75,7 @@ class ReplayBuffer(BaseBuffer):
         n_envs: environments stepped together.
         gamma: discount per step, in [0, 1].
         n_steps: the longest window, at least 1.
+        masked: whether action masks are stored and sampled.
         generator: the source of all randomness here.
 
     Raises:
@@ -84,6 +95,7 @@ class ReplayBuffer(BaseBuffer):
         *,
         gamma: float = 0.99,
         n_steps: int = 1,
+        masked: bool = False,
         generator: np.random.Generator,
     ) -> None:
         if n_envs < 1:
@@ -104,6 +116,7 @@ class ReplayBuffer(BaseBuffer):
         self.action_space = action_space
         self.gamma = gamma
         self.n_steps = n_steps
+        self.masked = masked
         self.generator = generator
 
         leading = (self.buffer_size, n_envs)
@@ -113,6 +126,13 @@ class ReplayBuffer(BaseBuffer):
         self.rewards = np.zeros(leading, dtype=np.float32)
         self.terminated = np.zeros(leading, dtype=np.bool_)
         self.truncated = np.zeros(leading, dtype=np.bool_)
+        self.dummy = np.zeros(leading, dtype=np.bool_)
+        self._num_dummies = 0
+        self._num_choices = sum(self.codec.sizes)  # L
+        self._first_choices = np.cumsum((0, *self.codec.sizes[:-1]))
+        mask_bytes = (self._num_choices + 7) // 8 if masked else 0
+        self.action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
+        self.next_action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
 
         self._steps = np.arange(n_steps)
         self._reward_weights = (gamma**self._steps).astype(np.float32)
@@ -130,6 +150,7 @@ class ReplayBuffer(BaseBuffer):
         reward: np.ndarray,
         done: np.ndarray,
         infos: Sequence[dict[str, Any]],
+        action_masks: np.ndarray | None = None,
     ) -> None:
         """Store one step of every environment over the oldest row. Nothing is stored when an argument is refused.
 
@@ -139,11 +160,14 @@ class ReplayBuffer(BaseBuffer):
             action: actions of the space, `[n_envs, *action_space.shape]`.
             reward: rewards `[n_envs]`, unnormalised.
             done: True where the episode ended `[n_envs]`.
-            infos: `infos[i]["TimeLimit.truncated"]` is True where it ended by truncation.
+            infos: `infos[i]["TimeLimit.truncated"]` is True where it ended by truncation, `infos[i]["dummy_step"]`
+                where there was no transition. A buffer with masks takes the one at `next_obs` from
+                `infos[i]["action_mask"]`, unless the step terminated or was no transition.
+            action_masks: the masks at `obs`, flat `[n_envs, L]`; in a buffer with masks only.
 
         Raises:
             ValueError: a shape or key is wrong, an action is not in its space, or an observation or a reward is
-                not finite.
+                not finite; a mask is missing, wrong, without a legal choice, or forbids the action.
         """
         obs = self._checked_observation("obs", obs)
         next_obs = self._checked_observation("next_obs", next_obs)
@@ -157,6 +181,12 @@ class ReplayBuffer(BaseBuffer):
         _check_finite("reward", reward)
         indices = self.codec.to_indices(action)
         time_limit = np.fromiter((info.get("TimeLimit.truncated", False) for info in infos), np.bool_, self.n_envs)
+        dummy = np.fromiter((info.get("dummy_step", False) for info in infos), np.bool_, self.n_envs)
+        if self.masked:
+            masks = self._checked_masks(action_masks, indices)
+            next_masks = self._checked_next_masks(infos, unused=dummy | (done & ~time_limit))
+        elif action_masks is not None:
+            raise ValueError("action_masks were given to a buffer made with masked=False")
 
         row = self.pos
         _map(lambda stored, new: stored.__setitem__(row, new), self.observations, obs)
@@ -165,6 +195,14 @@ class ReplayBuffer(BaseBuffer):
         self.rewards[row] = reward
         self.terminated[row] = done & ~time_limit
         self.truncated[row] = done & time_limit
+        if self.masked:
+            self.action_masks[row] = np.packbits(masks, axis=-1)
+            self.next_action_masks[row] = np.packbits(next_masks, axis=-1)
+        if dummy.any():
+            self._end_episodes(dummy)  # so that no window reaches the dummy
+        replaced = self.dummy[row].sum() if self.full else 0
+        self._num_dummies += int(dummy.sum() - replaced)
+        self.dummy[row] = dummy
         self.pos = (row + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
 
@@ -174,9 +212,17 @@ class ReplayBuffer(BaseBuffer):
         To be called when the environments were reset without the buffer having seen their episodes end, as on a second
         `learn` or after loading. Otherwise windows would run from the old episodes into the new ones.
         """
+        self._end_episodes(np.ones(self.n_envs, np.bool_))
+
+    def _end_episodes(self, where: np.ndarray) -> None:
         if len(self):
             newest = self.pos - 1
-            self.truncated[newest] = ~self.terminated[newest]
+            self.truncated[newest] |= where & ~self.terminated[newest]
+
+    def reset(self) -> None:
+        """Forget all transitions."""
+        super().reset()
+        self._num_dummies = 0
 
     def sample(
         self, batch_size: int, env: VecNormalize | None = None, generator: np.random.Generator | None = None
@@ -193,10 +239,14 @@ class ReplayBuffer(BaseBuffer):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not len(self):
+        if len(self) == self._num_dummies:
             raise ValueError("cannot sample an empty replay buffer: add a transition first")
         generator = self.generator if generator is None else generator
-        return self._get_samples(generator.integers(len(self), size=batch_size), env)
+        indices = generator.integers(len(self), size=batch_size)
+        # Every dummy follows a transition, so that this soon finds one.
+        while self._num_dummies and (dummy := self.dummy.take(indices)).any():
+            indices[dummy] = generator.integers(len(self), size=dummy.sum())
+        return self._get_samples(indices, env)
 
     def _get_samples(  # type: ignore[override]  # the base class names the batches of its own subclasses
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
@@ -224,6 +274,8 @@ class ReplayBuffer(BaseBuffer):
             rewards=self._to_tensor(rewards),
             next_observations=_map(self._to_tensor, self._normalize_obs(next_observations, env)),
             discounts=self._to_tensor(discounts),
+            action_mask=self._gather_masks(self.action_masks, batch_inds) if self.masked else None,
+            next_action_mask=self._gather_masks(self.next_action_masks, last) if self.masked else None,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,17 +321,27 @@ class ReplayBuffer(BaseBuffer):
         self.pos, self.full = pos, full
         for name, stored in self._arrays().items():
             _map(lambda array, new: array.__setitem__(slice(size), new), stored, state[name])
+        self._num_dummies = int(self.dummy[:size].sum())
 
     def _arrays(self) -> dict[str, Observation]:
         """What is stored for each transition, by name."""
-        return {
+        arrays = {
             "observations": self.observations,
             "next_observations": self.next_observations,
             "actions": self.actions,
             "rewards": self.rewards,
             "terminated": self.terminated,
             "truncated": self.truncated,
+            "dummy": self.dummy,
         }
+        if self.masked:
+            arrays |= {"action_masks": self.action_masks, "next_action_masks": self.next_action_masks}
+        return arrays
+
+    def _gather_masks(self, stored: np.ndarray, flat_indices: np.ndarray) -> Tensor:
+        """Masks `[B, n, K]` of rows of bits."""
+        masks = np.unpackbits(_gather(stored, flat_indices), axis=-1, count=self._num_choices).view(np.bool_)
+        return self._to_tensor(to_matrix(self.codec, masks, validate_args=False))
 
     def _to_tensor(self, array: np.ndarray) -> Tensor:
         """The array's own memory on the CPU: only for arrays nobody else holds."""
@@ -297,6 +359,34 @@ class ReplayBuffer(BaseBuffer):
             key: self._checked_array(f"{name}[{key!r}]", np.asarray(observation[key]), space)
             for key, space in self.observation_space.items()
         }
+
+    def _checked_masks(self, masks: np.ndarray | None, indices: np.ndarray) -> np.ndarray:
+        """Masks `[n_envs, L]` that allow the actions with these indices `[n_envs, n]`, or an error."""
+        if masks is None:
+            raise ValueError("action_masks must be given at every step to a buffer made with masked=True")
+        masks = np.asarray(masks)
+        self._check_shape("action_masks", masks, (self._num_choices,))
+        masks = check_masks(self.codec, masks, "action_masks")
+        legal = np.take_along_axis(masks, self._first_choices + indices, axis=1)
+        if not legal.all():
+            env, factor = np.argwhere(~legal)[0]
+            raise ValueError(
+                f"action must be legal, but environment {env} took choice {indices[env, factor]} of factor {factor}, "
+                "counted from 0, which action_masks forbids"
+            )
+        return masks
+
+    def _checked_next_masks(self, infos: Sequence[dict[str, Any]], unused: np.ndarray) -> np.ndarray:
+        """Masks `[n_envs, L]` from `infos`, or an error. Where unused, all choices: a policy there must be defined."""
+        everything = np.ones(self._num_choices, np.bool_)
+        masks: list[Any] = [everything if unused[i] else info.get(MASK_KEY) for i, info in enumerate(infos)]
+        for env, mask in enumerate(masks):
+            if np.shape(mask) != everything.shape:
+                raise ValueError(
+                    f"infos[{env}][{MASK_KEY!r}] must have shape {everything.shape}, "
+                    f"got {None if mask is None else np.shape(mask)}"
+                )
+        return check_masks(self.codec, np.stack(masks), f"{MASK_KEY!r} of the infos")
 
     def _checked_array(self, name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
         self._check_shape(name, array, space.shape or ())

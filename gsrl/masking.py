@@ -1,0 +1,205 @@
+"""Action masks: from any environment into `info["action_mask"]`, and from there to the matrix of a policy.
+
+Inside the library a mask is one flat boolean array a state, True where a choice is legal: the choices of the first
+factor, then those of the second, and so on; `L = sum(codec.sizes)` in all.
+
+| space | L | entries |
+|---|---|---|
+| `Discrete(A)` | A | one an action |
+| `MultiDiscrete([k1..kn])` | k1 + ... + kn | one a choice, as in sb3-contrib |
+| `MultiBinary(n)` | 2n | pairs: whether 0 is legal, whether 1 is |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from gsrl.spaces import OneHotCodec
+
+__all__ = ["MASK_KEY", "ActionMasker", "check_masks", "current_masks", "to_matrix"]
+
+MASK_KEY = "action_mask"
+"""Where the mask of a state stands in the info of the step or reset that leads to it."""
+
+MaskSource: TypeAlias = Literal["info", "method", "observation"] | Callable[[gym.Env], ArrayLike]
+
+
+class ActionMasker(gym.Wrapper, RecordConstructorArgs):
+    """Writes the mask of legal actions into `info["action_mask"]` at every reset and step.
+
+    It goes around the environment itself, inside whatever resets it at the end of an episode, such as a `VecEnv`. The
+    mask is checked, and is an array of its own. After a step that terminated nobody acts: the environment is not
+    asked, and every choice is legal there.
+
+    Environments may give 0 and 1 for booleans, and a tuple of one array a factor, as `MultiDiscrete.sample` takes. A
+    mask in the observation stays there: `gymnasium.wrappers.FilterObservation`, outside this one, removes it.
+
+    Args:
+        env: The environment, with a `Discrete`, `MultiDiscrete` or `MultiBinary` action space.
+        source: Who gives the mask. `"info"`: the environment's own info; `"method"`: a method of the environment or of
+            a wrapper; `"observation"`: an entry of the `Dict` observation; or a function of the environment. None: the
+            first of these three that there is.
+        name: Of the entry or method, with one of the three; None: `"action_mask"`, and `"action_masks"` for the method,
+            as in sb3-contrib.
+
+    Raises:
+        TypeError: The action space is of another kind.
+        ValueError: There is no such source; at a step or reset: the mask is missing, has the wrong length, entries
+            other than 0 and 1, or no legal choice of a factor.
+    """
+
+    def __init__(self, env: gym.Env, source: MaskSource | None = None, *, name: str | None = None) -> None:
+        RecordConstructorArgs.__init__(self, source=source, name=name)
+        super().__init__(env)
+        if name is not None and not isinstance(source, str):
+            raise ValueError(f"`name` goes with the source 'info', 'method' or 'observation', got {source!r}")
+        self.codec = OneHotCodec(env.action_space)
+        self._source = source
+        self._info_name = (name or MASK_KEY) if source in (None, "info") else None
+        self._read = self._reader(source, name)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment, and adds the first mask."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, MASK_KEY: self._mask(observation, info)}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment, and adds the mask of the next action."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        mask = np.ones(sum(self.codec.sizes), np.bool_) if terminated else self._mask(observation, info)
+        return observation, reward, terminated, truncated, {**info, MASK_KEY: mask}
+
+    def _reader(self, source: MaskSource | None, name: str | None) -> Callable[[Any], Any] | None:
+        """What gives the mask where the info does not, as a function of the observation."""
+        if callable(source):
+            return lambda observation: source(self.env)
+        if source not in (None, "info", "method", "observation"):
+            raise ValueError(f"`source` must be 'info', 'method', 'observation' or a function, got {source!r}")
+        if source in (None, "method"):
+            method = name or "action_masks"
+            if self.env.has_wrapper_attr(method):
+                return lambda observation: self.env.get_wrapper_attr(method)()
+            if source == "method":
+                raise ValueError(f"`source` is 'method', but {self.env} has no method {method!r}")
+        if source in (None, "observation"):
+            key, space = name or MASK_KEY, self.env.observation_space
+            if isinstance(space, spaces.Dict) and key in space.spaces:
+                return lambda observation: observation[key]
+            if source == "observation":
+                raise ValueError(f"`source` is 'observation', but the observation space has no entry {key!r}: {space}")
+        return None
+
+    def _mask(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_]:
+        mask = None if self._info_name is None else info.get(self._info_name)
+        if mask is None and self._read is not None:
+            mask = self._read(observation)
+        if mask is None:
+            places = "info, method and observation" if self._source is None else self._source
+            raise ValueError(f"{self.env} must give an action mask at every reset and step, got none from its {places}")
+        mask = np.hstack(mask) if isinstance(mask, tuple) else np.array(mask)
+        if mask.ndim != 1:
+            raise ValueError(f"the action mask must be a flat array, got shape {mask.shape} from {self.env}")
+        return check_masks(self.codec, mask, "the action mask")
+
+
+def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> NDArray[np.bool_]:
+    """Flat masks as booleans, or an error.
+
+    Args:
+        codec: Of the action space.
+        masks: Booleans, or 0 and 1, `[*batch, L]`, True where a choice is legal.
+        name: What the error calls them.
+
+    Returns:
+        bool `[*batch, L]`; not a copy where they are boolean already.
+
+    Raises:
+        ValueError: The length is wrong, an entry is neither 0 nor 1, or a factor of a row has no legal choice.
+    """
+    masks = _to_bool(codec, masks, name)
+    starts = np.cumsum((0, *codec.sizes[:-1]))
+    illegal = ~np.logical_or.reduceat(masks, starts, axis=-1)  # [*batch, n]
+    if illegal.any():
+        *row, factor = np.argwhere(illegal)[0].tolist()
+        where = f" in row {row[0] if len(row) == 1 else tuple(row)}" if row else ""
+        raise ValueError(f"{name} must leave every factor a legal choice, got none for factor {factor}{where}")
+    return masks
+
+
+def to_matrix(codec: OneHotCodec, flat: ArrayLike, *, validate_args: bool = True) -> NDArray[np.bool_]:
+    """Flat masks as the matrices of a policy.
+
+    Args:
+        codec: Of the action space.
+        flat: Booleans, or 0 and 1, `[*batch, L]`, True where a choice is legal.
+        validate_args: Whether values are checked (the length always is).
+
+    Returns:
+        bool `[*batch, n, K]`, False where a factor does not have the choice.
+
+    Raises:
+        ValueError: As :func:`check_masks`.
+    """
+    flat = check_masks(codec, flat) if validate_args else _to_bool(codec, flat, "masks")
+    shape = (*flat.shape[:-1], codec.n, codec.K)
+    if codec.mask is None:
+        return flat.reshape(shape)
+    matrix = np.zeros(shape, np.bool_)
+    matrix[..., codec.mask.numpy()] = flat
+    return matrix
+
+
+def current_masks(
+    env: VecEnv, infos: Sequence[Mapping[str, Any]] | None = None, dones: Sequence[bool] | NDArray[Any] = ()
+) -> NDArray[Any] | None:
+    """The masks of the next action of every sub-environment, after a reset or a step of all.
+
+    A sub-environment that is done has been reset already: its mask is in `env.reset_infos`, while its info holds the
+    one of the final observation.
+
+    Args:
+        env: The environments, wrapped or not.
+        infos: Of the step; None after a reset.
+        dones: Of the step, `[n_envs]`.
+
+    Returns:
+        `[n_envs, L]`, as the environments gave them; None where they give none.
+
+    Raises:
+        ValueError: A sub-environment lacks the mask after this step or its last reset, while another one has it, or it
+            itself the other time.
+    """
+    # Wrappers of a VecEnv have a `reset_infos` of their own, which nobody fills.
+    resets: Sequence[Mapping[str, Any]] = env.unwrapped.reset_infos
+    current = list(resets)
+    if infos is not None:
+        current = [reset if done else info for info, reset, done in zip(infos, resets, dones, strict=True)]
+    given = [info.get(MASK_KEY) is not None for info in (*current, *resets)]
+    if not any(given):
+        return None
+    if not all(given):
+        raise ValueError(
+            f"every environment must give info[{MASK_KEY!r}] at every reset and step, or none ever: "
+            f"environment {given.index(False) % env.num_envs} left it out"
+        )
+    return np.stack([np.asarray(info[MASK_KEY]) for info in current])
+
+
+def _to_bool(codec: OneHotCodec, masks: ArrayLike, name: str) -> NDArray[np.bool_]:
+    masks, length = np.asarray(masks), sum(codec.sizes)
+    if masks.ndim < 1 or masks.shape[-1] != length:
+        raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, got {list(masks.shape)}")
+    if masks.dtype == np.bool_:
+        return masks
+    other = (masks != 0) & (masks != 1)
+    if other.any():
+        raise ValueError(f"{name} must be boolean, or 0 and 1, got {masks[other][0]!r}")
+    return masks.astype(np.bool_)
