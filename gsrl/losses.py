@@ -1,84 +1,27 @@
 r"""Losses of discrete soft actor-critic, as pure functions, and the module that adds them up.
 
-Every loss is a mean over the batch alone; sums over choices are expectations under the policy. Shapes: ``B`` is the
-batch, ``C`` the critics, ``n`` factors of ``K`` choices. ``values`` are the critics' outputs at all choices; the value
-of a matrix ``D`` of one-hot rows is linear in it, :math:`Q(s, D) = \sum_{ik} D_{ik}\, \mathrm{values}(s)_{ik}`.
+Every loss is a mean over the batch alone. Shapes: ``B`` is the batch, ``C`` the critics, ``n`` factors of ``K``
+choices. What critics say of one-hot matrices is the business of :mod:`gsrl.values`. Each factor has an entropy, an
+entropy coefficient and a target entropy of its own.
 """
 
 from __future__ import annotations
-
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gsrl.buffers import ReplayBatch
-from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Noise, Objective
+from gsrl.estimators import Estimator, Noise
+from gsrl.values import ActionValues, CriticCombination
 
 __all__ = [
-    "CriticCombination",
     "EntropyCoefficient",
     "SACLoss",
     "actor_loss",
-    "actor_objective",
-    "combine_critics",
     "critic_loss",
     "entropy_coefficient_loss",
-    "q_value",
     "soft_target",
-    "soft_value",
 ]
-
-CriticCombination: TypeAlias = Literal["min", "mean"]
-
-
-def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
-    """The value of one-hot matrices, linear in each row.
-
-    Args:
-        values: ``[..., n, K]``, the value of every choice.
-        one_hot: Broadcastable with ``values``.
-
-    Returns:
-        ``[...]``.
-    """
-    return (values * one_hot).sum((-2, -1))
-
-
-def combine_critics(values: Tensor, critics: CriticCombination) -> Tensor:
-    """Combines the critics into one estimate, choice by choice.
-
-    ``"min"`` is pessimistic, against overestimation (Fujimoto et al. 2018, 1802.09477). With discrete actions it
-    tends to underestimate, and ``"mean"`` often does better (Zhou et al. 2022, 2209.10081).
-
-    Args:
-        values: ``[C, ...]``.
-        critics: ``"min"`` or ``"mean"``.
-    """
-    return values.amin(0) if critics == "min" else values.mean(0)
-
-
-def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *, entropy: bool = True) -> Tensor:
-    r"""The value of a state under the policy, an exact expectation.
-
-    .. math:: V(s) = \sum_a \pi(a | s)\, (Q(s, a) - \alpha \log \pi(a | s))
-
-    Source: Christodoulou 2019 (1910.07207), Eq. 10.
-
-    Args:
-        policy: At the states ``[B]``.
-        values: ``[B, n, K]``.
-        ent_coef: Alpha, a scalar.
-        entropy: Whether the entropy term is kept. Without it the critic predicts rewards alone, which several studies
-            report to be more robust (2509.09838).
-
-    Returns:
-        ``[B]``.
-    """
-    if entropy:
-        values = values - ent_coef * policy.finite_logits
-    return q_value(values, policy.probs)
 
 
 def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tensor:
@@ -122,22 +65,8 @@ def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_
     return 0.5 * q.shape[0] * error.mean()
 
 
-def actor_objective(values: Tensor, critics: CriticCombination) -> Objective:
-    """What the actor maximises beside its entropy: the combined critics' value of one-hot matrices.
-
-    Args:
-        values: ``[C, B, n, K]``. Receive no gradient.
-        critics: See :func:`combine_critics`.
-
-    Returns:
-        A function ``[M, B, n, K] -> [M, B]``.
-    """
-    combined = combine_critics(values.detach(), critics)
-    return lambda one_hot: q_value(combined, one_hot)
-
-
 def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
-    r"""The loss of the policy, :math:`-\mathbb{E}_{D \sim \pi}[Q(s, D)] - \alpha\, \mathcal{H}(\pi(\cdot | s))`.
+    r"""The loss of the policy, :math:`-\mathbb{E}_{D \sim \pi}[Q(s, D)] - \sum_i \alpha_i\, \mathcal{H}(\pi_i(s))`.
 
     The entropy is exact, whatever estimator gives the gradient of the expectation.
 
@@ -145,33 +74,34 @@ def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
 
     Args:
         expected_q: ``[B]``, what ``Estimator.expectation`` returned.
-        entropy: ``[B]``, in nats.
-        ent_coef: Alpha, a scalar. Receives no gradient.
+        entropy: Of each factor, ``[B, n]``, in nats.
+        ent_coef: Alpha, ``[n]``. Receives no gradient.
     """
-    return -(expected_q + ent_coef.detach() * entropy).mean()
+    return -(expected_q + (ent_coef.detach() * entropy).sum(-1)).mean()
 
 
-def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entropy: float | Tensor) -> Tensor:
-    r"""The loss of the entropy coefficient, :math:`\log\alpha\, (\mathcal{H}(\pi(\cdot | s)) - \bar{\mathcal{H}})`.
+def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entropy: Tensor) -> Tensor:
+    r"""The loss of the alphas, :math:`\sum_i \log\alpha_i\, (\mathcal{H}(\pi_i(s)) - \bar{\mathcal{H}}_i)`.
 
-    Its gradient raises alpha where the entropy is below the target.
+    Its gradient raises the alpha of a factor where its entropy is below the target.
 
     Source: Haarnoja et al. 2018 (1812.05905), Eq. 18, with log alpha in the place of alpha and the exact entropy.
 
     Args:
-        log_ent_coef: A scalar.
-        entropy: ``[B]``, in nats. Receives no gradient.
-        target_entropy: In nats; a scalar or ``[B]``.
+        log_ent_coef: ``[n]``.
+        entropy: Of each factor, ``[B, n]``, in nats. Receives no gradient.
+        target_entropy: In nats; ``[n]`` or ``[B, n]``.
     """
-    return (log_ent_coef * (entropy - target_entropy).detach()).mean()
+    return (log_ent_coef * (entropy - target_entropy).detach()).sum(-1).mean()
 
 
 class EntropyCoefficient(nn.Module):
-    """SAC's alpha, learned or fixed; calling it returns a positive scalar tensor.
+    """SAC's alpha, learned or fixed, one for each factor; calling it returns them, ``[n]``.
 
     Args:
-        value: Its value at the start.
-        learned: Whether its logarithm is a parameter or a buffer.
+        value: Their value at the start.
+        learned: Whether their logarithm is a parameter or a buffer.
+        n: Factors.
 
     Attributes:
         learned: The same; ``torch.func.functional_call`` puts plain tensors in the place of parameters.
@@ -182,12 +112,12 @@ class EntropyCoefficient(nn.Module):
 
     log_value: Tensor
 
-    def __init__(self, value: float = 1.0, *, learned: bool = True) -> None:
+    def __init__(self, value: float = 1.0, *, learned: bool = True, n: int = 1) -> None:
         super().__init__()
         if not (value > 0 or (value == 0 and not learned)):
             raise ValueError(f"the entropy coefficient must be positive (or 0 where it is fixed), but got {value}.")
         self.learned = learned
-        log_value = torch.tensor(float(value)).log()
+        log_value = torch.full((n,), float(value)).log()
         if learned:
             self.log_value = nn.Parameter(log_value)
         else:
@@ -205,13 +135,14 @@ class SACLoss(nn.Module):
     so that one backward pass serves all three.
 
     Args:
-        actor: Maps observations to a :class:`FactoredCategorical` with batch shape ``[B]``.
-        critic: Maps observations to values ``[C, B, n, K]``.
+        actor: Maps observations, and masks or None, to a :class:`gsrl.FactoredCategorical` with batch shape ``[B]``.
+        critic: Maps observations to :class:`gsrl.values.ActionValues`.
         critic_target: The same, slowly following ``critic``; its parameters must not require gradients.
         entropy_coefficient: Alpha.
         estimator: Gives the actor's gradient.
-        critics: How the critics are combined, in the target and for the actor, see :func:`combine_critics`.
-        entropy_in_target: Whether the critic's target holds the entropy, see :func:`soft_value`.
+        critics: How the critics are combined, in the target and for the actor, see
+            :func:`gsrl.values.combine_critics`.
+        entropy_in_target: Whether the critic's target holds the entropy, see :func:`gsrl.values.soft_value`.
         q_clip: See :func:`critic_loss`.
     """
 
@@ -238,7 +169,7 @@ class SACLoss(nn.Module):
         self.q_clip = q_clip
 
     def forward(
-        self, batch: ReplayBatch, noise: Noise, target_entropy: float | Tensor
+        self, batch: ReplayBatch, noise: Noise, target_entropy: Tensor, next_noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss, a scalar, and what there is to know about it: unreduced tensors, without gradients.
 
@@ -246,27 +177,30 @@ class SACLoss(nn.Module):
             batch: Of ``B`` transitions.
             noise: What ``estimator.draw_noise`` returned for a policy ``[B, n, K]``.
             target_entropy: In nats, see :func:`entropy_coefficient_loss`.
+            next_noise: Gumbel noise ``[B, n, K]``, needed where the critics' expectations must be sampled.
         """
         ent_coef = self.entropy_coefficient()
 
         with torch.no_grad():
-            next_values = combine_critics(self.critic_target(batch.next_observations), self.critics)
-            next_policy = self.actor(batch.next_observations)
-            next_value = soft_value(next_policy, next_values, ent_coef, entropy=self.entropy_in_target)
+            next_values: ActionValues = self.critic_target(batch.next_observations)
+            next_policy = self.actor(batch.next_observations, batch.next_action_mask)
+            next_value = next_values.soft_value(
+                next_policy, ent_coef, self.critics, entropy=self.entropy_in_target, noise=next_noise
+            )
             target = soft_target(batch.rewards, batch.discounts, next_value)
 
-        values = self.critic(batch.observations)
-        taken = values.new_zeros(values.shape[1:]).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
-        q = q_value(values, taken)
+        policy = self.actor(batch.observations, batch.action_mask)
+        values: ActionValues = self.critic(batch.observations)
+        taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
+        q = values(taken)
         q_target = None
         if self.q_clip is not None:
             with torch.no_grad():
-                q_target = q_value(self.critic_target(batch.observations), taken)
+                q_target = self.critic_target(batch.observations)(taken)
         loss_critic = critic_loss(q, target, q_target=q_target, q_clip=self.q_clip)
 
-        policy = self.actor(batch.observations)
-        expected_q = self.estimator.expectation(policy, actor_objective(values, self.critics), noise)
-        entropy = policy.entropy()
+        expected_q = self.estimator.expectation(policy, values.objective(self.critics), noise)
+        entropy = policy.factor_entropy()
         loss_actor = actor_loss(expected_q, entropy, ent_coef)
 
         loss = loss_critic + loss_actor
@@ -274,7 +208,7 @@ class SACLoss(nn.Module):
             "actor_loss": loss_actor,
             "critic_loss": loss_critic,
             "ent_coef": ent_coef,
-            "entropy": entropy,
+            "entropy": entropy.sum(-1),
             "expected_q": expected_q,
             "q": q,
             "target": target,

@@ -14,11 +14,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from gsrl import checkpoint
@@ -27,9 +29,13 @@ from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
-from gsrl.losses import CriticCombination, EntropyCoefficient, SACLoss
+from gsrl.losses import EntropyCoefficient, SACLoss
+from gsrl.masking import current_masks, to_matrix
+from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
+from gsrl.values import CriticCombination
+from gsrl.vec_env import GymnasiumVecEnv
 
 __all__ = ["DiscreteSAC"]
 
@@ -91,8 +97,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
     r"""Soft actor-critic for discrete actions, with a choice of the actor's gradient estimator.
 
     The actor maximises :math:`\mathbb{E}_{a \sim \pi}[Q(s, a)] + \alpha\, \mathcal{H}(\pi(\cdot | s))`; the gradient of
-    the expectation is the ``estimator``'s, everything else is exact. Constructor, ``learn``, ``predict``, ``save``,
-    ``load``, callbacks and logging are those of Stable-Baselines3's off-policy algorithms.
+    the expectation is the ``estimator``'s, entropies are exact. An action is a matrix of one-hot rows, one for each
+    factor of the space; each factor has an alpha of its own. What critics know of an action is chosen by
+    ``policy_kwargs={"critic": ...}``, see :class:`gsrl.algorithms.policies.DiscreteSACPolicy`. Constructor, ``learn``,
+    ``predict``, ``save``, ``load``, callbacks and logging are those of Stable-Baselines3's off-policy algorithms.
 
     Random numbers come from two generators of the agent's own (``generator`` for actions and noise, the replay buffer's
     for sampling), both derived from ``seed``; no global one is read or seeded.
@@ -101,7 +109,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of ``DiscreteSACPolicy``.
-        env: Environment with a ``Discrete`` action space, its id, or a vectorised one.
+        env: Environment with a ``Discrete``, ``MultiDiscrete`` or ``MultiBinary`` action space, its id, or a vectorised
+            one: Stable-Baselines3's, or Gymnasium's (:class:`gsrl.vec_env.GymnasiumVecEnv`).
         learning_rate: Of all networks and the entropy coefficient; a number, or a function of the remaining progress.
         buffer_size: Transitions kept for replay.
         learning_starts: Steps with uniformly random actions before the first update.
@@ -114,11 +123,12 @@ class DiscreteSAC(OffPolicyAlgorithm):
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update.
         ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
-        target_entropy: What a learned alpha steers the entropy to, in nats; ``"auto"``: the ratio below times the
-            entropy of the uniform policy.
+        target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
+            entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
+            entropies.
         target_entropy_ratio: Share of the largest entropy, in [0, 1], used with ``target_entropy="auto"``.
-        critics: ``"min"`` or ``"mean"`` of the critics, see :func:`gsrl.losses.combine_critics`.
-        entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.losses.soft_value`.
+        critics: ``"min"`` or ``"mean"`` of the critics, see :func:`gsrl.values.combine_critics`.
+        entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.values.soft_value`.
         q_clip: Bound on how far a value may move from the target network's, see :func:`gsrl.losses.critic_loss`; None:
             unbounded.
         max_grad_norm: Largest gradient norm of the actor, and of the critics; None: not clipped.
@@ -153,7 +163,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[DiscreteSACPolicy],
-        env: GymEnv | str | None,
+        env: GymEnv | VectorEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
@@ -206,7 +216,14 @@ class DiscreteSAC(OffPolicyAlgorithm):
             seed=seed,
             sde_support=False,
         )
-        self.estimator = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        if isinstance(estimator, str):
+            try:
+                estimator = make_estimator(estimator)
+            except TypeError as error:
+                raise ValueError(
+                    f"estimator {estimator!r} has settings without defaults: make it by gsrl.make_estimator ({error})."
+                ) from error
+        self.estimator = estimator
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.target_entropy_ratio = target_entropy_ratio
@@ -215,6 +232,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.q_clip = q_clip
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
+        self.masked = False
+        self._last_masks: np.ndarray | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -239,15 +258,18 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.policy = self.policy.to(self.device)
         self.policy.generator = self.generator
         self.estimator.to(self.device)
-        self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef).to(self.device)
-        uniform = FactoredCategorical(torch.zeros(codec.n, codec.K, dtype=torch.float64), codec.mask)
-        self._target_entropy = (
-            self.target_entropy_ratio * uniform.max_entropy().item()
-            if isinstance(self.target_entropy, str)
-            else float(self.target_entropy)
-        )
+        self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef, codec.n).to(self.device)
+        largest = torch.tensor(codec.sizes, dtype=torch.float64).log()  # entropies
+        self._target_entropy_ratio = self.target_entropy_ratio
+        if not isinstance(self.target_entropy, str):
+            self._target_entropy_ratio = self.target_entropy / largest.sum().clamp_min(1e-9).item()
+        self._target_entropy = (self._target_entropy_ratio * largest).float().to(self.device)
         # Only its shape counts: what the estimator draws noise for.
-        self._template = FactoredCategorical(torch.zeros(1, codec.n, codec.K, device=self.device))
+        self._template = FactoredCategorical(torch.zeros(1, codec.n, codec.K, device=self.device), codec.mask)
+        # An estimator that does not fit the actions says so now, not by the first update.
+        self.estimator.expectation(
+            self._template, lambda one_hot: one_hot.sum((-2, -1)), generator=torch.Generator(self.device)
+        )
         loss = SACLoss(
             self.policy.actor,
             self.policy.critic,
@@ -273,14 +295,17 @@ class DiscreteSAC(OffPolicyAlgorithm):
             gamma=self.gamma,
             n_steps=self.n_steps,
             generator=self._replay_generator,
+            masked=self.masked,
         )
 
     def _check_settings(self) -> None:
         """Raises before any work is lost. The replay buffer checks its own arguments."""
         if not hasattr(self, "action_space"):
             raise ValueError("env must be an environment, but got None; DiscreteSAC.load needs none to predict.")
-        if not isinstance(self.action_space, spaces.Discrete):
-            raise TypeError(f"env must have a Discrete action space, but got {self.action_space}.")
+        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise TypeError(
+                f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {self.action_space}."
+            )
         if not isinstance(self.estimator, Estimator):
             raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}.")
         if self.critics not in ("min", "mean"):
@@ -356,21 +381,103 @@ class DiscreteSAC(OffPolicyAlgorithm):
     ) -> Any:
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay_buffer()
-        if reset_num_timesteps or self._last_obs is None:
+        is_reset = reset_num_timesteps or self._last_obs is None
+        if is_reset:
             self.replay_buffer.end_episodes()  # the environment is about to be reset
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            if self.env is not None and isinstance(self.env.unwrapped, GymnasiumVecEnv):
+                self.env.unwrapped.allow_dummy_steps()  # the replay buffer drops them
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if is_reset:
+            assert self.env is not None
+            self._last_masks = current_masks(self.env)
+            self._set_masked(self._last_masks is not None)
+        return result
+
+    @staticmethod
+    def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Takes Gymnasium's vector environments too."""
+        if isinstance(env, VectorEnv):
+            env = GymnasiumVecEnv(env)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _set_masked(self, masked: bool) -> None:
+        """Makes the replay buffer one with masks, or without; only an empty one can change."""
+        assert self.replay_buffer is not None
+        self.masked = masked
+        if self.replay_buffer.masked == masked:
+            return
+        if self.replay_buffer.size():
+            given = "gives action masks" if masked else "gives no action masks"
+            raise ValueError(f"env {given}, unlike the one whose transitions the replay buffer holds.")
+        self.replay_buffer = self._make_replay_buffer()
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.num_timesteps < learning_starts:
             codec = self.policy.actor.head.codec
-            uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), codec.mask)
+            legal = self.policy.actor.head.mask
+            if self._last_masks is not None:
+                legal = torch.as_tensor(to_matrix(codec, self._last_masks), device=self.device)
+            uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), legal)
             actions = codec.from_indices(uniform.sample(generator=self.generator).argmax(-1)).cpu().numpy()
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
-            actions, _ = self.predict(self._last_obs, deterministic=False)
+            actions, _ = self.predict(self._last_obs, deterministic=False, action_masks=self._last_masks)
         return actions, actions
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,  # type: ignore[override]
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Stores unnormalised observations and rewards, with the masks of both states, and goes on to the next ones."""
+        normalized = self._vec_normalize_env
+        if normalized is None:
+            last_obs, next_obs = self._last_obs, new_obs
+        else:
+            last_obs, next_obs = self._last_original_obs, normalized.get_original_obs()
+            reward = normalized.get_original_reward()
+        replay_buffer.add(
+            last_obs,  # type: ignore[arg-type]
+            _successors(next_obs, dones, infos, normalized),
+            buffer_action,
+            reward,
+            dones,
+            infos,
+            self._last_masks,
+        )
+        self._last_obs = new_obs
+        if normalized is not None:
+            self._last_original_obs = next_obs
+        if self._last_masks is not None:
+            assert self.env is not None
+            self._last_masks = current_masks(self.env, infos, dones)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Returns actions, see :meth:`gsrl.algorithms.policies.DiscreteSACPolicy.predict`.
+
+        Warns if the agent has learned with action masks and none are given: it may then take illegal actions.
+        :func:`gsrl.evaluation.evaluate_policy` gives them.
+        """
+        if self.masked and action_masks is None:
+            warnings.warn(
+                "this agent learned with action masks, but predict was called without action_masks: evaluate it by "
+                "gsrl.evaluation.evaluate_policy and gsrl.callbacks.EvalCallback.",
+                stacklevel=2,
+            )
+        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
@@ -392,11 +499,18 @@ class DiscreteSAC(OffPolicyAlgorithm):
             zeros = torch.zeros(*batch.rewards.shape, *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
         noise = self.estimator.draw_noise(self._template, self.generator)
+        next_noise = None
+        if self.policy.critic.form == "network":
+            next_noise = gumbel_noise(self._template.logits.shape, generator=self.generator, device=self.device)
+        target_entropy = self._target_entropy
+        if batch.action_mask is not None:
+            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
         self._n_updates += 1
         self._metrics = self.learner.update(
             batch,
             noise,
-            self._target_entropy,
+            target_entropy,
+            next_noise,
             learning_rate=self.lr_schedule(self._current_progress_remaining),
             tau=self.tau if self._n_updates % self.target_update_interval == 0 else 0.0,
         )
@@ -418,7 +532,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", mean)
         if self._metrics:
             self.logger.record("train/q_max", self._metrics["q"].max().item())
-            self.logger.record("train/target_entropy", self._target_entropy)
+            self.logger.record("train/target_entropy", self._target_entropy.sum().item())
             if isinstance(self.estimator, Pathwise) and isinstance(self.estimator.temperature, Temperature):
                 self.logger.record("train/temperature", self.estimator.temperature().item())
             for name, norm in self.learner.gradient_norms().items():
@@ -473,6 +587,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             "last_obs": self._last_obs,
             "last_original_obs": self._last_original_obs,
             "last_episode_starts": self._last_episode_starts,
+            "last_masks": self._last_masks,
+            "masked": self.masked,
         }
         if replay_buffer and self.replay_buffer is not None:
             state["replay_buffer"] = self.replay_buffer.state_dict()
@@ -493,9 +609,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._last_obs = state["last_obs"]
         self._last_original_obs = state["last_original_obs"]
         self._last_episode_starts = state["last_episode_starts"]
+        self._last_masks, self.masked = state["last_masks"], state["masked"]
         if "replay_buffer" in state:
-            if self.replay_buffer is None:
-                self.replay_buffer = self._make_replay_buffer()
+            self.replay_buffer = self._make_replay_buffer()
             self.replay_buffer.load_state_dict(state["replay_buffer"])
 
     def save(
@@ -610,26 +726,48 @@ class DiscreteSAC(OffPolicyAlgorithm):
             path: What :meth:`save_replay_buffer` wrote.
             truncate_last_traj: Whether the last episode ends where the buffer ends.
         """
-        if self.replay_buffer is None:
-            self.replay_buffer = self._make_replay_buffer()
-        self.replay_buffer.load_state_dict(checkpoint.load(path)["replay_buffer"])  # type: ignore[arg-type]
+        state = checkpoint.load(path)["replay_buffer"]  # type: ignore[arg-type]
+        self.masked = "action_masks" in state
+        self.replay_buffer = self._make_replay_buffer()
+        self.replay_buffer.load_state_dict(state)
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
 
 
-def _make_entropy_coefficient(ent_coef: str | float) -> EntropyCoefficient:
+def _make_entropy_coefficient(ent_coef: str | float, n: int) -> EntropyCoefficient:
     """From Stable-Baselines3's notation: ``"auto"``, ``"auto_0.1"`` or a number."""
     try:
         if not isinstance(ent_coef, str):
-            return EntropyCoefficient(float(ent_coef), learned=False)
+            return EntropyCoefficient(float(ent_coef), learned=False, n=n)
         prefix, _, initial = ent_coef.partition("_")
         if prefix != "auto":
             raise ValueError
-        return EntropyCoefficient(float(initial) if initial else 1.0, learned=True)
+        return EntropyCoefficient(float(initial) if initial else 1.0, learned=True, n=n)
     except ValueError:
         raise ValueError(
             f"ent_coef must be 'auto', 'auto_<positive number>' or a number of at least 0, but got {ent_coef!r}."
         ) from None
+
+
+def _successors(
+    observations: Any, dones: np.ndarray, infos: list[dict[str, Any]], normalized: VecNormalize | None
+) -> Any:
+    """The observations that actions led to: where an episode is done, its final one in the place of the next one's."""
+    final = {i: infos[i]["terminal_observation"] for i in dones.nonzero()[0] if "terminal_observation" in infos[i]}
+    if not final:
+        return observations
+    if normalized is not None:
+        final = {i: normalized.unnormalize_obs(observation) for i, observation in final.items()}
+    if isinstance(observations, dict):
+        observations = {key: array.copy() for key, array in observations.items()}
+        for i, observation in final.items():
+            for key, array in observations.items():
+                array[i] = observation[key]
+        return observations
+    observations = observations.copy()
+    for i, observation in final.items():
+        observations[i] = observation
+    return observations
 
 
 def _zip_path(path: Any) -> Any:

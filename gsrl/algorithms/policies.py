@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
@@ -25,7 +27,9 @@ from torch.nn import functional as F
 from gsrl.checkpoint import register
 from gsrl.distributions import FactoredCategorical
 from gsrl.heads import ActionHead
+from gsrl.masking import to_matrix
 from gsrl.spaces import OneHotCodec
+from gsrl.values import ActionValues, ChoiceValues, MultilinearValues, NetworkValues
 
 __all__ = [
     "Actor",
@@ -36,6 +40,11 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
 ]
+
+CriticForm: TypeAlias = Literal["choices", "multilinear", "network"]
+
+PAIR_RANK = 4
+"""Rank of the pairs of a multilinear critic."""
 
 
 class MLP(nn.Module):
@@ -72,11 +81,29 @@ class MLP(nn.Module):
         # Small networks spend more time in calls of modules, and in lists of parameters, than in products: hence
         # parameters by name, and the activation without its hooks.
         for weight, bias in self.names:
-            inputs = linear(getattr(self, bias), inputs, getattr(self, weight))
-            if self.layer_norm:
-                inputs = F.layer_norm(inputs, inputs.shape[-1:])
-            inputs = self.activation.forward(inputs)
+            inputs = self._activate(linear(getattr(self, bias), inputs, getattr(self, weight)))
         return inputs
+
+    def forward_at(self, inputs: Tensor, added: Tensor, *, detach: bool) -> Tensor:
+        """Maps members' inputs ``[C, B, in_features]`` to ``[C, M B, out_features]``, for M others beside them.
+
+        Args:
+            inputs: The part of the input that all M share.
+            added: What the other part adds before the first activation, ``[C, M, B, hidden]``.
+            detach: Whether the parameters receive no gradient.
+        """
+        for index, names in enumerate(self.names):
+            weight, bias = (getattr(self, name).detach() if detach else getattr(self, name) for name in names)
+            inputs = torch.baddbmm(bias, inputs, weight)
+            if index == 0:
+                inputs = (inputs.unsqueeze(1) + added).flatten(1, 2)
+            inputs = self._activate(inputs)
+        return inputs
+
+    def _activate(self, inputs: Tensor) -> Tensor:
+        if self.layer_norm:
+            inputs = F.layer_norm(inputs, inputs.shape[-1:])
+        return self.activation.forward(inputs)
 
 
 def _linear_parameters(
@@ -152,13 +179,18 @@ class Actor(Network):
         self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
         self.head = ActionHead(latent_dim, action_space)
 
-    def forward(self, observations: PyTorchObs) -> FactoredCategorical:
-        """Returns the policy at the observations ``[B, ...]``; its values are not validated."""
-        return self.head(self.mlp(self.features(observations)), validate_args=False)
+    def forward(self, observations: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
+        """Returns the policy at the observations ``[B, ...]``; its values are not validated.
+
+        Args:
+            observations: ``[B, ...]``.
+            mask: Boolean ``[B, n, K]``, True where the state allows a choice; None: all are allowed.
+        """
+        return self.head(self.mlp(self.features(observations)), mask, validate_args=False)
 
 
 class Critics(Network):
-    """``n_critics`` value networks over shared features: the values of all choices at once.
+    """``n_critics`` value networks over shared features, see :mod:`gsrl.values` for the forms of their output.
 
     Args:
         observation_space: Space of the observations.
@@ -169,6 +201,10 @@ class Critics(Network):
         n_critics: C.
         layer_norm: Whether each hidden layer is normalised before its activation, without learned scale.
         normalize_images: Whether images are divided by 255.
+        form: ``"choices"``, ``"multilinear"`` or ``"network"``; see :class:`DiscreteSACPolicy`.
+
+    Raises:
+        ValueError: ``form`` is another one, or does not fit the space or the layers.
     """
 
     def __init__(
@@ -181,20 +217,60 @@ class Critics(Network):
         n_critics: int = 2,
         layer_norm: bool = False,
         normalize_images: bool = True,
+        form: CriticForm = "choices",
     ) -> None:
         super().__init__(observation_space, action_space, features_extractor, normalize_images)
         codec = OneHotCodec(action_space)
+        if form not in ("choices", "multilinear", "network"):
+            raise ValueError(f"critic must be 'choices', 'multilinear' or 'network', but got {form!r}.")
+        if form == "choices" and codec.n > 1:
+            raise ValueError(f"critic must not be 'choices' for the {codec.n} factors of {action_space}.")
+        if form == "network" and not net_arch:
+            raise ValueError("critic 'network' needs a hidden layer, but net_arch has none.")
         self.n_critics = n_critics
+        self.form = form
         self.event_shape = (codec.n, codec.K)
         self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn, n_critics, layer_norm)
         latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
-        self.weight, self.bias = _linear_parameters(latent_dim, codec.n * codec.K, n_critics)
+        entries = codec.n * codec.K
+        self._sizes = {
+            "choices": [entries],
+            "multilinear": [1, entries, PAIR_RANK * entries if codec.n > 1 else 0],
+            "network": [1],
+        }[form]
+        self.weight, self.bias = _linear_parameters(latent_dim, sum(self._sizes), n_critics)
+        if form == "network":
+            # As if matrix and features were one input; one entry of each row is 1.
+            bound = (features_extractor.features_dim + codec.n) ** -0.5
+            self.action_weight = nn.Parameter(torch.empty(n_critics, entries, net_arch[0]).uniform_(-bound, bound))
 
-    def forward(self, observations: PyTorchObs) -> Tensor:
-        """Maps observations ``[B, ...]`` to values ``[C, B, n, K]``."""
+    def forward(self, observations: PyTorchObs) -> ActionValues:
+        """Maps observations ``[B, ...]`` to the values of one-hot matrices there."""
         features = self.features(observations)
-        latent = self.mlp(features.expand(self.n_critics, *features.shape))
-        return torch.baddbmm(self.bias, latent, self.weight).view(*latent.shape[:-1], *self.event_shape)
+        features = features.expand(self.n_critics, *features.shape)
+        if self.form == "network":
+            return NetworkValues(
+                partial(self._evaluate, features, detach=False), partial(self._evaluate, features.detach(), detach=True)
+            )
+        latent = self.mlp(features)
+        output = torch.baddbmm(self.bias, latent, self.weight)
+        if self.form == "choices":
+            return ChoiceValues(output.view(*latent.shape[:-1], *self.event_shape))
+        state, choices, pairs = output.split(self._sizes, -1)
+        batch = latent.shape[:-1]
+        return MultilinearValues(
+            state.squeeze(-1),
+            choices.view(*batch, *self.event_shape),
+            pairs.view(*batch, *self.event_shape, PAIR_RANK) if self._sizes[-1] else None,
+        )
+
+    def _evaluate(self, features: Tensor, matrices: Tensor, *, detach: bool) -> Tensor:
+        """Maps matrices ``[M, B, n K]`` to ``[C, M, B]``."""
+        action_weight, weight, bias = (
+            parameter.detach() if detach else parameter for parameter in (self.action_weight, self.weight, self.bias)
+        )
+        latent = self.mlp.forward_at(features, matrices @ action_weight.unsqueeze(1), detach=detach)
+        return torch.baddbmm(bias, latent, weight).view(self.n_critics, *matrices.shape[:2])
 
 
 @register
@@ -213,6 +289,13 @@ class DiscreteSACPolicy(BasePolicy):
         normalize_images: Whether images are divided by 255.
         n_critics: Number of critics.
         layer_norm: Whether the critics' hidden layers are normalised.
+        critic: What the critics know of an action: ``"choices"``, the values of all choices of a single factor at once;
+            ``"multilinear"``, values of state, choices and pairs of choices (:class:`gsrl.values.MultilinearValues`);
+            ``"network"``, a network that takes the one-hot matrix as an input. ``"auto"``: ``"choices"`` for a single
+            factor, ``"multilinear"`` for several.
+
+    Raises:
+        ValueError: ``critic`` is another form, or does not fit the space or ``net_arch``.
     """
 
     def __init__(
@@ -227,6 +310,7 @@ class DiscreteSACPolicy(BasePolicy):
         normalize_images: bool = True,
         n_critics: int = 2,
         layer_norm: bool = False,
+        critic: CriticForm | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(
             observation_space,
@@ -246,6 +330,8 @@ class DiscreteSACPolicy(BasePolicy):
             activation_fn,
             normalize_images,
         )
+        if critic == "auto":
+            critic = "choices" if self.actor.head.codec.n == 1 else "multilinear"
         self.critic = Critics(
             observation_space,
             action_space,
@@ -255,8 +341,10 @@ class DiscreteSACPolicy(BasePolicy):
             n_critics,
             layer_norm,
             normalize_images,
+            critic,
         )
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        self._mask: Tensor | None = None
         self.generator: torch.Generator | None = None
         """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
 
@@ -264,8 +352,38 @@ class DiscreteSACPolicy(BasePolicy):
         """Returns actions of the space for observations ``[B, ...]``."""
         return self._predict(observations, deterministic)
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Returns actions of the space; see Stable-Baselines3's ``predict``.
+
+        Args:
+            observation: One, or a batch of them.
+            state: Unused, and returned.
+            episode_start: Unused.
+            deterministic: Whether the most probable choices are taken.
+            action_masks: Flat masks ``[L]`` or ``[n_envs, L]``, True where a choice is legal, see :mod:`gsrl.masking`.
+
+        Raises:
+            ValueError: ``action_masks`` has another length, or leaves a factor without a legal choice.
+        """
+        codec = self.actor.head.codec
+        # Stable-Baselines3's predict hands the observation alone to _predict.
+        if action_masks is not None:
+            matrix = to_matrix(codec, action_masks).reshape(-1, codec.n, codec.K)
+            self._mask = torch.as_tensor(matrix, device=self.device)
+        try:
+            return super().predict(observation, state, episode_start, deterministic)
+        finally:
+            self._mask = None
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        policy = self.actor(observation)
+        policy = self.actor(observation, self._mask)
         one_hot = policy.mode if deterministic else policy.sample(generator=self.generator)
         return self.actor.head.codec.from_indices(one_hot.argmax(-1))
 

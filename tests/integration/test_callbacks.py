@@ -22,8 +22,8 @@ from gsrl import DiscreteSAC, make_estimator
 from gsrl.buffers import ReplayBatch
 from gsrl.callbacks import GradientDiagnosticsCallback
 from gsrl.estimators import GumbelSoftmax, STGumbel
-from gsrl.losses import combine_critics
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
+from gsrl.values import combine_critics
 
 CARTPOLE = "CartPole-v1"
 STATISTICS = {"relative_bias", "relative_bias_error", "variance", "snr", "cosine"}
@@ -138,7 +138,7 @@ def test_the_objective_is_the_actors_own(critics: Any, monkeypatch: pytest.Monke
 
     with torch.no_grad():
         p = model.policy.actor(batch.observations).probs[:, 0]
-        q = combine_critics(model.policy.critic(batch.observations), critics)[:, 0]
+        q = combine_critics(model.policy.critic(batch.observations).values, critics)[:, 0]
     gradient = p * (q - (p * q).sum(-1, keepdim=True))  # of sum_a p_a q_a, in the logits
     assert callback.comparison is not None
     assert callback.comparison.gradient_norm == pytest.approx(gradient.norm().item(), rel=1e-5)

@@ -70,11 +70,11 @@ def same(left: list[Any], right: list[Any]) -> bool:
     return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(left, right, strict=True))
 
 
-def random_batch(size: int = 8) -> ReplayBatch:
+def random_batch(size: int = 8, n: int = 1) -> ReplayBatch:
     generator = torch.Generator().manual_seed(0)
     return ReplayBatch(
         torch.randn(size, 4, generator=generator),
-        torch.randint(2, (size, 1), generator=generator),
+        torch.randint(2, (size, n), generator=generator),
         torch.randn(size, generator=generator),
         torch.randn(size, 4, generator=generator),
         torch.full((size,), 0.9),
@@ -177,6 +177,16 @@ def test_an_update_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         model.update(batch)
         model.update(batch)
         assert calls == [], estimator
+    for critic in ("multilinear", "network"):
+        policy_kwargs = {"net_arch": [8], "critic": critic}
+        model = make_model(Spaces(spaces.MultiDiscrete([2, 3])), policy_kwargs=policy_kwargs, q_clip=0.5)
+        batch = random_batch(n=2)
+        calls.clear()
+        model.update(batch)
+        model.update(batch)
+        mask = torch.ones(8, 2, 3, dtype=torch.bool)
+        model.update(batch._replace(action_mask=mask, next_action_mask=mask))
+        assert calls == [], critic
     assert torch.ones(1).item() == 1.0
     assert calls == ["item"]
 
@@ -634,6 +644,66 @@ def test_dict_observations(tmp_path: Path) -> None:
     loaded.learn(30)
 
 
+# Actions
+
+
+@pytest.mark.parametrize(
+    ("action_space", "critic"),
+    [
+        (spaces.Discrete(3, start=-1), "choices"),
+        (spaces.Discrete(3, start=5), "network"),
+        (spaces.MultiDiscrete([2, 4, 1, 3]), "multilinear"),
+        (spaces.MultiDiscrete([2, 3], start=[-1, 5]), "network"),
+        (spaces.MultiDiscrete([[2, 3], [4, 2]]), "multilinear"),
+        (spaces.MultiBinary((2, 3)), "multilinear"),
+        (spaces.MultiBinary(3), "network"),
+    ],
+    ids=str,
+)
+def test_an_agent_acts_inside_its_space(action_space: spaces.Space, critic: str, tmp_path: Path) -> None:
+    def predictions(model: DiscreteSAC, *, deterministic: bool) -> np.ndarray:
+        """Checked one by one; the generator advances."""
+        actions, _ = model.predict(OBSERVATIONS, deterministic=deterministic)
+        assert actions.shape == (64, *(action_space.shape or ()))
+        assert all(action_space.contains(action) for action in actions)
+        return actions
+
+    policy_kwargs = {"net_arch": [8], "critic": critic}
+    model = make_model(Spaces(action_space), policy_kwargs=policy_kwargs, n_steps=2, q_clip=0.5).learn(60)
+    codec = model.policy.actor.head.codec
+    assert model._n_updates == 40
+    assert model.policy.critic.form == critic
+    assert model.entropy_coefficient().shape == model._target_entropy.shape == (codec.n,)
+    model.dump_logs()  # everything is finite
+
+    model.save(tmp_path / "model", include=["replay_buffer"])
+    loaded = DiscreteSAC.load(tmp_path / "model", env=Spaces(action_space), device="cpu")
+    assert_same_agent(model, loaded)
+    for deterministic in (True, False):
+        actions = predictions(model, deterministic=deterministic)
+        np.testing.assert_array_equal(predictions(loaded, deterministic=deterministic), actions)
+    indices = codec.to_indices(actions)  # those that were drawn
+    assert [len(np.unique(column)) for column in indices.T] == list(codec.sizes)
+    one, _ = loaded.predict(OBSERVATIONS[0], deterministic=True)
+    assert action_space.contains(one)
+
+    # Both go on alike, on the same transitions, with the same noise.
+    for agent in (model, loaded):
+        agent.train(gradient_steps=5, batch_size=8)
+    assert_same_agent(model, loaded)
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 80
+
+
+def test_illegal_choices_of_smaller_factors_are_never_stored() -> None:
+    sizes = [2, 4, 1, 3]
+    model = make_model(Spaces(spaces.MultiDiscrete(sizes)), learning_starts=100).learn(200)
+    assert model.replay_buffer is not None
+    indices = model.replay_buffer.sample(200).actions
+    assert (indices.amin(0) == 0).all()
+    assert (indices.amax(0) == torch.tensor(sizes) - 1).all()
+
+
 # Estimators
 
 
@@ -753,24 +823,36 @@ def test_arguments_of_the_wrong_kind() -> None:
 
 
 class Spaces(gym.Env):
-    """Only its spaces count."""
+    """Refuses actions that are not of its space; episodes of seven steps."""
 
-    observation_space = spaces.Box(-1.0, 1.0, (2,))
+    observation_space = spaces.Box(-1.0, 1.0, (4,))
 
     def __init__(self, action_space: spaces.Space) -> None:
         self.action_space = action_space
+        self.steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        return np.zeros(2, np.float32), {}
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        return self._observation(), float(np.sum(action)), self.steps == 7, False, {}
+
+    def _observation(self) -> np.ndarray:
+        return np.linspace(-1.0, 1.0, 4, dtype=np.float32) * self.steps / 7
 
 
 @pytest.mark.parametrize(
     "action_space",
-    [spaces.Box(-1.0, 1.0, (1,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
+    [spaces.Box(-1.0, 1.0, (1,)), spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])],
     ids=lambda space: type(space).__name__,
 )
 def test_other_action_spaces_are_refused(action_space: spaces.Space) -> None:
-    with pytest.raises(TypeError, match=f"Discrete action space, but got {type(action_space).__name__}"):
+    message = f"Discrete, MultiDiscrete or MultiBinary action space, but got {type(action_space).__name__}"
+    with pytest.raises(TypeError, match=message):
         make_model(env=Spaces(action_space))
 
 

@@ -49,7 +49,7 @@ def train(probe: str, steps: int = 600, policy: str = "MlpPolicy", **settings: A
 def values(model: DiscreteSAC, observation: Any) -> Tensor:
     """What each critic holds of each action, ``[C, K]``."""
     observations, _ = model.policy.obs_to_tensor(observation)
-    return model.policy.critic(observations)[:, 0, 0]
+    return model.policy.critic(observations).values[:, 0, 0]
 
 
 @torch.no_grad()

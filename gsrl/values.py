@@ -1,0 +1,237 @@
+r"""The values that critics give to one-hot matrices at a batch of states, in three forms.
+
+All C critics and all B states are evaluated together. What differs is what is known between the vertices: values of all
+choices (linear, for one factor), a function multilinear in the rows, or a network that takes the matrix as an input and
+was only ever trained at vertices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Objective
+
+__all__ = [
+    "ActionValues",
+    "ChoiceValues",
+    "CriticCombination",
+    "MultilinearValues",
+    "NetworkValues",
+    "combine_critics",
+    "q_value",
+    "soft_value",
+]
+
+CriticCombination: TypeAlias = Literal["min", "mean"]
+
+
+def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
+    """The value of one-hot matrices, linear in each row.
+
+    Args:
+        values: ``[..., n, K]``, the value of every choice.
+        one_hot: Broadcastable with ``values``.
+
+    Returns:
+        ``[...]``.
+    """
+    return (values * one_hot).sum((-2, -1))
+
+
+def combine_critics(values: Tensor, critics: CriticCombination) -> Tensor:
+    """Combines the critics into one estimate, entry by entry.
+
+    ``"min"`` is pessimistic, against overestimation (Fujimoto et al. 2018, 1802.09477). With discrete actions it
+    tends to underestimate, and ``"mean"`` often does better (Zhou et al. 2022, 2209.10081).
+
+    Args:
+        values: ``[C, ...]``.
+        critics: ``"min"`` or ``"mean"``.
+    """
+    return values.amin(0) if critics == "min" else values.mean(0)
+
+
+def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *, entropy: bool = True) -> Tensor:
+    r"""The value of a state under the policy, an exact expectation, for values linear in each row.
+
+    .. math:: V(s) = \sum_a \pi(a | s)\, (Q(s, a) - \alpha \log \pi(a | s))
+
+    Source: Christodoulou 2019 (1910.07207), Eq. 10.
+
+    Args:
+        policy: At the states ``[B]``.
+        values: ``[B, n, K]``.
+        ent_coef: Alpha, a scalar.
+        entropy: Whether the entropy term is kept. Without it the critic predicts rewards alone, which several studies
+            report to be more robust (2509.09838).
+
+    Returns:
+        ``[B]``.
+    """
+    if entropy:
+        values = values - ent_coef * policy.finite_logits
+    return q_value(values, policy.probs)
+
+
+class ActionValues(ABC):
+    """Values of C critics at states ``[B]``; calling it evaluates one-hot matrices there.
+
+    Attributes:
+        sampled: Whether :meth:`soft_value` needs noise: where no expectation is known in closed form.
+    """
+
+    sampled = False
+
+    @abstractmethod
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``."""
+
+    @abstractmethod
+    def detach(self) -> ActionValues:
+        """The same values; gradients reach the one-hot matrices alone."""
+
+    def objective(self, critics: CriticCombination) -> Objective:
+        """What the actor maximises beside its entropy: the combined value, ``[M, B, n, K] -> [M, B]``, detached."""
+        fixed = self.detach()
+        return lambda one_hot: combine_critics(fixed(one_hot), critics)
+
+    def soft_value(
+        self,
+        policy: FactoredCategorical,
+        ent_coef: Tensor,
+        critics: CriticCombination,
+        *,
+        entropy: bool = True,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """The value of the states under the policy, see :func:`soft_value`; the entropy is exact.
+
+        Args:
+            policy: At the states ``[B]``.
+            ent_coef: Alpha of each factor, ``[n]``.
+            critics: How critics are combined.
+            entropy: Whether the entropy term is kept.
+            noise: Gumbel noise ``[B, n, K]`` of the one sample that ``sampled`` values are taken at.
+
+        Returns:
+            ``[B]``.
+
+        Raises:
+            ValueError: ``noise`` is needed and missing.
+        """
+        if self.sampled and noise is None:
+            raise ValueError(
+                "noise must be Gumbel noise [B, n, K] for values whose expectation is sampled, but got None."
+            )
+        value = combine_critics(self(policy.sample(noise=noise) if self.sampled else policy.probs), critics)
+        return value + (ent_coef * policy.factor_entropy()).sum(-1) if entropy else value
+
+
+class ChoiceValues(ActionValues):
+    """The values of all choices of one factor, so linear in the row; critics are combined choice by choice.
+
+    Args:
+        values: ``[C, B, 1, K]``.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        """Maps ``[*M, B, 1, K]`` to ``[C, *M, B]``."""
+        values = self.values
+        for _ in range(one_hot.dim() - 3):
+            values = values.unsqueeze(1)
+        return q_value(values, one_hot)
+
+    def detach(self) -> ChoiceValues:
+        """See :meth:`ActionValues.detach`."""
+        return ChoiceValues(self.values.detach())
+
+    def objective(self, critics: CriticCombination) -> Objective:
+        """See :meth:`ActionValues.objective`: here a linear function, however the critics are combined."""
+        combined = combine_critics(self.values.detach(), critics)
+        return lambda one_hot: q_value(combined, one_hot)
+
+    def soft_value(
+        self,
+        policy: FactoredCategorical,
+        ent_coef: Tensor,
+        critics: CriticCombination,
+        *,
+        entropy: bool = True,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`ActionValues.soft_value`: the exact expectation of the combined critics."""
+        return soft_value(policy, combine_critics(self.values, critics), ent_coef, entropy=entropy)
+
+
+class MultilinearValues(ActionValues):
+    r"""A function multilinear in the rows: a value of the state, of each choice, and of pairs of choices, at low rank.
+
+    .. math:: Q(s, D) = V(s) + \sum_i \langle D_i, A_i(s) \rangle
+              + \sum_{i < j} \sum_r \sigma_r\, \langle D_i, U_{ir}(s) \rangle \langle D_j, U_{jr}(s) \rangle
+
+    with signs :math:`\sigma_r` that are + for one half of the ranks and - for the other. The pairs are summed as half
+    the square of a sum less the sum of squares, in time linear in n. What it is at the matrix of probabilities is its
+    exact expectation; a noiseless straight-through gradient is unbiased, unless the minimum of critics is taken, which
+    is not multilinear: hence critics are better averaged here. In a target, the minimum is that of the expectations.
+
+    Source: dueling heads, Wang et al. 2016 (1511.06581); pairs as in factorisation machines, Rendle 2010.
+
+    Args:
+        state: ``[C, B]``, V.
+        choices: ``[C, B, n, K]``, A.
+        pairs: ``[C, B, n, K, R]``, U; None: no pairs.
+    """
+
+    def __init__(self, state: Tensor, choices: Tensor, pairs: Tensor | None) -> None:
+        self.state = state
+        self.choices = choices
+        self.pairs = pairs
+
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``, rows on the simplex too."""
+        flat = one_hot.reshape(-1, *one_hot.shape[-3:])  # [M, B, n, K]
+        values = self.state.unsqueeze(1) + torch.einsum("mbnk,cbnk->cmb", flat, self.choices)
+        if self.pairs is not None:
+            taken = torch.einsum("mbnk,cbnkr->cmbnr", flat, self.pairs)
+            products = 0.5 * (taken.sum(-2).square() - taken.square().sum(-2))  # [C, M, B, R]
+            half = products.shape[-1] // 2
+            values = values + products[..., half:].sum(-1) - products[..., :half].sum(-1)
+        return values.reshape(values.shape[0], *one_hot.shape[:-2])
+
+    def detach(self) -> MultilinearValues:
+        """See :meth:`ActionValues.detach`."""
+        pairs = None if self.pairs is None else self.pairs.detach()
+        return MultilinearValues(self.state.detach(), self.choices.detach(), pairs)
+
+
+class NetworkValues(ActionValues):
+    """Networks that take the matrix as an input beside the state: free of any form, and of any constraint between.
+
+    Args:
+        evaluate: Maps ``[M, B, n K]`` to ``[C, M, B]``.
+        evaluate_detached: The same without gradients to anything but its argument.
+    """
+
+    sampled = True
+
+    def __init__(self, evaluate: Callable[[Tensor], Tensor], evaluate_detached: Callable[[Tensor], Tensor]) -> None:
+        self._evaluate = evaluate
+        self._evaluate_detached = evaluate_detached
+
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``."""
+        values = self._evaluate(one_hot.reshape(-1, one_hot.shape[-3], one_hot.shape[-2] * one_hot.shape[-1]))
+        return values.reshape(values.shape[0], *one_hot.shape[:-2])
+
+    def detach(self) -> NetworkValues:
+        """See :meth:`ActionValues.detach`."""
+        return NetworkValues(self._evaluate_detached, self._evaluate_detached)
