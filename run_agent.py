@@ -29,7 +29,7 @@ try:
     from agents import AGENTS, defaults, get_agent, gradients, nearest
     from agents.common import UsageError
     from agents.environments import check_environment
-    from agents.runs import Config, DivergenceError, evaluate_run, is_run, new_folder, resume, start
+    from agents.runs import Config, TrainingError, evaluate_run, is_run, new_folder, resume, start
     from gsrl.checkpoint import CheckpointError
     from gsrl.diagnostics import Comparison
 except ModuleNotFoundError as error:
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name; the process's own if None.
 
     Returns:
-        Exit code: 0; 1 when training diverged; 2 when the command line cannot be used; 130 when it was interrupted.
+        Exit code: 0; 1 when training cannot go on; 2 when the command line cannot be used; 130 when it was interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["-h"], ["--help"]):
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, CheckpointError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
-    except DivergenceError as error:
+    except TrainingError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -261,18 +261,22 @@ def _gradients(argv: list[str]) -> int:
             raise UsageError("--run takes the place of a test problem: leave --objective, --n, --K and --exponent out")
         problem = gradients.load_problem(options.run, options.seed)
         folder = options.out or options.run
-    *_, n, K = problem.logits.shape
-    estimators = gradients.choose_estimators(options.estimators, n, K, options.temperature)
+    estimators = gradients.choose_estimators(options.estimators, problem, options.temperature)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be a folder: {error.strerror}") from error
 
+    *_, n, K = problem.logits.shape
     title = f"{problem.name}, n = {n}, K = {K}"
     print(f"measuring {len(estimators)} estimators on {title}", file=sys.stderr)
     comparison = gradients.measure(problem, estimators, options.num_samples, options.seed, progress=sys.stderr.isatty())
     comparison.to_csv(folder / "gradients.csv")
-    comparison.figure(folder / "gradients.png", title)
+    picture = str(folder / "gradients.png")
+    if comparison.gradient_norm == 0:
+        picture = "none: the gradient is 0, and every relative figure undefined"
+    else:
+        comparison.figure(picture, title)
     console = Console()
     console.print(_fitted(comparison, title, console))
     print(gradients.describe(estimators, options.temperature))
@@ -283,7 +287,7 @@ def _gradients(argv: list[str]) -> int:
             f"relative error {slope.relative_error:.3g}, cosine {slope.cosine:.3g}, "
             f"same sign {slope.sign_agreement:.0%}, scale {slope.scale:.3g}"
         )
-    print(f"  all columns  {folder / 'gradients.csv'}\n  picture      {folder / 'gradients.png'}")
+    print(f"  all columns  {folder / 'gradients.csv'}\n  picture      {picture}")
     return 0
 
 

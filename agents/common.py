@@ -26,7 +26,7 @@ def constructor_arguments(
 ) -> dict[str, Any]:
     """Returns the arguments of an algorithm's constructor: policy, environment, and the settings under their own names.
 
-    ``net_arch`` and ``layer_norm`` go to the policy, ``linear_decay`` and ``normalize`` are done here.
+    ``net_arch``, ``layer_norm`` and ``critic`` go to the policy, ``linear_decay`` and ``normalize`` are done here.
 
     Args:
         env: Where the agent trains.
@@ -42,9 +42,8 @@ def constructor_arguments(
         if field.type == "int" and arguments[field.name] < least:
             raise ValueError(f"{field.name} must be at least {least}, but got {arguments[field.name]}")
 
-    policy_kwargs = {"net_arch": list(arguments.pop("net_arch"))}
-    if "layer_norm" in arguments:
-        policy_kwargs["layer_norm"] = arguments.pop("layer_norm")
+    policy_kwargs: dict[str, Any] = {"net_arch": list(arguments.pop("net_arch"))}
+    policy_kwargs |= {name: arguments.pop(name) for name in ("layer_norm", "critic") if name in arguments}
     if arguments.pop("linear_decay", False):
         arguments |= {name: LinearSchedule(arguments[name], 0.0, 1.0) for name in decaying}
     normalize = arguments.pop("normalize", False)

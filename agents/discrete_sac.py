@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 __all__ = ["ACTION_SPACES", "TUNED", "Settings"]
 
-ACTION_SPACES = (spaces.Discrete,)
+ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Settings:
     """Largest norm of the gradient; None for any."""
     layer_norm: bool = False
     """Normalise the critics' hidden layers."""
+    critic: Literal["auto", "choices", "multilinear", "network"] = "auto"
+    """What critics know of an action: values of all choices of one factor; values of choices and of pairs of them; a
+    network that takes the action as an input. "auto": the first for one factor, the second for several."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of the actor as of the critics."""
 

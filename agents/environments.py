@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
@@ -13,14 +16,43 @@ from stable_baselines3.common.vec_env import VecEnv
 import envs  # noqa: F401  # registers the environments of the checkout
 from agents import get_agent, nearest
 from agents.common import UsageError
+from agents.rewind import Rewindable
 
-__all__ = ["check_environment", "make_environments"]
+__all__ = ["EnvironmentFailure", "check_environment", "make_environments"]
 
 EXTRAS = ("box2d", "mujoco")
 """Extras of this project that hold what an environment needs."""
 
 NEED_JAX = ("phys2d/", "tabular/")
 """Beginnings of the names that are not suggested: no extra of this project makes them work."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment raised while it was reset or stepped; the message says what and where."""
+
+
+class _Watched(gym.Wrapper):
+    """Tells what the environment raises from what its users raise."""
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment."""
+        try:
+            return self.env.reset(**arguments)
+        except Exception as error:
+            raise self._failure("reset", error) from error
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            raise self._failure(f"step({action})", error) from error
+
+    def _failure(self, call: str, error: Exception) -> EnvironmentFailure:
+        innermost = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(innermost.filename).name}, line {innermost.lineno}"
+        name = self.spec.id if self.spec is not None else str(self.unwrapped)
+        return EnvironmentFailure(f"{name} raised {type(error).__name__} in {call}: {error} ({place})")
 
 
 def check_environment(env_id: str, agent: str) -> None:
@@ -60,9 +92,11 @@ def check_environment(env_id: str, agent: str) -> None:
 def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, seeded with ``seed``, ``seed + 1`` and so on.
 
+    Each can be rewound (see :mod:`agents.rewind`), and raises :class:`EnvironmentFailure` whatever goes wrong inside.
+
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
         n_envs: How many.
         seed: Of the first one.
     """
-    return make_vec_env(env_id, n_envs, seed)
+    return make_vec_env(env_id, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(env)))

@@ -1,4 +1,4 @@
-"""Soft actor-critic for discrete actions whose actor learns through straight-through Gumbel-softmax samples.
+"""Soft actor-critic for discrete actions whose actor learns through samples: straight-through Gumbel-softmax.
 
 Sources: Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019; Jang et al., "Categorical
 Reparameterization with Gumbel-Softmax", 2017.
@@ -7,6 +7,7 @@ Reparameterization with Gumbel-Softmax", 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -18,15 +19,30 @@ from gsrl.estimators import make_estimator
 
 __all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
 
-SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient"
+SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
+
+RELAXED = ("st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax")
+"""Estimators with a temperature."""
 
 
 @dataclass(frozen=True)
 class Settings(discrete_sac.Settings):
-    """Settings of discrete soft actor-critic, and the temperature of its relaxation."""
+    """Settings of discrete soft actor-critic, and of the actor's gradient."""
 
+    estimator: Literal[
+        "st-gumbel",
+        "gumbel-softmax",
+        "gumbel-rao",
+        "gapped-st",
+        "straight-through",
+        "reinmax",
+        "local-expectation",
+        "reinforce",
+        "rloo",
+    ] = "st-gumbel"
+    """Estimator of the actor's gradient."""
     temperature: float = 1.0
-    """Temperature of the relaxed samples that carry the gradient."""
+    """Temperature of the relaxed samples that carry the gradient, where the estimator has one."""
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:
@@ -45,5 +61,6 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
     temperature = arguments.pop("temperature")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}")
-    estimator = make_estimator("st-gumbel", temperature=temperature)
+    name = arguments.pop("estimator")
+    estimator = make_estimator(name, temperature=temperature) if name in RELAXED else make_estimator(name)
     return DiscreteSAC(**arguments, estimator=estimator, seed=seed, device=device)

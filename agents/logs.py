@@ -106,11 +106,13 @@ class ProgressLog(KVWriter):
 class TensorBoardLog(TensorBoardOutputFormat):
     """Stable-Baselines3's TensorBoard events, which go on after ``steps``: later ones of earlier processes are hidden.
 
+    Each row reaches the file at once.
+
     Args:
         folder: Where the events go.
         steps: Steps of the run so far; 0 for a new run.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1 if steps else None)
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1)
         self._is_closed = False

@@ -5,9 +5,11 @@ The folder holds ``config.json``, ``progress.csv``, ``episodes.csv``, ``evaluati
 ``summary.json``.
 
 A checkpoint is written before the first step, before each evaluation, every minute, and at the end. Checkpoints and
-evaluations are made between an update and the next collection of steps, where nothing is under way. The state of the
-environment is not stored: a resumed run begins new episodes, with seeds derived from the run's seed and the steps done,
-so that resuming twice gives the same result, though not that of a run that was never interrupted.
+evaluations are made between an update and the next collection of steps, where nothing is under way; neither changes
+what is learned. A run that is killed at any moment and resumed ends in the same parameters, bit for bit on the same
+machine, as one that was never interrupted, and in the same logs but for the times in them. Its environments are stepped
+to where they were (see :mod:`agents.rewind`). Where that cannot be, training says so, and a resumed run begins new
+episodes, with seeds derived from the run's seed and the steps done: resuming twice then gives the same result.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,11 +31,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 from tqdm import tqdm
@@ -41,17 +43,20 @@ from tqdm import tqdm
 from agents import get_agent
 from agents.common import UsageError
 from agents.curve import plot_learning_curve
-from agents.environments import check_environment, make_environments
+from agents.environments import EnvironmentFailure, check_environment, make_environments
 from agents.files import write_text
 from agents.logs import CsvLog, ProgressLog, TensorBoardLog
+from agents.rewind import RewindError, restore, snapshot, why_not_rewindable
 from agents.storage import load_parameters, load_state_dict, save_model, state_dict
 from gsrl import checkpoint
 from gsrl._version import __version__
+from gsrl.evaluation import evaluate_policy
 
 __all__ = [
     "Config",
     "DivergenceError",
     "Evaluator",
+    "TrainingError",
     "evaluate_run",
     "is_run",
     "new_folder",
@@ -66,8 +71,10 @@ EVALUATION_ENVS = 5
 """Environments that evaluations step together."""
 LOG_ROWS = 100
 """Rows that a run adds to its progress log, where updates are as frequent."""
-CHECKPOINT_SECONDS = 60.0
-"""Time between checkpoints; longer where saving one takes more than a twentieth of it."""
+SAVING_SHARE = 20
+"""How many times longer than saving a checkpoint takes, at least, to wait for the next."""
+HALF_WRITTEN = (".gsrl-*.tmp", "*.json.*.tmp", "*.csv.*.tmp")
+"""What a killed process may leave of checkpoints and other files, which it writes beside the whole ones."""
 
 Settings = TypeVar("Settings")
 
@@ -96,6 +103,8 @@ class Config(Generic[Settings]):
     """Steps between evaluations; None for a tenth of the run."""
     eval_episodes: int = 20
     """Episodes of the final evaluation."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints; longer where saving one takes more than a twentieth of it."""
 
     def check(self) -> None:
         """Checks the numbers and the device.
@@ -107,6 +116,8 @@ class Config(Generic[Settings]):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{_option(name)} must be at least 1, but got {value}")
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(f"--checkpoint-seconds must be at least 0, but got {self.checkpoint_seconds}")
         _check_seed(self.seed)
         try:
             torch.empty(0, device=self.device)
@@ -141,7 +152,7 @@ def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str
 
     Raises:
         UsageError: The configuration cannot be used; nothing was written.
-        DivergenceError: Parameters are no longer finite.
+        TrainingError: Training cannot go on.
     """
     return _run(config, folder, command, None)
 
@@ -160,8 +171,8 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
 
     Raises:
         UsageError: There is nothing to resume, or nothing left to do.
-        DivergenceError: Parameters are no longer finite.
-        gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
+        TrainingError: Training cannot go on.
+        gsrl.checkpoint.CheckpointError: The checkpoint is damaged, or does not fit the configuration.
     """
     config = read_config(folder)
     config = dataclasses.replace(
@@ -265,7 +276,8 @@ def read_config(folder: Path) -> Config[Any]:
     try:
         stored = _read_json(folder / "config.json")
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
-        values = {field.name: stored[field.name] for field in dataclasses.fields(Config)}
+        names = [field.name for field in dataclasses.fields(Config)]
+        values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
         config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder / 'config.json'} cannot be used: {type(error).__name__}: {error}") from error
@@ -312,7 +324,11 @@ class Interrupted(Exception):
     """Training was asked to stop, at a point where its state is whole."""
 
 
-class DivergenceError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Training cannot go on, for a reason that is not this project's; the last checkpoint is good."""
+
+
+class DivergenceError(TrainingError):
     """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
 
 
@@ -384,10 +400,10 @@ class _Recorder(BaseCallback):
         self.stop = stop
 
     def _on_rollout_start(self) -> None:
-        self.stop.check()
         # Here, not every so many episodes: those of a good agent are long, those of a bad one many.
         if self.num_timesteps >= self.run.next_log:
             self.model.dump_logs()
+        self.stop.check()  # after the log, whose figures of the last update no checkpoint holds
         evaluate = self.num_timesteps >= self.run.next_evaluation
         if evaluate or self.run.checkpoint_is_due():
             self.run.save_checkpoint()
@@ -445,6 +461,7 @@ class _Run:
         model: The agent, which knows the steps done.
         evaluator: What evaluates it.
         seconds: Seconds spent by earlier processes, by kind.
+        rewindable: Whether checkpoints can hold where the environments are.
     """
 
     def __init__(
@@ -454,16 +471,19 @@ class _Run:
         model: BaseAlgorithm,
         evaluator: Evaluator,
         seconds: Mapping[str, float],
+        *,
+        rewindable: bool,
     ) -> None:
         self.config = config
         self.folder = folder
         self.model = model
         self.evaluator = evaluator
         self.earlier = seconds
+        self.rewindable = rewindable
         self.begin = time.perf_counter()
         self.saving_seconds = 0.0
         self.saved_steps = model.num_timesteps
-        self.next_save = time.perf_counter() + CHECKPOINT_SECONDS
+        self.next_save = time.perf_counter() + config.checkpoint_seconds
         progress = CsvLog(folder / "progress.csv")
         self.episodes = CsvLog(folder / "episodes.csv", ["return", "length"])
         self.evaluations = CsvLog(folder / "evaluations.csv", ["mean_return", "std_return", "episodes"])
@@ -542,12 +562,19 @@ class _Run:
         """
         begin = time.perf_counter()
         self.check_finite()
-        tree = {"steps": self.model.num_timesteps, "seconds": self.seconds(), **state_dict(self.model)}
+        env = self.model.get_env()
+        begun = self.model._last_obs is not None
+        tree = {
+            "steps": self.model.num_timesteps,
+            "seconds": self.seconds(),
+            **state_dict(self.model),
+            "environments": snapshot(env) if env is not None and begun and self.rewindable else None,
+        }
         checkpoint.save(self.folder / "checkpoint.zip", tree)
         self.saved_steps = self.model.num_timesteps
         end = time.perf_counter()
         self.saving_seconds += end - begin
-        self.next_save = end + max(CHECKPOINT_SECONDS, 20 * (end - begin))
+        self.next_save = end + max(self.config.checkpoint_seconds, SAVING_SHARE * (end - begin))
 
     def check_finite(self) -> None:
         """Raises ``DivergenceError`` if parameters are not finite."""
@@ -612,18 +639,21 @@ class _Run:
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
     config.check()
     _set_threads(config.threads)
-    # From a checkpoint of no steps a run goes as it would have gone.
-    seed = _derived_seed(config.seed, state["steps"]) if state is not None and state["steps"] else config.seed
-    model = _make_agent(config, make_environments(config.env, config.n_envs, seed), seed)
-    if state is not None:
-        load_state_dict(model, state)
+    # First: what uses global random numbers in spite of all must not meet those of the training.
+    obstacle = why_not_rewindable(lambda: gym.make(config.env))
     evaluator = Evaluator(config.env, config.seed)
+    model = _make_agent(config, make_environments(config.env, config.n_envs, config.seed), config.seed)
+    if state is not None:
+        _restore(model, state, config)
+        for path in (path for pattern in HALF_WRITTEN for path in folder.glob(pattern)):
+            path.unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
 
-    run = _Run(config, folder, model, evaluator, state["seconds"] if state is not None else {})
+    seconds = state["seconds"] if state is not None else {}
+    run = _Run(config, folder, model, evaluator, seconds, rewindable=obstacle is None)
     try:
         if state is None:
             run.save_checkpoint()
@@ -634,16 +664,51 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
             f"training {config.agent} on {config.env}, steps {model.num_timesteps} to {config.steps}, in {folder}",
             file=sys.stderr,
         )
+        if obstacle is not None:
+            print(
+                f"resuming will begin new episodes, so that an interrupted run ends in another result: a second "
+                f"{config.env} cannot be brought to where one is ({obstacle})",
+                file=sys.stderr,
+            )
         stop = _Stop()
         with stop.listening():
             return run.complete(stop)
-    except Exception:
-        if not (folder / "summary.json").exists():  # else only the picture failed
+    except Exception as error:
+        if (folder / "summary.json").exists():  # only the picture failed
+            raise
+        with suppress(OSError):  # the disk may be full
             run.write_summary("failed")
         run.check_finite()  # the reason, where it is one, of whatever was raised
+        if isinstance(error, EnvironmentFailure | OSError):
+            raise TrainingError(
+                f"training failed at {model.num_timesteps} steps: {error}; "
+                f"the checkpoint of {run.saved_steps} steps in {folder} is the last good one"
+            ) from error
         raise
     finally:
-        run.close()
+        with suppress(OSError):  # rows are written when they are added, so nothing is lost here
+            run.close()
+
+
+def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]) -> None:
+    """Brings a new model and its environments to where those of a checkpoint were."""
+    env = model.get_env()
+    assert env is not None  # it was made with one
+    environments = state.get("environments")  # None before the first reset, and where they cannot be rewound
+    obstacle = None
+    if environments is not None:
+        try:
+            restore(env, environments)
+        except RewindError as error:
+            obstacle = error
+    load_state_dict(model, state)  # the global generators too, after all that may have used them
+    if environments is not None and obstacle is None:
+        return
+    if obstacle is not None:
+        print(f"new episodes begin, as {config.env} could not be brought to where it was: {obstacle}", file=sys.stderr)
+    # From a checkpoint of no steps a run goes as it would have gone.
+    env.seed(_derived_seed(config.seed, state["steps"]) if state["steps"] else config.seed)
+    model.set_env(env, force_reset=True)
 
 
 def _make_agent(config: Config[Any], env: VecEnv, seed: int) -> BaseAlgorithm:

@@ -1,16 +1,19 @@
 """What a model knows, as a tree that ``gsrl.checkpoint`` stores: no pickle.
 
-A Stable-Baselines3 model is rebuilt from the agent's settings, and takes its state dicts from the tree.
+A Stable-Baselines3 model is rebuilt from the agent's settings, and takes its state dicts from the tree. Its random
+numbers come from the global generators of Python, NumPy and torch, so their states are in the tree as well.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -22,8 +25,17 @@ from gsrl.algorithms.discrete_sac import DiscreteSAC
 
 __all__ = ["load_parameters", "load_state_dict", "save_model", "state_dict"]
 
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")
-"""Numbers that Stable-Baselines3's algorithms advance; not every algorithm has every one."""
+PROGRESS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "exploration_rate",
+    "_last_obs",
+    "_last_original_obs",
+    "_last_episode_starts",
+)
+"""Numbers and arrays that Stable-Baselines3's algorithms advance; not every algorithm has every one."""
 
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of Stable-Baselines3's replay buffer, the steps along the first axis."""
@@ -34,24 +46,35 @@ def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
     return {
         "model": model.state_dict() if isinstance(model, DiscreteSAC) else _baseline_state(model),
         "normalization": _normalization_state(model.get_vec_normalize_env()),
+        "generators": _generators_state(model),
     }
 
 
 def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
-    """Restores :func:`state_dict` into a model made with the same settings; its next episode is a new one.
+    """Restores :func:`state_dict` into a model made with the same settings, and the global generators.
+
+    The model then is in the middle of an episode, and its environment must be: see :func:`agents.rewind.restore`.
+    Otherwise ``model.set_env(env, force_reset=True)`` lets it begin new episodes.
 
     Args:
         model: The model, changed in place.
         state: What :func:`state_dict` returned.
+
+    Raises:
+        gsrl.checkpoint.CheckpointError: The state is that of another model; this one is then good for nothing.
     """
-    if isinstance(model, DiscreteSAC):
-        model.load_state_dict(state["model"])
-    else:
-        _load_baseline_state(model, state["model"])
-    _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
-    env = model.get_env()
-    if env is not None:
-        model.set_env(env, force_reset=True)
+    try:
+        if isinstance(model, DiscreteSAC):
+            model.load_state_dict(state["model"])
+        else:
+            _load_baseline_state(model, state["model"])
+        _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
+        _load_generators_state(model, state["generators"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(
+            f"the checkpoint does not fit the run's settings, or is of another version of this project: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def save_model(path: Path, model: BaseAlgorithm) -> None:
@@ -87,7 +110,7 @@ def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
     replay = model.replay_buffer if isinstance(model, DQN) else None
     return {
         "parameters": model.get_parameters(),
-        "counters": {name: getattr(model, name) for name in COUNTERS if hasattr(model, name)},
+        "progress": {name: getattr(model, name) for name in PROGRESS if hasattr(model, name)},
         "episodes": list(model.ep_info_buffer or ()),
         "successes": list(model.ep_success_buffer or ()),
         "replay": None if replay is None else _replay_state(replay),
@@ -96,7 +119,7 @@ def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _load_baseline_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     model.set_parameters(state["parameters"], device=model.device)
-    for name, value in state["counters"].items():
+    for name, value in state["progress"].items():
         setattr(model, name, value)
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
@@ -119,6 +142,25 @@ def _load_replay_state(buffer: ReplayBuffer, state: Mapping[str, Any]) -> None:
                 array[: buffer.size()] = stored[key]
         else:
             arrays[: buffer.size()] = stored
+
+
+def _generators_state(model: BaseAlgorithm) -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
+        "action_space": model.action_space.np_random.bit_generator.state,  # of random actions
+    }
+
+
+def _load_generators_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"].cpu())  # a checkpoint's tensors are on the model's device
+    if model.device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), model.device)
+    model.action_space.np_random.bit_generator.state = state["action_space"]
 
 
 def _normalization_state(env: VecNormalize | None) -> dict[str, Any] | None:

@@ -182,6 +182,14 @@ def test_resume_extends_a_run_and_appends_to_its_logs(
         assert state["model"]["replay"]["pos"] == after["steps"]
 
 
+def test_a_run_from_before_an_option_has_its_default(tmp_path: Path) -> None:
+    train(tmp_path / "run", "a2c", "--steps", "20", "--checkpoint-seconds", "7")
+    config = read_json(tmp_path / "run" / "config.json")
+    assert runs.read_config(tmp_path / "run").checkpoint_seconds == config.pop("checkpoint_seconds") == 7
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert runs.read_config(tmp_path / "run").checkpoint_seconds == 60
+
+
 def test_resume_takes_no_other_option_than_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train", "--resume", str(tmp_path), "--seed", "3"]) == 2
     assert "only --steps and --device can go with it; got --seed 3" in capsys.readouterr().err
@@ -402,6 +410,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--steps", "-5"], "error: --steps must be at least 1, but got -5"),
         (["train", "--n-envs", "0"], "error: --n-envs must be at least 1, but got 0"),
         (["train", "--seed", "-1"], "error: --seed must be at least 0"),
+        (["train", "--checkpoint-seconds", "-1"], "--checkpoint-seconds must be at least 0, but got -1.0"),
         (["train", "--device", "abacus"], "--device 'abacus' cannot be used"),
         (["train", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
         (["train", "--temperature", "0"], "--temperature must be positive, but got 0.0"),
