@@ -1,7 +1,7 @@
 """Tables and figures from the rows of grid.py and polynomial.py; nothing is measured here.
 
-Writes ``bias-and-variance.png``, ``variance-by-factors.png`` and ``polynomial.png`` beside the rows, and prints the tables
-of ``docs/gradient-study.md``.
+Writes ``bias-and-variance.png``, ``variance-by-factors.png`` and ``polynomial.png`` beside the rows, and prints the
+tables of ``docs/gradient-study.md``.
 
     python benchmarks/gradients/report.py [--results benchmarks/gradients/results]
 """

@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -30,7 +32,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import current_masks, to_matrix
+from gsrl.masking import ActionMasker, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
@@ -110,7 +112,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of ``DiscreteSACPolicy``.
         env: Environment with a ``Discrete``, ``MultiDiscrete`` or ``MultiBinary`` action space, its id, or a vectorised
-            one: Stable-Baselines3's, or Gymnasium's (:class:`gsrl.vec_env.GymnasiumVecEnv`).
+            one: Stable-Baselines3's, or Gymnasium's (:class:`gsrl.vec_env.GymnasiumVecEnv`). Where it gives masks of
+            legal actions, in ``info["action_mask"]`` at every reset and step, they are kept everywhere; a single
+            environment may have a method ``action_masks()`` instead. See :class:`gsrl.masking.ActionMasker`.
         learning_rate: Of all networks and the entropy coefficient; a number, or a function of the remaining progress.
         buffer_size: Transitions kept for replay.
         learning_starts: Steps with uniformly random actions before the first update.
@@ -395,9 +399,11 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Takes Gymnasium's vector environments too."""
+        """Takes Gymnasium's vector environments too, and masks where a single environment has ``action_masks()``."""
         if isinstance(env, VectorEnv):
             env = GymnasiumVecEnv(env)
+        elif isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks") and not is_wrapped(env, ActionMasker):
+            env = ActionMasker(env)
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _set_masked(self, masked: bool) -> None:

@@ -933,3 +933,45 @@ def test_a_training_that_diverged_stops() -> None:
     model.update(random_batch()._replace(rewards=torch.full((8,), torch.nan)))
     with pytest.raises(FloatingPointError, match="critic_loss is nan after"):
         model.dump_logs()
+
+
+class OnlyTheMethod(gym.Env):
+    """Masks in sb3-contrib's way: a method, and nothing in the info. Legal are the first ``1 + step`` choices."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (2,))
+    action_space = spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if not self.action_masks()[action]:
+            raise ValueError(f"action {action} is illegal at step {self.steps}")
+        self.steps += 1
+        return np.zeros(2, np.float32), float(action), self.steps == 4, False, {}
+
+    def action_masks(self) -> np.ndarray:
+        return np.arange(4) <= self.steps
+
+
+def test_a_method_action_masks_is_enough() -> None:
+    model = DiscreteSAC("MlpPolicy", OnlyTheMethod(), learning_starts=40, policy_kwargs={"net_arch": [8]}, seed=0)
+    model.learn(120)
+    assert model.masked
+    mask = np.array([True, False, False, False])
+    for deterministic in (False, True):
+        actions, _ = model.predict(np.zeros((50, 2), np.float32), None, None, deterministic, np.tile(mask, (50, 1)))
+        assert (actions == 0).all()
+    with pytest.warns(UserWarning, match="predict was called without action_masks"):
+        model.predict(np.zeros(2, np.float32))
+
+
+def test_an_estimator_that_does_not_fit_says_so_at_once() -> None:
+    with pytest.raises(ValueError, match="num_samples must be at most the number of legal configurations, 2"):
+        DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="unordered-set")
+    with pytest.raises(ValueError, match="is for binary factors, K = 2, but got K = 3"):
+        DiscreteSAC("MlpPolicy", "Acrobot-v1", estimator="disarm")
+    with pytest.raises(ValueError, match="estimator 'relax' has settings without defaults"):
+        DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="relax")
