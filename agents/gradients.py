@@ -20,7 +20,6 @@ from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slope
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
-from gsrl.losses import actor_objective
 from gsrl.objectives import Problem, make_objective
 
 __all__ = [
@@ -51,7 +50,7 @@ NUM_SAMPLES = 10
 """Of the estimators that take several samples; the unordered set at most half of all configurations."""
 
 RELAXED = ("gumbel-softmax", "st-gumbel", "straight-through", "rebar")
-"""Estimators with one temperature and nothing else to set."""
+"""Estimators of which only the temperature is set."""
 
 ADAPTED = ("rebar", "relax")
 """Estimators that are fitted to the problem before they are measured."""
@@ -63,7 +62,9 @@ OBSERVATIONS = 64
 """How many observations of a run's replay make its problem."""
 
 
-def fitting_estimators(n: int, K: int, temperature: float = 1.0) -> dict[str, Estimator]:
+def fitting_estimators(
+    n: int, K: int, temperature: float = 1.0, configurations: int | None = None
+) -> dict[str, Estimator]:
     """Builds every estimator that is of use for ``n`` factors of ``K`` choices, by its name.
 
     All relaxations have the same temperature, but ReinMax, which is defined from 1 up. ``decoupled-st`` samples at
@@ -73,7 +74,9 @@ def fitting_estimators(n: int, K: int, temperature: float = 1.0) -> dict[str, Es
         n: Factors.
         K: Choices of each.
         temperature: Of the relaxations; where ``rebar`` and ``relax`` begin.
+        configurations: How many are legal; all ``K**n`` if None.
     """
+    configurations = K**n if configurations is None else configurations
     settings: dict[str, dict[str, Any]] = {
         **{name: {"temperature": temperature} for name in RELAXED},
         "decoupled-st": {"forward_temperature": 2 * temperature, "backward_temperature": temperature},
@@ -81,25 +84,29 @@ def fitting_estimators(n: int, K: int, temperature: float = 1.0) -> dict[str, Es
         "gumbel-rao": {"temperature": temperature, "num_samples": NUM_SAMPLES},
         "reinmax": {"temperature": max(1.0, temperature)},
         "rloo": {"num_samples": NUM_SAMPLES},
-        "relax": {"n": n, "K": K, "temperature": temperature, "generator": torch.Generator().manual_seed(0)},
-        "unordered-set": {"num_samples": _unordered(n, K)},
+        "relax": {"n": n, "K": K, "temperature": temperature},
+        "unordered-set": {"num_samples": _unordered(configurations)},
     }
-    unfit = _unfit(n, K)
+    unfit = _unfit(n, K, configurations)
     return {name: make_estimator(name, **settings.get(name, {})) for name in ESTIMATORS if name not in unfit}
 
 
-def choose_estimators(names: Sequence[str], n: int, K: int, temperature: float) -> dict[str, Estimator]:
-    """Returns the named ones of :func:`fitting_estimators`, or all of them if none is named.
+def choose_estimators(names: Sequence[str], problem: Problem, temperature: float) -> dict[str, Estimator]:
+    """Returns the named ones of the :func:`fitting_estimators` of a problem, or all of them if none is named.
 
     Raises:
         UsageError: One is unknown, named twice or does not fit; the message says why.
     """
-    fitting = fitting_estimators(n, K, temperature)
+    policy = problem.policy()
+    n, K = policy.event_shape
+    # Of the row with the fewest, and no more than matter: the number itself may overflow.
+    configurations = round(math.exp(min(policy.max_entropy().min().item(), math.log(MAX_CALLS))))
+    fitting = fitting_estimators(n, K, temperature, configurations)
     for name in names:
         if name not in ESTIMATORS:
             raise UsageError(f"unknown estimator {name!r}; {nearest(name, ESTIMATORS)}")
         if name not in fitting:
-            raise UsageError(f"{name} does not fit n = {n}, K = {K}: {_unfit(n, K)[name]}")
+            raise UsageError(f"{name} does not fit n = {n}, K = {K}: {_unfit(n, K, configurations)[name]}")
     if len(set(names)) < len(names):
         raise UsageError(f"--estimators must not name one twice, but got {' '.join(names)}")
     return {name: fitting[name] for name in names or fitting}
@@ -119,12 +126,12 @@ def describe(estimators: Mapping[str, Estimator], temperature: float) -> str:
     return "\n".join(lines)
 
 
-def _unordered(n: int, K: int) -> int:
+def _unordered(configurations: int) -> int:
     """Samples of the unordered set: all configurations would be enumeration."""
-    return min(NUM_SAMPLES, K**n // 2)
+    return min(NUM_SAMPLES, configurations // 2)
 
 
-def _unfit(n: int, K: int) -> dict[str, str]:
+def _unfit(n: int, K: int, configurations: int) -> dict[str, str]:
     """Says of each estimator that does not fit why."""
     calls = {"exact": K**n, "local-expectation": n * K, "arsm": math.comb(K, 2) + 1}
     unfit = {
@@ -132,8 +139,8 @@ def _unfit(n: int, K: int) -> dict[str, str]:
     }
     if K != 2:
         unfit |= dict.fromkeys(("arm", "disarm"), "it needs K = 2")
-    if _unordered(n, K) < 2:
-        unfit["unordered-set"] = f"there are only {K**n} configurations to draw from"
+    if _unordered(configurations) < 2:
+        unfit["unordered-set"] = f"there are only {configurations} configurations to draw from"
     return unfit
 
 
@@ -190,7 +197,7 @@ def load_problem(folder: Path, seed: int) -> Problem:
         env.close()
     with torch.no_grad():
         logits = model.policy.actor(observations).logits
-        f = actor_objective(model.policy.critic(observations), model.critics)
+        f = model.policy.critic(observations).objective(model.critics)
     return Problem(f"{config.agent} on {config.env}", logits, f)
 
 

@@ -1,23 +1,25 @@
-"""Callbacks for Stable-Baselines3: which gradient estimator's bias bites, and when, while an agent learns."""
+"""Callbacks for Stable-Baselines3: which gradient estimator's bias bites, and when; evaluation with action masks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import EvalCallback as EvalWithoutMasks
 
 from gsrl.algorithms import DiscreteSAC
 from gsrl.buffers import ReplayBuffer
 from gsrl.diagnostics import Comparison, CriticSlope, compare, critic_slope
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, make_estimator
-from gsrl.losses import actor_objective
+from gsrl.estimators import Estimator
+from gsrl.evaluation import MaskedModel, takes_masks
 
-__all__ = ["GradientDiagnosticsCallback"]
+__all__ = ["EvalCallback", "GradientDiagnosticsCallback"]
 
 DEFAULT_ESTIMATORS = ("st-gumbel", "gumbel-softmax", "straight-through", "reinmax", "reinforce", "rloo")
 """What is compared unless the user says otherwise, beside the agent's own estimator."""
@@ -112,7 +114,7 @@ class GradientDiagnosticsCallback(BaseCallback):
         if self.estimators is not None:
             return self.estimators
         own = self.model.estimator
-        return {name: make_estimator(name) for name in DEFAULT_ESTIMATORS} | {own.name: own}
+        return {name: name for name in DEFAULT_ESTIMATORS} | {own.name: own}
 
     def _measure(self, buffer: ReplayBuffer) -> tuple[Comparison, CriticSlope]:
         generator = np.random.default_rng([self.seed, self.num_timesteps])
@@ -120,7 +122,7 @@ class GradientDiagnosticsCallback(BaseCallback):
         observations = buffer.sample(self.batch_size, self.model.get_vec_normalize_env(), generator).observations
         with torch.no_grad():
             policy = self.model.policy.actor(observations)
-            f = actor_objective(self.model.policy.critic(observations), self.model.critics)
+            f = self.model.policy.critic(observations).objective(self.model.critics)
         comparison = compare(policy, f, self._estimators(), self.num_samples, seed=noise_seed, measure_cost=False)
         one_hot = policy.sample(generator=torch.Generator(self.model.device).manual_seed(noise_seed))
         return comparison, critic_slope(f, one_hot, policy.mask)
@@ -136,3 +138,30 @@ class GradientDiagnosticsCallback(BaseCallback):
         # As in Stable-Baselines3's EvalCallback: written now, at the step that was measured.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
+
+
+class EvalCallback(EvalWithoutMasks):
+    """Stable-Baselines3's `EvalCallback`, which also hands the environment's action masks to the model.
+
+    Arguments, logs and files are the same. Without masks, or with a model whose `predict` has no argument
+    `action_masks`, so is all else. :func:`gsrl.evaluation.evaluate_policy` does the same outside of a training.
+    """
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self._takes_masks = takes_masks(self.model)
+
+    def _on_step(self) -> bool:
+        # The base class evaluates `self.model`: for that long, it is one that knows the masks.
+        model = self.model
+        if self._takes_masks:
+            self.model = MaskedModel(model, self.eval_env)  # type: ignore[assignment]
+        try:
+            return super()._on_step()
+        finally:
+            self.model = model
+
+    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        if isinstance(self.model, MaskedModel):
+            self.model.after_step(locals_["infos"], locals_["dones"])
+        super()._log_success_callback(locals_, globals_)

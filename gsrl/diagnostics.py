@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
-from gsrl.estimators import Estimator, Exact, Objective, make_estimator
-from gsrl.estimators.base import evaluate
+from gsrl.estimators import Estimator, Exact, Objective, Relax, RelaxedControl, make_estimator
+from gsrl.estimators.base import evaluate, replace_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,7 +269,7 @@ def compare(
         policy: Distribution with batch shape ``[*batch]`` and event shape ``(n, K)``; its logits are held fixed.
         f: Maps ``[M, *batch, n, K]`` to ``[M, *batch]``; the gradient is that of the sum over the batch.
         estimators: By label; or in a sequence, and then labelled by their names, which must differ. A string stands for
-            the estimator of that name with its defaults.
+            the estimator of that name with its defaults; ``"relax"``, which has none, is made for the policy's shape.
         num_samples: Estimates of each estimator, at least 2.
         exact: The gradient ``[*batch, n, K]``, if it is known. If None, it is enumerated where ``K**n`` is at most
             ``gsrl.distributions.MAX_SUPPORT``, and otherwise estimated by ``num_samples`` samples of
@@ -290,7 +290,7 @@ def compare(
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, to measure a variance, but got {num_samples}.")
     device = policy.logits.device
-    named = _named(estimators, device)
+    named = _named(estimators, policy)
     if exact is not None and exact.shape != policy.logits.shape:
         raise ValueError(
             f"exact must have the shape of the logits, {tuple(policy.logits.shape)}, but got {tuple(exact.shape)}."
@@ -321,10 +321,12 @@ def adapt(
     """Lets an estimator that learns its control variate (``rebar``, ``relax``) fit it to a fixed policy and ``f``.
 
     Each step is one of Adam, on the gradient that ``batch`` independent estimates send to the estimator's parameters:
-    that of their variance. Parameters of ``f`` receive nothing.
+    that of their second moment, which for an unbiased estimate is that of its variance. Parameters of ``f`` receive
+    nothing.
 
     Args:
-        estimator: Its parameters are changed; their ``grad`` is None afterwards.
+        estimator: A :class:`gsrl.estimators.RelaxedControl`. Its parameters are changed; their ``grad`` is None
+            afterwards.
         policy: Distribution with batch shape ``[*batch]`` and event shape ``(n, K)``; its logits are held fixed.
         f: Maps ``[M, *batch, n, K]`` to ``[M, *batch]``.
         steps: How many.
@@ -333,11 +335,14 @@ def adapt(
         seed: Of the noise.
 
     Raises:
-        ValueError: ``estimator`` has nothing to learn; ``steps`` or ``batch`` is below 1.
+        TypeError: ``estimator`` has no control variate to learn: what a learned temperature would descend is ``f``.
+        ValueError: The parameters of ``estimator`` are frozen; ``steps`` or ``batch`` is below 1.
     """
+    if not isinstance(estimator, RelaxedControl):
+        raise TypeError(f"estimator must learn a control variate, as rebar and relax do, but got {estimator}.")
     parameters = [parameter for parameter in estimator.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError(f"estimator must have parameters to adapt, but {estimator} has none.")
+        raise ValueError(f"estimator must have parameters that require a gradient, but {estimator} has none.")
     if steps < 1 or batch < 1:
         raise ValueError(f"steps and batch must be at least 1, but got steps = {steps}, batch = {batch}.")
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
@@ -375,13 +380,10 @@ def critic_slope(f: Objective, one_hot: Tensor, mask: Tensor | None = None) -> C
     other = _other_choices(one_hot, mask)
     n, K = one_hot.shape[-2:]
     vertex = one_hot.detach().clone()
-    ones = [1] * (one_hot.dim() - 2)
-    row = torch.eye(n, dtype=torch.bool, device=vertex.device).reshape(n, 1, *ones, n, 1)
-    choice = torch.eye(K, dtype=vertex.dtype, device=vertex.device).reshape(1, K, *ones, 1, K)
-    swapped = torch.where(row, choice, vertex)  # [n, K, *batch, n, K]
+    replaced = replace_rows(vertex)
     with torch.enable_grad():
         vertex.requires_grad_()
-        values = evaluate(f, torch.cat([vertex.unsqueeze(0), swapped.flatten(0, 1)]))
+        values = evaluate(f, torch.cat([vertex.unsqueeze(0), replaced]))
         (slope,) = _gradients(values[0], [vertex])
     change = (values[1:] - values[0]).detach().unflatten(0, (n, K)).movedim((0, 1), (-2, -1))[other].double()
     predicted = (slope - (slope * vertex.detach()).sum(-1, keepdim=True))[other].double()
@@ -594,13 +596,17 @@ def _statistics(
 
 
 def _named(
-    estimators: Mapping[str, Estimator | str] | Sequence[Estimator | str], device: torch.device
+    estimators: Mapping[str, Estimator | str] | Sequence[Estimator | str], policy: FactoredCategorical
 ) -> dict[str, Estimator]:
-    """Estimators by label."""
+    """Estimators by label, those that are named built for the policy."""
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(f"estimators must be a mapping or a sequence, but got {estimators!r}.")
     given = list(estimators.values()) if isinstance(estimators, Mapping) else list(estimators)
-    built = [make_estimator(item).to(device) if isinstance(item, str) else item for item in given]
+    sizes: dict[str, dict[str, int]] = {Relax.name: {"n": policy.n, "K": policy.K}}
+    built = [
+        make_estimator(item, **sizes.get(item, {})).to(policy.logits.device) if isinstance(item, str) else item
+        for item in given
+    ]
     for item in built:
         if not isinstance(item, Estimator):
             raise TypeError(f"estimators must hold estimators and their names, but got {item!r}.")

@@ -38,6 +38,9 @@ __all__ = [
     "straight_through",
 ]
 
+NEVER = -1e30
+"""Stands for a log-probability of ``-inf`` where that would make a gradient NaN; a softmax is still exactly 0 there."""
+
 
 def gumbel_noise(
     shape: Sequence[int],
@@ -173,7 +176,8 @@ def gumbel_softmax(
 
     With ``hard=True`` the value is the one-hot arg max of ``y``, an exact sample whatever the temperature, and the
     gradient is that of ``y`` (straight-through Gumbel-softmax). As an estimate of the gradient of E[f], both are
-    biased for every temperature above 0; the bias falls and the variance grows as the temperature falls.
+    biased for every temperature above 0, and the variance grows without bound as it falls. The bias of ``y`` falls with
+    it. With ``hard=True`` it does not vanish in general: the mean tends to that of ReinMax at temperature 1.
 
     Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712).
 
@@ -310,7 +314,7 @@ def _divide(scores: Tensor, temperature: float | Tensor) -> Tensor:
     """``scores / temperature``, with a finite gradient for the temperature where a score is ``-inf``."""
     if isinstance(temperature, Tensor):
         if temperature.requires_grad:
-            scores = scores.clamp_min(-1e30)  # its softmax is still exactly 0
+            scores = scores.clamp_min(NEVER)
     elif temperature == 1:
         return scores  # the same numbers, without two kernels
     return scores / temperature

@@ -19,15 +19,12 @@ from torch.distributions import Distribution, constraints
 
 from gsrl._validation import is_concrete
 from gsrl.distributions import MAX_SUPPORT
-from gsrl.relaxations import _check_temperature, _divide, _gumbel, masked_logits, replace_value
+from gsrl.relaxations import NEVER, _check_temperature, _divide, _gumbel, masked_logits, replace_value
 
 __all__ = ["MAX_SUBSET", "SubsetOfK", "gumbel_top_k", "log_continuations", "relaxed_subset"]
 
 MAX_SUBSET = 16
 """The most items of a set whose probability :func:`log_continuations` computes."""
-
-_NEVER = -1e30
-"""Stands for a log-probability of ``-inf`` where that would make a gradient NaN."""
 
 
 def log_continuations(log_probs: Tensor, log_rest: Tensor | None = None) -> Tensor:
@@ -331,11 +328,11 @@ class SubsetOfK(Distribution):
         batch_shape = torch.broadcast_shapes(indices.shape[:-1], self.batch_shape)
         indices = indices.long().expand(*batch_shape, self.k)
         log_probs = self._finite_logits().expand(*batch_shape, N)
-        log_rest = log_probs.scatter(-1, indices, _NEVER).logsumexp(-1, keepdim=True)
+        log_rest = log_probs.scatter(-1, indices, NEVER).logsumexp(-1, keepdim=True)
         drawn = log_probs.gather(-1, indices)
         # What is left before a draw: the rest, and the draws from this one on.
         log_left = torch.cat([log_rest, drawn.flip(-1)], -1).logcumsumexp(-1)[..., 1:].flip(-1)
-        illegal = (drawn == _NEVER).any(-1)
+        illegal = (drawn == NEVER).any(-1)
         return (drawn - log_left).sum(-1).masked_fill(illegal, -torch.inf).to(self.logits.dtype)
 
     def entropy(self) -> Tensor:
@@ -383,7 +380,7 @@ class SubsetOfK(Distribution):
         return new
 
     def _finite_logits(self) -> Tensor:
-        return self.logits.double().masked_fill(self.logits.isneginf(), _NEVER)
+        return self.logits.double().masked_fill(self.logits.isneginf(), NEVER)
 
     def _log_prob(self, selected: Tensor) -> Tensor:
         """:meth:`log_prob` in float64, of boolean ``k``-hot vectors."""
@@ -394,8 +391,8 @@ class SubsetOfK(Distribution):
             )
         selected, log_probs = torch.broadcast_tensors(selected, self._finite_logits())
         drawn = log_probs.gather(-1, selected.int().topk(self.k).indices)
-        log_rest = log_probs.masked_fill(selected, _NEVER).logsumexp(-1)
-        illegal = (drawn == _NEVER).any(-1)
+        log_rest = log_probs.masked_fill(selected, NEVER).logsumexp(-1)
+        illegal = (drawn == NEVER).any(-1)
         return log_continuations(drawn, log_rest)[..., 0].masked_fill(illegal, -torch.inf)
 
 
@@ -440,7 +437,7 @@ def _log_complement(scores: Tensor) -> Tensor:
     """``log(1 - softmax(scores))``, finite and exact also where the softmax rounds to 1."""
     largest = torch.arange(scores.shape[-1], device=scores.device) == scores.argmax(-1, keepdim=True)
     # The largest leaves the sum of the others. No other exceeds one half.
-    others = scores.masked_fill(largest, _NEVER).logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)
+    others = scores.masked_fill(largest, NEVER).logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)
     return torch.where(largest, others, torch.log1p(-scores.softmax(-1).masked_fill(largest, 0.0)))
 
 

@@ -63,9 +63,10 @@ def check_estimator(
 ) -> None:
     """Checks every promise of :class:`gsrl.estimators.Estimator`, and stops at the first broken one.
 
-    Shapes, one-hot rows, purity, generators, masks, extreme logits, dtypes, ``torch.func``, ``torch.compile`` and the
-    state are checked for all. By enumeration and z-tests with fixed seeds (failure rate 1e-3): that the value has the
-    mean E[f], that a parameter inside ``f`` gets the gradient of E[f] and, unless ``biased``, that the logits do.
+    Shapes, one-hot rows, the number of calls, noise, purity, generators, masks, extreme logits, dtypes, ``torch.func``
+    (over the estimator's parameters too), ``torch.compile`` and the state are checked for all. By enumeration and
+    z-tests with fixed seeds (failure rate 1e-3): that the value has the mean E[f], that a parameter inside ``f`` gets
+    the gradient of E[f] and, unless ``biased``, that the logits do.
 
     What a biased estimate *should* be, the suite cannot know: only ``reference_gradient`` tells it. Without one, the
     gradient of a biased estimator may be wrong by a factor. Errors that the estimator raises pass through. The caches
@@ -103,7 +104,8 @@ def _attributes(subject: _Subject) -> Iterator[str]:
         yield "class attribute biased must be a bool"
     if ESTIMATORS.get(estimator.name) is type(estimator):
         rebuilt = make_estimator(estimator.name, **estimator.settings)
-        if not _same_estimates(estimator, rebuilt, subject):
+        states = [list(each.state_dict().values()) for each in (estimator, rebuilt)]
+        if not _equal(*states) or not _same_estimates(estimator, rebuilt, subject):
             yield "make_estimator(name, **settings) must build an equal estimator"
 
 
@@ -123,8 +125,29 @@ def _shapes_and_rows(subject: _Subject) -> Iterator[str]:
             elif not _is_one_hot(rows):
                 yield f"f must be called with rows that are exactly one-hot {where}, but got {rows}"
         evaluated = sum(rows.shape[0] for rows in f.calls)
-        if estimator.calls.isdigit() and evaluated != int(estimator.calls):
-            yield f"calls is {estimator.calls!r}, but f was evaluated at {evaluated} configurations"
+        names = {"n": n, "K": K, **estimator.settings}
+        try:
+            expected = eval(estimator.calls, {"__builtins__": {}}, names)
+        except Exception as error:
+            yield f"calls must be an expression of {sorted(names)}, but {estimator.calls!r} raises {error!r}"
+        else:
+            if evaluated != expected:
+                yield f"calls is {estimator.calls!r}, {expected}, but f was evaluated at {evaluated} configurations"
+
+
+def _noise_shapes(subject: _Subject) -> Iterator[str]:
+    for n, K in subject.shapes():
+        estimator, logits, f = subject.make(), _logits(3, n, K), _objective(n, K)
+        policy, noise = FactoredCategorical(logits), _noise(estimator, logits)
+        shape = estimator.noise_shape(policy)
+        if shape is None:
+            continue
+        if not isinstance(noise, Tensor) or noise.shape != shape:
+            yield f"draw_noise must return a tensor of noise_shape, {shape}, but returned {noise}"
+        else:
+            for wrong in (noise[:1], noise[..., :1], noise.unsqueeze(0)):
+                if wrong.shape != shape and not _refused(partial(estimator.expectation, policy, f, wrong), "noise"):
+                    yield f"noise of shape {tuple(wrong.shape)} in the place of {shape} must be a ValueError"
 
 
 def _purity(subject: _Subject) -> Iterator[str]:
@@ -143,6 +166,9 @@ def _purity(subject: _Subject) -> Iterator[str]:
             yield "expectation must not write to the policy's logits, to the noise, or to the estimator's own state"
         if not _equal(first, _estimate(estimator, logits, f, noise)):
             yield "the same noise must give the same value and gradient, bit for bit"
+        with torch.no_grad():
+            if not torch.equal(estimator.expectation(policy, f, noise), first[0]):
+                yield "the value must be the same under torch.no_grad"
 
         drawn = [estimator.expectation(policy, f, generator=_generator()) for _ in range(2)]
         given = estimator.expectation(policy, f, estimator.draw_noise(policy, _generator()))
@@ -251,12 +277,14 @@ def _transforms(subject: _Subject) -> Iterator[str]:
     for n, K in subject.shapes():
         estimator, members, f = subject.make(), _logits(4, 3, n, K), _objective(n, K)
         noises = [_noise(estimator, member, seed) for seed, member in enumerate(members)]
-        total = partial(_total, estimator, f)
-        loop = [_estimate(estimator, member, f, noise) for member, noise in zip(members, noises, strict=True)]
-        expected = torch.stack([value.sum() for value, _ in loop]), torch.stack([gradient for _, gradient in loop])
-        gradient, value = torch.func.vmap(torch.func.grad_and_value(total))(members, _stack(noises))
-        if not _close((value, gradient), expected):
-            yield "torch.func.vmap over members must equal a loop over them"
+        for mask in (_mask(n, K), None):
+            total = partial(_total, estimator, f, mask)
+            loop = [_estimate(estimator, member, f, noise, mask) for member, noise in zip(members, noises, strict=True)]
+            expected = torch.stack([value.sum() for value, _ in loop]), torch.stack([gradient for _, gradient in loop])
+            gradient, value = torch.func.vmap(torch.func.grad_and_value(total))(members, _stack(noises))
+            if not _close((value, gradient), expected):
+                yield f"torch.func.vmap over members must equal a loop over them, mask {mask}"
+        # The last pass was the one without a mask.
         if not _close((torch.func.grad(total)(members[0], noises[0]),), (expected[1][0],)):
             yield "torch.func.grad must give the gradient that backward gives"
 
@@ -266,6 +294,35 @@ def _transforms(subject: _Subject) -> Iterator[str]:
         (gradient,) = torch.autograd.grad(value, leaf)
         if not _close((value, gradient), (expected[0][0], expected[1][0])):
             yield "the estimate must be the same under torch.compile"
+
+
+def _transformed_parameters(subject: _Subject) -> Iterator[str]:
+    """Estimators whose parameters are stacked, under torch.func.vmap, learn as each does alone."""
+    for n, K in subject.shapes():
+        estimator, members, f = subject.make(), _logits(4, 3, n, K), _objective(n, K)
+        noises = [_noise(estimator, member, seed) for seed, member in enumerate(members)]
+        shifts = torch.linspace(-0.1, 0.1, len(members))
+        parameters = {
+            name: torch.stack([value.detach() + shift for shift in shifts]).requires_grad_()
+            for name, value in estimator.named_parameters()
+        }
+        if not parameters:
+            return
+
+        def total(member_parameters: dict[str, Tensor], logits: Tensor, noise: Noise) -> Tensor:
+            arguments = (FactoredCategorical(logits), f, noise)  # noqa: B023 (called in this pass alone)
+            return torch.func.functional_call(estimator, member_parameters, arguments).sum()  # noqa: B023
+
+        together = torch.func.vmap(total)(parameters, members, _stack(noises))
+        each = [
+            total({name: value[index] for name, value in parameters.items()}, member, noise)
+            for index, (member, noise) in enumerate(zip(members, noises, strict=True))
+        ]
+        expected = torch.autograd.grad(torch.stack(each).sum(), list(parameters.values()), materialize_grads=True)
+        if not together.requires_grad or not _close(
+            torch.autograd.grad(together.sum(), list(parameters.values()), materialize_grads=True), expected
+        ):
+            yield "the estimator's parameters must get the same gradient under torch.func.vmap as in a loop"
 
 
 def _state(subject: _Subject) -> Iterator[str]:
@@ -291,6 +348,7 @@ def _dtypes(subject: _Subject) -> Iterator[str]:
 
 _CHECKS = (
     _attributes,
+    _noise_shapes,
     _shapes_and_rows,
     _purity,
     _rows_independent,
@@ -299,6 +357,7 @@ _CHECKS = (
     _closed_form,
     _statistics,
     _transforms,
+    _transformed_parameters,
     _state,
     _dtypes,
 )
@@ -337,8 +396,17 @@ def _raise_illegal(f: Objective, mask: Tensor) -> Objective:
     return lambda configurations: f(configurations) + 100 * (configurations * ~mask).sum((-2, -1))
 
 
-def _total(estimator: Estimator, f: Objective, logits: Tensor, noise: Noise) -> Tensor:
-    return estimator.expectation(FactoredCategorical(logits), f, noise).sum()
+def _total(estimator: Estimator, f: Objective, mask: Tensor | None, logits: Tensor, noise: Noise) -> Tensor:
+    return estimator.expectation(FactoredCategorical(logits, mask), f, noise).sum()
+
+
+def _refused(call: Callable[[], object], word: str) -> bool:
+    """Whether the call raises a ValueError that holds the word."""
+    try:
+        call()
+    except ValueError as error:
+        return word in str(error)
+    return False
 
 
 def _exact(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gsrl.estimators.base import Estimator, Noise, Objective
-from gsrl.estimators.control_variate import MuProp, Rebar, Relax
+from gsrl.estimators.control_variate import MuProp, Rebar, Relax, RelaxedControl
 from gsrl.estimators.coupled import ARM, ARSM, DisARM
 from gsrl.estimators.exact import Exact, LocalExpectation
 from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, StraightThrough
@@ -34,6 +34,7 @@ __all__ = [
     "ReinMax",
     "Reinforce",
     "Relax",
+    "RelaxedControl",
     "STGumbel",
     "ScoreFunction",
     "StraightThrough",
@@ -76,7 +77,7 @@ def make_estimator(name: str, **settings: Any) -> Estimator:
 
     Raises:
         ValueError: ``name`` is unknown; the message lists the names.
-        TypeError: The estimator has no such setting.
+        TypeError: The estimator has no such setting, or needs one that is missing: ``relax`` needs ``n`` and ``K``.
     """
     if name not in ESTIMATORS:
         raise ValueError(f"name must be one of {sorted(ESTIMATORS)}, but got {name!r}.")

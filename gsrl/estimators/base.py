@@ -12,10 +12,19 @@ from torch import Tensor, nn
 from gsrl.distributions import FactoredCategorical
 from gsrl.relaxations import gumbel_noise
 
-__all__ = ["Estimator", "Noise", "Objective", "attach_gradient", "evaluate", "value_and_slope"]
+__all__ = [
+    "Estimator",
+    "Noise",
+    "Objective",
+    "attach_gradient",
+    "evaluate",
+    "gradient_only",
+    "replace_rows",
+    "value_and_slope",
+]
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
-"""A function of one-hot matrices, ``[M, *batch, n, K] -> [M, *batch]``.
+"""A function of one-hot matrices, ``[M, *batch, n, K] -> [M, *batch]``, floating.
 
 It broadcasts over the leading ``M`` what it captured, treats batch rows independently, and is finite where a choice has
 zero probability.
@@ -28,14 +37,16 @@ Noise: TypeAlias = Tensor | tuple[Tensor, ...]
 class Estimator(nn.Module, ABC):
     r"""An estimator of :math:`\nabla_\theta \mathbb{E}_{D \sim P_\theta}[f(D)]`, for a :class:`FactoredCategorical` P.
 
-    :meth:`expectation` returns ``f`` at the samples; calling ``backward`` on it gives the estimate. Parameters inside
-    ``f`` receive the gradient of that primal evaluation alone. An estimator is a module, so that what it learns or
-    counts (a temperature, a running baseline) is in its ``state_dict``, and ``torch.func.functional_call`` works.
+    :meth:`expectation` returns an estimate of E[f], made of ``f`` at its samples; calling ``backward`` on it gives the
+    estimate of the gradient. Parameters inside ``f`` receive the gradient of the value that is returned; where ``f``
+    serves as a control variate, it sends them nothing. An estimator is a module, so that what it learns or counts (a
+    temperature, a running baseline) is in its ``state_dict``, and ``torch.func.functional_call`` works.
 
     Attributes:
         name: The name that :func:`gsrl.make_estimator` knows.
         biased: Whether the estimate is biased for a general ``f``.
-        calls: How many configurations ``f`` is evaluated at for one estimate, as a formula.
+        calls: How many configurations ``f`` is evaluated at for one estimate: an expression in Python, of ``n``, ``K``
+            and the estimator's :attr:`settings`.
         source: Where it was published.
     """
 
@@ -44,17 +55,25 @@ class Estimator(nn.Module, ABC):
     calls: ClassVar[str]
     source: ClassVar[str]
 
+    def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...] | None:
+        """The shape that the noise of one estimate must have: the policy's, unless a class says otherwise.
+
+        None: it is not checked. So it is for a class that overrides :meth:`draw_noise` alone.
+        """
+        return tuple(policy.logits.shape) if type(self).draw_noise is Estimator.draw_noise else None
+
     def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
-        """Draws the noise of one estimate: Gumbel noise of the policy's shape, unless a class says otherwise.
+        """Draws the noise of one estimate: Gumbel noise, unless a class says otherwise.
 
         Args:
             policy: Its shape and device count, not its values.
             generator: Source of randomness; torch's default one if None.
 
         Returns:
-            float32 ``[*batch, n, K]``.
+            float32, of :meth:`noise_shape` if that says one.
         """
-        return gumbel_noise(policy.logits.shape, generator=generator, device=policy.logits.device)
+        shape = self.noise_shape(policy) or policy.logits.shape
+        return gumbel_noise(shape, generator=generator, device=policy.logits.device)
 
     def expectation(
         self,
@@ -75,9 +94,9 @@ class Estimator(nn.Module, ABC):
             ``[*batch]``.
 
         Raises:
-            ValueError: ``f`` returned another shape.
+            ValueError: ``f`` returned another shape, or a tensor that is not floating; ``noise`` has another shape.
         """
-        return self._expectation(policy, f, self.draw_noise(policy, generator) if noise is None else noise)
+        return self._expectation(policy, f, self._noise(policy, noise, generator))
 
     def forward(
         self,
@@ -88,6 +107,20 @@ class Estimator(nn.Module, ABC):
     ) -> Tensor:
         """:meth:`expectation`, for ``torch.func.functional_call``."""
         return self.expectation(policy, f, noise, generator)
+
+    def _noise(self, policy: FactoredCategorical, noise: Noise | None, generator: torch.Generator | None) -> Noise:
+        """Draws noise, or checks what was given."""
+        if noise is None:
+            return self.draw_noise(policy, generator)
+        expected = self.noise_shape(policy)
+        if expected is not None:
+            given = tuple(noise.shape) if isinstance(noise, Tensor) else f"{type(noise).__name__} {noise}"
+            if given != expected:
+                raise ValueError(
+                    f"noise must have the shape that draw_noise of {self.name} gives it for this policy, {expected}, "
+                    f"but got {given}."
+                )
+        return noise
 
     @abstractmethod
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Any) -> Tensor:
@@ -102,7 +135,10 @@ class Estimator(nn.Module, ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, so that ``make_estimator(e.name, **e.settings)`` builds an equal estimator."""
+        """The constructor's arguments, so that ``make_estimator(e.name, **e.settings)`` builds an equal estimator.
+
+        A module among them, a temperature, is the estimator's own: the one that is built shares it.
+        """
         return {}
 
     def __getattr__(self, name: str) -> Any:
@@ -121,8 +157,10 @@ class Estimator(nn.Module, ABC):
 
 
 def evaluate(f: Objective, configurations: Tensor) -> Tensor:
-    """Calls ``f`` on ``[M, *batch, n, K]`` and checks that it returns ``[M, *batch]``."""
+    """Calls ``f`` on ``[M, *batch, n, K]`` and checks that it returns ``[M, *batch]``, floating."""
     values = f(configurations)
+    if not values.is_floating_point():
+        raise ValueError(f"f must return a floating-point tensor, but returned dtype {values.dtype}.")
     if values.shape != configurations.shape[:-2]:
         raise ValueError(
             f"f must map [M, *batch, n, K] to [M, *batch]: given shape {tuple(configurations.shape)}, it must return "
@@ -146,6 +184,20 @@ def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor
     return values, slope
 
 
+def replace_rows(one_hot: Tensor) -> Tensor:
+    """Replaces one row at a time by each choice: ``[*batch, n, K]`` to ``[n * K, *batch, n, K]``, choices innermost."""
+    n, K = one_hot.shape[-2:]
+    ones = [1] * (one_hot.dim() - 2)
+    row = torch.eye(n, dtype=torch.bool, device=one_hot.device).reshape(n, 1, *ones, n, 1)
+    choice = torch.eye(K, dtype=one_hot.dtype, device=one_hot.device).reshape(1, K, *ones, 1, K)
+    return torch.where(row, choice, one_hot).flatten(0, 1)
+
+
+def gradient_only(weights: Tensor, variables: Tensor) -> Tensor:
+    """Returns zeros whose ``backward`` sends ``weights``, held fixed, to ``variables``, which must be finite."""
+    return weights.detach() * (variables - variables.detach())
+
+
 def attach_gradient(cost: Tensor, policy: FactoredCategorical, gradient: Tensor) -> Tensor:
     """Returns the value ``cost``, whose ``backward`` also sends ``gradient`` to the policy's normalised logits.
 
@@ -156,5 +208,4 @@ def attach_gradient(cost: Tensor, policy: FactoredCategorical, gradient: Tensor)
         policy: Distribution with batch shape ``[*batch]``.
         gradient: ``[*batch, n, K]``, finite.
     """
-    logits = policy.finite_logits
-    return cost + (gradient.detach() * (logits - logits.detach())).sum((-2, -1)).to(cost.dtype)
+    return cost + gradient_only(gradient, policy.finite_logits).sum((-2, -1)).to(cost.dtype)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsrl._validation import is_concrete
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Objective, attach_gradient, evaluate, value_and_slope
+from gsrl.relaxations import NEVER
+from gsrl.temperature import _positive
 
-__all__ = ["MuProp", "Rebar", "Relax", "RelaxedObjective", "RelaxedSurrogate"]
+__all__ = ["MuProp", "Rebar", "Relax", "RelaxedControl", "RelaxedObjective", "RelaxedSurrogate"]
 
 
 class _Minimised(torch.autograd.Function):
@@ -32,8 +35,8 @@ class _Minimised(torch.autograd.Function):
         return gradient.abs()
 
 
-class _RelaxedControl(Estimator):
-    r"""REINFORCE with a control variate at the perturbed logits, from which the sample itself was made.
+class RelaxedControl(Estimator):
+    r"""REINFORCE with a learned control variate c at the perturbed logits, from which the sample itself was made.
 
     With :math:`z = \log p + G`, :math:`D = \mathrm{onehot}(\arg\max z)` and :math:`\tilde z` drawn given D, the
     estimate is :math:`(f(D) - c(\tilde z))(D - p) + \nabla_\theta [c(z) - c(\tilde z)]`. Both draws share their
@@ -42,7 +45,23 @@ class _RelaxedControl(Estimator):
 
     .. math:: \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \qquad P[v] = v - p \textstyle\sum_k v_k
 
-    The parameters of the control descend the second moment of this estimate.
+    This is the estimate of the papers with both of its draws coupled. The variance is about that of independent draws,
+    for one call of c in the place of two. Unbiased for every c that is smooth: continuous, with a gradient almost
+    everywhere.
+
+    In the same ``backward``, the parameters of c receive a gradient that descends the second moment of the estimate:
+    that of the batch mean of the squared estimate, times the sum of the absolute weights with which the values enter
+    the loss. For the mean over the batch that is 1, whatever its sign. Hand ``parameters()`` to an optimiser to learn
+    them. Parameters inside ``f`` receive the gradient at the hard sample alone.
+
+    c runs under ``torch.func``, and learning takes its second derivatives. Where c holds ``f``, ``f`` must bear both:
+    checkpointing, BatchNorm in training mode and an ``autograd.Function`` without ``setup_context`` fail. With the
+    parameters frozen by ``requires_grad_(False)``, the estimate is the same, first derivatives are enough, and an
+    estimate is cheaper.
+
+    Args:
+        control: c, a module that maps the perturbed logits ``[*batch, n, K]`` and the objective, as a function of
+            ``[*batch, n, K]``, to ``[*batch]``.
     """
 
     biased = False
@@ -54,7 +73,7 @@ class _RelaxedControl(Estimator):
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         dtype = policy.logits.dtype
         # Finite, and still exactly 0 in every softmax where a choice is illegal.
-        perturbed = (policy.logits.detach() + noise).clamp_min(-1e30)
+        perturbed = (policy.logits.detach() + noise).clamp_min(NEVER)
         largest = perturbed.amax(-1, keepdim=True)
         one_hot = torch.zeros_like(perturbed).scatter(-1, perturbed.argmax(-1, keepdim=True), 1.0)
         probs = policy.probs.detach()
@@ -73,7 +92,12 @@ class _RelaxedControl(Estimator):
             estimate = gradient - probs * gradient.sum(-1, keepdim=True)
             return estimate.square().sum((-2, -1)).mean(), gradient
 
-        learned = {name: value for name, value in self.control.named_parameters() if value.requires_grad}
+        # Inside torch.func.vmap, what is to be differentiated outside does not say so.
+        learned = {
+            name: value
+            for name, value in self.control.named_parameters()
+            if value.requires_grad or not is_concrete(value)
+        }
         if not (learned and torch.is_grad_enabled()):
             return attach_gradient(cost, policy, second_moment({})[1])
         fixed = {name: value.detach() for name, value in learned.items()}
@@ -88,10 +112,14 @@ class RelaxedObjective(nn.Module):
     Args:
         eta: Its weight.
         temperature: Of the relaxation, positive.
+
+    Raises:
+        ValueError: ``temperature`` is not finite and positive.
     """
 
     def __init__(self, eta: float, temperature: float) -> None:
         super().__init__()
+        temperature = _positive("temperature", temperature)
         self.eta = nn.Parameter(torch.tensor(float(eta)))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
@@ -100,20 +128,17 @@ class RelaxedObjective(nn.Module):
         return self.eta * objective((perturbed / self.log_temperature.exp()).softmax(-1))
 
 
-class Rebar(_RelaxedControl):
+class Rebar(RelaxedControl):
     r"""REBAR: REINFORCE whose control variate is ``f`` at the relaxed sample.
 
-    .. math:: z = \log p + G, \quad D = \mathrm{onehot}(\arg\max z), \quad c(z) = \eta f(\mathrm{softmax}(z / \tau)),
-              \\ \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \quad P[v] = v - p \textstyle\sum_k v_k
+    .. math:: c(z) = \eta f(\mathrm{softmax}(z / \tau)), \qquad z = \log p + G
 
-    This is the estimate of the paper with both of its draws, the perturbed logits and those given the sample, coupled
-    so that they agree in value. The variance is about that of independent draws, for two calls of ``f`` in the place of
-    three. Unbiased for every ``eta`` and temperature. One of the calls is at soft rows, where ``f`` must have a
-    gradient. Use it where ``f`` is smooth and bias is not an option.
-
-    ``eta`` and the logarithm of the temperature are parameters. In the same ``backward`` they receive the gradient of
-    the mean squared estimate, whatever the sign of the loss: hand ``parameters()`` to an optimiser to learn them.
-    Parameters inside ``f`` receive the gradient at the hard sample alone.
+    The estimate made of c, how c learns, and what that asks of ``f``: see :class:`RelaxedControl`. ``eta`` and the
+    logarithm of the temperature are the parameters. Unbiased for every value of theirs, if ``f`` is smooth between the
+    vertices; for an ``f`` that takes an arg max, :math:`c(z) = \eta f(D)`, and at ``eta = 1`` every estimate is exactly
+    0. Two calls of ``f`` (three in the paper), one of them at soft rows, where ``f`` must have a gradient. With a
+    network for ``f``, an estimate takes about twice as long as one of ``st-gumbel``, and four times while c learns. Use
+    it where ``f`` is smooth and bias is not an option.
 
     Source: Tucker et al. 2017 (1703.07370); the categorical form: Grathwohl et al. 2018 (1711.00123), Appendix.
 
@@ -122,7 +147,7 @@ class Rebar(_RelaxedControl):
         temperature: At the start; positive.
 
     Raises:
-        ValueError: ``temperature`` is not positive.
+        ValueError: ``temperature`` is not finite and positive.
     """
 
     name = "rebar"
@@ -130,7 +155,6 @@ class Rebar(_RelaxedControl):
     source = "1703.07370"
 
     def __init__(self, eta: float = 1.0, temperature: float = 1.0) -> None:
-        _check_temperature(temperature)
         super().__init__(RelaxedObjective(eta, temperature))
         self._settings: dict[str, Any] = {"eta": eta, "temperature": temperature}
 
@@ -151,7 +175,10 @@ class RelaxedSurrogate(nn.Module):
         width: Of the two hidden layers.
         temperature: Of the relaxation, positive.
         add_objective: Whether ``f`` is added.
-        generator: Source of the weights.
+        seed: Of the weights.
+
+    Raises:
+        ValueError: ``temperature`` is not finite and positive.
     """
 
     def __init__(
@@ -161,11 +188,12 @@ class RelaxedSurrogate(nn.Module):
         width: int,
         temperature: float,
         add_objective: bool,
-        generator: torch.Generator | None,
+        seed: int,
     ) -> None:
         super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(_positive("temperature", temperature))))
         self.add_objective = add_objective
+        generator = torch.Generator(self.log_temperature.device).manual_seed(seed)
         first, second, last = (
             nn.utils.skip_init(nn.Linear, *sizes) for sizes in ((n * K, width), (width, width), (width, 1))
         )
@@ -185,35 +213,34 @@ class RelaxedSurrogate(nn.Module):
         return value + objective(rows) if self.add_objective else value
 
 
-class Relax(_RelaxedControl):
-    r"""RELAX: REINFORCE whose control variate is learned.
+class Relax(RelaxedControl):
+    r"""RELAX: REINFORCE whose control variate is a network.
 
-    .. math:: z = \log p + G, \quad D = \mathrm{onehot}(\arg\max z), \quad c(z) = r_\phi(\mathrm{softmax}(z / \tau)),
-              \\ \hat g = (f(D) - c(z))(D - p) + P[\, c'(z) \odot e^{z - z_D} ], \quad P[v] = v - p \textstyle\sum_k v_k
+    .. math:: c(z) = r_\phi(\mathrm{softmax}(z / \tau)), \qquad z = \log p + G
 
-    Both draws of the paper are coupled, as in :class:`Rebar`. Unbiased whatever the surrogate is. One call of ``f``,
-    which needs no gradient, and one of the surrogate; with ``add_objective`` a second call of ``f``, at soft rows.
-    Use it where ``f`` is the same, or changes slowly, over many updates: the surrogate must have time to learn.
-
-    The surrogate starts as 0, where the estimate is REINFORCE. Its parameters receive, in the same ``backward``, the
-    gradient of the mean squared estimate, whatever the sign of the loss: hand ``parameters()`` to an optimiser.
+    The estimate made of c, and how c learns: see :class:`RelaxedControl`. The network starts as 0, where the estimate
+    is REINFORCE; the logarithm of the temperature is learned too. Unbiased whatever they are. One call of ``f``, which
+    needs no gradient, and one of the network, which learning differentiates twice. With ``add_objective``, ``f`` at the
+    same soft rows is added to c: a second call, which asks of ``f`` what :class:`Rebar` does. Use it where ``f`` is the
+    same, or changes slowly, over many updates: the network must have time to learn.
 
     Source: Grathwohl et al. 2018 (1711.00123), Eq. 8 and Algorithm 1.
 
     Args:
         n: Factors of the policies it will see.
         K: Choices of each factor.
-        width: Width of the surrogate's two hidden layers.
-        temperature: Of the rows that the surrogate sees, at the start; positive. It is learned.
+        width: Width of the network's two hidden layers.
+        temperature: Of the rows that the network sees, at the start; positive. It is learned.
         add_objective: Whether ``f`` at the same soft rows is part of the control variate.
-        generator: Source of the surrogate's first weights; torch's default one if None.
+        seed: Of the network's first weights. They are drawn apart: no other generator is read.
 
     Raises:
-        ValueError: ``temperature`` is not positive; a size is below 1; a policy of another shape is given.
+        ValueError: ``temperature`` is not finite and positive; a size is below 1; from :meth:`expectation`: the policy
+            has another shape.
     """
 
     name = "relax"
-    calls = "1, or 2 with add_objective"
+    calls = "1 + add_objective"
     source = "1711.00123 Eq. 8"
 
     def __init__(
@@ -223,19 +250,19 @@ class Relax(_RelaxedControl):
         width: int = 32,
         temperature: float = 1.0,
         add_objective: bool = False,
-        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> None:
-        _check_temperature(temperature)
         for argument, size in (("n", n), ("K", K), ("width", width)):
             if size < 1:
                 raise ValueError(f"{argument} must be at least 1, but got {size}.")
-        super().__init__(RelaxedSurrogate(n, K, width, temperature, add_objective, generator))
+        super().__init__(RelaxedSurrogate(n, K, width, temperature, add_objective, seed))
         self._settings: dict[str, Any] = {
             "n": n,
             "K": K,
             "width": width,
             "temperature": temperature,
             "add_objective": add_objective,
+            "seed": seed,
         }
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
@@ -246,7 +273,7 @@ class Relax(_RelaxedControl):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The sizes, what the temperature started from, and whether ``f`` is added."""
+        """The sizes, what the temperature started from, whether ``f`` is added, and the seed of the weights."""
         return dict(self._settings)
 
 
@@ -256,8 +283,10 @@ class MuProp(Estimator):
     .. math:: c(D) = f(p) + f'(p) \cdot (D - p), \qquad \hat g = (f(D) - c(D))(D - p) + J(p) f'(p),
               \quad J(q) = \mathrm{diag}(q) - q q^\top \text{ row by row}
 
-    Unbiased; without variance for a linear ``f``. Two calls of ``f``, one of them at soft rows, where it must have a
-    gradient. Use it where ``f`` is nearly linear between the mean and the vertices.
+    Unbiased, whether ``f`` is smooth or not; without variance for a linear ``f``. Two calls of ``f``, one of them at
+    soft rows, where its gradient is taken, under ``torch.func``: checkpointing, BatchNorm in training mode and an
+    ``autograd.Function`` without ``setup_context`` inside ``f`` fail. Use it where ``f`` is nearly linear between the
+    mean and the vertices.
 
     Source: Gu et al. 2016 (1511.05176).
     """
@@ -273,8 +302,3 @@ class MuProp(Estimator):
         center, slope = value_and_slope(lambda rows: evaluate(f, rows.unsqueeze(0)).squeeze(0), probs)
         advantage = cost.detach() - center - (slope * (one_hot - probs)).sum((-2, -1))
         return attach_gradient(cost, policy, advantage[..., None, None] * one_hot + slope * probs)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be positive and finite, but got {temperature}.")

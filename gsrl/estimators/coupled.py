@@ -21,9 +21,13 @@ class _Antithetic(Estimator):
     biased = False
     calls = "2"
 
+    def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
+        """``[*batch, n]``."""
+        return tuple(policy.logits.shape[:-1])
+
     def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
         """Logistic noise, float32 ``[*batch, n]``."""
-        return logistic_noise(policy.logits.shape[:-1], generator=generator, device=policy.logits.device)
+        return logistic_noise(self.noise_shape(policy), generator=generator, device=policy.logits.device)
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         if policy.K != 2:
@@ -51,6 +55,9 @@ class ARM(_Antithetic):
     and never more variance: use ARM to compare with published results. The logistic function of the noise is ``u``.
 
     Source: Yin and Zhou 2019 (1807.11143).
+
+    Raises:
+        ValueError: From :meth:`expectation`: the policy's K is not 2.
     """
 
     name = "arm"
@@ -70,6 +77,9 @@ class DisARM(_Antithetic):
     their mean. The choice for binary factors when ``f`` has no gradient and may be called twice.
 
     Source: Dong et al. 2020 (2006.10680), also published as U2G by Yin et al. 2020.
+
+    Raises:
+        ValueError: From :meth:`expectation`: the policy's K is not 2.
     """
 
     name = "disarm"
@@ -95,7 +105,7 @@ class ARSM(Estimator):
 
     name = "arsm"
     biased = False
-    calls = "K (K - 1) / 2 + 1"
+    calls = "K * (K - 1) / 2 + 1"
     source = "1905.01413"
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators.base import Estimator, Noise, Objective, attach_gradient, evaluate
+from gsrl.estimators.base import Estimator, Noise, Objective, attach_gradient, evaluate, replace_rows
 
 __all__ = ["Exact", "LocalExpectation"]
 
@@ -23,7 +23,7 @@ class Exact(Estimator):
 
     name = "exact"
     biased = False
-    calls = "K^n"
+    calls = "K**n"
     source = "the definition of the expectation"
 
     def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
@@ -49,16 +49,11 @@ class LocalExpectation(Estimator):
 
     name = "local-expectation"
     biased = False
-    calls = "n K"
+    calls = "n * K"
     source = "1503.01494"
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise)
-        n, K = policy.event_shape
-        ones = [1] * len(policy.batch_shape)
-        row = torch.eye(n, dtype=torch.bool, device=one_hot.device).reshape(n, 1, *ones, n, 1)
-        choice = torch.eye(K, dtype=one_hot.dtype, device=one_hot.device).reshape(1, K, *ones, 1, K)
-        configurations = torch.where(row, choice, one_hot)  # [n, K, *batch, n, K]
-        values = evaluate(f, configurations.flatten(0, 1)).unflatten(0, (n, K)).movedim((0, 1), (-2, -1))
+        values = evaluate(f, replace_rows(one_hot)).unflatten(0, policy.event_shape).movedim((0, 1), (-2, -1))
         cost = (values[..., 0, :] * one_hot[..., 0, :]).sum(-1)  # any row would do: this is f at the sample
         return attach_gradient(cost, policy, policy.probs * values)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsrl._validation import is_concrete
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Noise, Objective, evaluate
-from gsrl.relaxations import gumbel_softmax, straight_through
+from gsrl.relaxations import _check_temperature, gumbel_softmax, straight_through
 from gsrl.temperature import Temperature, as_temperature
 
 __all__ = ["GumbelSoftmax", "Pathwise", "STGumbel", "StraightThrough"]
@@ -35,8 +34,7 @@ class Pathwise(Estimator):
     def __init__(self, temperature: float | Tensor | Temperature = 1.0) -> None:
         super().__init__()
         if isinstance(temperature, Tensor):
-            if is_concrete(temperature) and not bool((temperature > 0).all()):
-                raise ValueError(f"temperature must be positive, but got {temperature}.")
+            _check_temperature(temperature, validate_args=True)
             self.register_buffer("temperature", temperature, persistent=False)
         else:
             self.temperature = as_temperature(temperature)
@@ -53,8 +51,11 @@ class Pathwise(Estimator):
 
         Returns:
             ``[*batch, n, K]``: one-hot, except for plain Gumbel-softmax.
+
+        Raises:
+            ValueError: ``noise`` has another shape.
         """
-        return self._sample(policy, self.draw_noise(policy, generator) if noise is None else noise)
+        return self._sample(policy, self._noise(policy, noise, generator))
 
     @abstractmethod
     def _sample(self, policy: FactoredCategorical, noise: Any) -> Tensor:
@@ -72,6 +73,14 @@ class Pathwise(Estimator):
     def settings(self) -> dict[str, Any]:
         """The temperature."""
         return {"temperature": self.temperature}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("draw", "surrogate"):
+            raise AttributeError(
+                f"{self.name} has no {name}: its samples are differentiable. "
+                "For decisions taken in sequence use sample at every decision."
+            )
+        return super().__getattr__(name)
 
     def _temperature(self) -> Tensor:
         return self.temperature() if isinstance(self.temperature, Temperature) else self.temperature

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators.base import Estimator, Noise, Objective, evaluate
-from gsrl.relaxations import gumbel_noise
+from gsrl.estimators.base import Estimator, Objective, evaluate, gradient_only
 
 __all__ = ["RLOO", "Reinforce", "ScoreFunction"]
 
@@ -54,11 +53,6 @@ class ScoreFunction(Estimator):
         """
 
 
-def _surrogate(cost: Tensor, advantage: Tensor, log_prob: Tensor) -> Tensor:
-    """The value ``cost``, with the gradient of ``cost + advantage * log_prob`` at a fixed advantage."""
-    return cost + advantage.detach() * (log_prob - log_prob.detach())
-
-
 def _joint(log_probs: Tensor | Sequence[Tensor]) -> Tensor:
     return log_probs if isinstance(log_probs, Tensor) else torch.stack(list(log_probs)).sum(0)
 
@@ -75,6 +69,8 @@ class Reinforce(ScoreFunction):
     Args:
         baseline: ``"none"``; ``"running-mean"``, an exponential mean of past costs that :meth:`step` advances; or a
             callable that maps the policy to ``[*batch]`` (what it captured, observations for one, is its own affair).
+            It may leave out leading dimensions, along which it is then the same: :func:`gsrl.diagnostics.compare` adds
+            one to the policy, which a network of captured observations cannot know.
 
     Raises:
         ValueError: Another baseline.
@@ -102,13 +98,14 @@ class Reinforce(ScoreFunction):
         one_hot, log_prob = self.draw(policy, noise)
         cost = evaluate(f, one_hot.unsqueeze(0)).squeeze(0)
         if not callable(self.baseline):
-            return _surrogate(cost, cost - self._constant_baseline(), log_prob)
+            return cost + gradient_only(cost - self._constant_baseline(), log_prob)
         baseline = self.baseline(policy)
-        if baseline.shape not in (cost.shape, ()):
+        if baseline.shape != cost.shape[max(0, cost.dim() - baseline.dim()) :]:
             raise ValueError(
-                f"baseline must return shape [*batch], {tuple(cost.shape)}, but returned shape {tuple(baseline.shape)}."
+                f"baseline must return shape [*batch], {tuple(cost.shape)}, or its last dimensions, "
+                f"but returned shape {tuple(baseline.shape)}."
             )
-        return _surrogate(cost, cost - baseline, log_prob)
+        return cost + gradient_only(cost - baseline, log_prob)
 
     def surrogate(self, cost: Tensor, log_probs: Tensor | Sequence[Tensor]) -> Tensor:
         """See :meth:`ScoreFunction.surrogate`.
@@ -118,7 +115,7 @@ class Reinforce(ScoreFunction):
         """
         if callable(self.baseline):
             raise ValueError("surrogate has no policy to call baseline with: use 'none' or 'running-mean' here.")
-        return _surrogate(cost, cost - self._constant_baseline(), _joint(log_probs))
+        return cost + gradient_only(cost - self._constant_baseline(), _joint(log_probs))
 
     def step(self, cost: Tensor) -> None:
         """Takes the mean of ``cost`` into the running mean, if that is the baseline."""
@@ -155,7 +152,7 @@ class RLOO(ScoreFunction):
     """
 
     name = "rloo"
-    calls = "m"
+    calls = "num_samples"
     source = "Kool et al. 2019; 2010.10436"
 
     def __init__(self, num_samples: int = 10) -> None:
@@ -164,10 +161,9 @@ class RLOO(ScoreFunction):
             raise ValueError(f"num_samples must be at least 2, for a sample needs another one, but got {num_samples}.")
         self.num_samples = num_samples
 
-    def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
-        """Gumbel noise of every sample, float32 ``[m, *batch, n, K]``."""
-        shape = (self.num_samples, *policy.logits.shape)
-        return gumbel_noise(shape, generator=generator, device=policy.logits.device)
+    def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
+        """``[m, *batch, n, K]``: noise of every sample."""
+        return (self.num_samples, *policy.logits.shape)
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot, log_prob = self.draw(policy.expand((self.num_samples, *policy.batch_shape)), noise)
@@ -190,7 +186,7 @@ class RLOO(ScoreFunction):
         if num_samples < 2:
             raise ValueError(f"cost must have shape [m, *batch] with m >= 2, but got shape {tuple(cost.shape)}.")
         advantage = (cost - cost.mean(0)) * (num_samples / (num_samples - 1))
-        return _surrogate(cost, advantage, _joint(log_probs)).mean(0)
+        return (cost + gradient_only(advantage, _joint(log_probs))).mean(0)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators.base import Noise
 from gsrl.estimators.pathwise import Pathwise
-from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise, replace_value
+from gsrl.relaxations import NEVER, conditional_gumbel, gumbel_max, replace_value
 from gsrl.temperature import Temperature, as_temperature
 
 __all__ = ["DecoupledStraightThrough", "GappedStraightThrough", "GumbelRao", "ReinMax"]
@@ -31,11 +30,12 @@ class DecoupledStraightThrough(Pathwise):
     Source: Shah et al. 2024 (2410.13331, second version).
 
     Args:
-        forward_temperature: Of the samples; positive, a float or a :class:`gsrl.temperature.Temperature`.
+        forward_temperature: Of the samples; positive, a float or a :class:`gsrl.temperature.Temperature`, but not a
+            learned one: no gradient would reach it.
         backward_temperature: Of the gradient; see :class:`Pathwise`.
 
     Raises:
-        ValueError: A temperature is not positive.
+        ValueError: A temperature is not positive; ``forward_temperature`` is learned.
     """
 
     name = "decoupled-st"
@@ -48,6 +48,7 @@ class DecoupledStraightThrough(Pathwise):
     ) -> None:
         super().__init__(backward_temperature)
         self.forward_temperature = as_temperature(forward_temperature)
+        _check_not_learned("forward_temperature", self.forward_temperature)
 
     def _sample(self, policy: FactoredCategorical, noise: Tensor) -> Tensor:
         one_hot = gumbel_max(policy.logits / self.forward_temperature(), noise=noise, validate_args=False)
@@ -132,11 +133,18 @@ class ReinMax(Pathwise):
     Source: Liu et al. 2023 (2304.08612).
 
     Args:
-        temperature: At least 1 in the paper; see :class:`Pathwise`. A learned one would receive no gradient.
+        temperature: At least 1 in the paper; see :class:`Pathwise`. Not a learned one: no gradient would reach it.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or learned.
     """
 
     name = "reinmax"
     source = "2304.08612"
+
+    def __init__(self, temperature: float | Tensor | Temperature = 1.0) -> None:
+        super().__init__(temperature)
+        _check_not_learned("temperature", self.temperature)
 
     def _sample(self, policy: FactoredCategorical, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise)
@@ -155,7 +163,8 @@ class GumbelRao(Pathwise):
 
     ``D`` is drawn once; ``A_i`` are perturbed logits given that ``D`` is their arg max, see
     :func:`gsrl.relaxations.conditional_gumbel`, whose noise receives no gradient. The mean, and so the bias, is that of
-    ``st-gumbel``; the variance falls to its part between the samples as ``m`` grows. One call of ``f``.
+    ``st-gumbel``; the variance falls to its part between the samples as ``m`` grows. One call of ``f``, at a vertex.
+    Use it in the place of ``st-gumbel`` at low temperatures, where ``f`` costs more than ``m`` softmaxes.
 
     Source: Paulus et al. 2021 (2010.04838).
 
@@ -176,17 +185,16 @@ class GumbelRao(Pathwise):
             raise ValueError(f"num_samples must be at least 1, but got {num_samples}.")
         self.num_samples = num_samples
 
-    def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
-        """Gumbel noise of the sample and of each conditional draw, float32 ``[1 + m, *batch, n, K]``."""
-        shape = (1 + self.num_samples, *policy.logits.shape)
-        return gumbel_noise(shape, generator=generator, device=policy.logits.device)
+    def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
+        """``[1 + m, *batch, n, K]``: noise of the sample, then of each conditional draw."""
+        return (1 + self.num_samples, *policy.logits.shape)
 
     def _sample(self, policy: FactoredCategorical, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise[0])
         perturbed = conditional_gumbel(policy.logits.detach(), one_hot, noise[1:])
         logits = policy.finite_logits
         # The clamp keeps the gradient of a learned temperature finite; the softmax is still 0 there.
-        perturbed = perturbed.clamp_min(-1e30) + (logits - logits.detach())
+        perturbed = perturbed.clamp_min(NEVER) + (logits - logits.detach())
         soft = (perturbed / self._temperature()).softmax(-1).mean(0)
         return replace_value(soft, one_hot).to(policy.logits.dtype)
 
@@ -199,7 +207,14 @@ class GumbelRao(Pathwise):
 def _legal(policy: FactoredCategorical) -> Tensor:
     """Logits in float32 at least, finite: so low at illegal choices that they have weight 0 at any temperature."""
     logits = policy.logits
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp_min(-1e30)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).clamp_min(NEVER)
+
+
+def _check_not_learned(name: str, temperature: Tensor | Temperature) -> None:
+    """Refuses what would silently stay as it is."""
+    parameters = [temperature] if isinstance(temperature, Tensor) else temperature.parameters()
+    if any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"{name} must not be learned, for no gradient reaches it here, but got {temperature}.")
 
 
 def _row_softmax_gradient(probs: Tensor, logits: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 
 import run_agent
 from agents import gradients
+from agents.common import UsageError
 from gsrl import DiscreteSAC, FactoredCategorical, checkpoint
 from gsrl.estimators import ESTIMATORS
-from gsrl.losses import combine_critics
-from gsrl.objectives import OBJECTIVES
+from gsrl.objectives import OBJECTIVES, Problem
+from gsrl.values import combine_critics
 
 ALL = set(ESTIMATORS)
 QUICK = ["--num-samples", "300"]
@@ -165,7 +166,7 @@ def test_the_problem_of_a_run_is_its_actor_and_its_critics(run: Path) -> None:
     stored = torch.as_tensor(replay["observations"]).reshape(-1, 4)
     with torch.no_grad():
         logits = model.policy.actor(stored).logits
-        values = combine_critics(model.policy.critic(stored), model.critics)
+        values = combine_critics(model.policy.critic(stored).values, model.critics)
     distance = (problem.logits[:, None] - logits).abs().amax((-2, -1))
     assert distance.amin(1).max() < 1e-5
     expected = values[distance.argmin(1), 0]
@@ -267,14 +268,53 @@ def _killed(*args: object, **kwargs: object) -> None:
     raise KeyError("killed")
 
 
+def test_a_gradient_of_zero_has_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # .55^3000 is 0 in floating point, so that both choices cost the same.
+    options = ["--objective", "bernoulli", "--exponent", "3000", "--estimators", "exact", "st-gumbel", "relax"]
+    assert run_agent.main(["gradients", *QUICK, *options, "--out", str(tmp_path)]) == 0
+    assert "picture      none: the gradient is 0" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"gradients.csv"}
+    with (tmp_path / "gradients.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [(row["estimator"], row["bias"], row["relative_bias"]) for row in found] == [
+        ("exact", "0.0", ""),
+        ("st-gumbel", "0.0", ""),
+        ("relax", "0.0", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("masks", "num_samples"),
+    [
+        # 3 * 2, 3 * 3 and 2 * 2 configurations: the row with the fewest counts.
+        ([[[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 1]], [[1, 0, 1], [0, 1, 1]]], 2),
+        ([[[1, 1, 1], [1, 1, 0]]], 3),
+        ([[[1, 1, 1], [0, 1, 0]]], None),
+    ],
+)
+def test_the_unordered_set_counts_legal_configurations(masks: list[list[list[int]]], num_samples: int | None) -> None:
+    mask = torch.tensor(masks, dtype=torch.bool)
+    logits = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    problem = Problem("masked", logits, square)
+    chosen = gradients.choose_estimators([], problem, 1.0)
+    assert ("unordered-set" in chosen) == (num_samples is not None)
+    if num_samples is None:
+        with pytest.raises(UsageError, match="only 3 configurations to draw from"):
+            gradients.choose_estimators(["unordered-set"], problem, 1.0)
+    else:
+        assert chosen["unordered-set"].settings == {"num_samples": num_samples}
+        assert gradients.measure(problem, {"set": chosen["unordered-set"]}, 10, seed=0).rows[0].calls == num_samples
+
+
 def test_settings_are_described() -> None:
-    chosen = gradients.choose_estimators(["decoupled-st", "rloo", "relax"], 3, 3, 0.5)
+    cubic = gradients.make_problem("cubic", {})
+    chosen = gradients.choose_estimators(["decoupled-st", "rloo", "relax"], cubic, 0.5)
     assert gradients.describe(chosen, 0.5).splitlines() == [
         "temperature 0.5, decoupled-st samples at 1",
         "samples in an estimate: rloo 10",
         "relax fitted to the problem first, by 5 updates",
     ]
-    assert gradients.describe(gradients.choose_estimators(["exact"], 3, 3, 1.0), 1.0) == "temperature 1"
+    assert gradients.describe(gradients.choose_estimators(["exact"], cubic, 1.0), 1.0) == "temperature 1"
 
 
 def test_relax_and_rebar_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +326,7 @@ def test_relax_and_rebar_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(gradients, "ADAPTED", ())
         else:
             monkeypatch.setattr(gradients, "ADAPTED", ("rebar", "relax"))
-        estimators = gradients.choose_estimators(["rebar", "relax"], 1, 4, 1.0)
+        estimators = gradients.choose_estimators(["rebar", "relax"], problem, 1.0)
         comparison = gradients.measure(problem, estimators, 2000, seed=0)
         variances[fitted] = {row.estimator: row.variance for row in comparison.rows}
     # Before: relax is REINFORCE, of total variance 1.169.

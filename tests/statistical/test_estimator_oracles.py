@@ -393,6 +393,47 @@ def test_coupled_draws_serve_rebar_better_than_independent_ones(logits, f, exact
     assert (detached - exact).norm() > 0.1 * exact.norm()
 
 
+# Where 1 - p(S) would cancel.
+
+
+def concentrated(n: int, gap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits whose first choices are ahead by a gap, in nats; E[f] and its gradient in units of their size."""
+    logits = torch.zeros(n, 5, dtype=torch.float64)
+    logits[:, 0] = gap
+    leaf = logits.clone().requires_grad_()
+    value = Exact().expectation(FactoredCategorical(leaf), lambda z: index_sum(z, gap))
+    value.backward()
+    return logits, value.detach(), leaf.grad
+
+
+def index_sum(one_hot: Tensor, gap: float) -> Tensor:
+    """The sum of the indices, in units of what the others have together in probability."""
+    return (one_hot * torch.arange(5.0, dtype=torch.float64)).sum((-2, -1)) * torch.tensor(gap).double().exp()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("gap", [34.0, 38.0, 45.0])
+def test_unordered_set_of_a_concentrated_policy(n, gap):
+    logits, value, gradient = concentrated(n, gap)
+    values, gradients = estimates(UnorderedSet(2), logits, lambda z: index_sum(z, gap))
+    assert value > 1
+    assert_mean(values, value)
+    assert_mean(gradients, gradient)
+
+
+@pytest.mark.parametrize("num_samples", [4, 5])
+@pytest.mark.parametrize("gap", [34.0, 38.0, 45.0, 1e4])
+def test_unordered_set_of_everything_is_exact_at_any_concentration(num_samples, gap):
+    logits, f = torch.zeros(1, 5, dtype=torch.float64), lambda z: z[..., 1].sum(-1)
+    logits[:, 0] = gap
+    logits[:, num_samples:] = -torch.inf
+    leaf = logits.clone().requires_grad_()
+    Exact().expectation(FactoredCategorical(leaf), f).backward()
+    rows = logits.expand(100, 1, 5).clone().requires_grad_()
+    UnorderedSet(num_samples).expectation(FactoredCategorical(rows), f, generator=generator()).sum().backward()
+    torch.testing.assert_close(rows.grad, leaf.grad.expand_as(rows), rtol=1e-9, atol=0)
+
+
 # Where straight-through is exact.
 
 

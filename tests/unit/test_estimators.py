@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def _gapped_reference(logits: Tensor, slope: Tensor, noise: Tensor) -> Tensor:
     return _vjp((moved / TEMPERATURE).softmax(-1), slope)
 
 
-def _relax(n: int, K: int, **settings: Any) -> Any:
+def _relax(n: int, K: int, soft_rows: bool = False, **settings: Any) -> Any:
     class Learned(Relax):
         """Its surrogate starts away from 0, where it would be REINFORCE."""
 
@@ -74,7 +75,7 @@ def _relax(n: int, K: int, **settings: Any) -> Any:
             for parameter in self.parameters():
                 nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
 
-    return Learned, {"supports": lambda factors, choices: (factors, choices) == (n, K)}
+    return Learned, {"supports": lambda factors, choices: (factors, choices) == (n, K), "soft_rows": soft_rows}
 
 
 CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -116,6 +117,7 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "relax, learned, 1 x 2": _relax(1, 2),
     "relax, learned, 1 x 4": _relax(1, 4),
     "relax, learned, 3 x 2": _relax(3, 2),
+    "relax, learned, with the objective": _relax(1, 4, add_objective=True, soft_rows=True),
     "arm": (ARM, {"supports": lambda n, K: K == 2}),
     "disarm": (DisARM, {"supports": lambda n, K: K == 2}),
     "arsm": (ARSM, {}),
@@ -249,6 +251,44 @@ class FalselyOneCall(RLOO):
     calls = "1"
 
 
+class FormulaOfOtherCalls(RLOO):
+    calls = "n * num_samples"
+
+
+class CallsInProse(RLOO):
+    calls = "m"
+
+
+class NoiseUnchecked(ARM):
+    def _noise(self, policy, noise, generator):
+        return self.draw_noise(policy, generator) if noise is None else noise
+
+
+class NoiseOfAnotherShape(RLOO):
+    def draw_noise(self, policy, generator=None):
+        return gumbel_noise(policy.logits.shape, generator=generator)
+
+    def noise_shape(self, policy):
+        return (self.num_samples, *policy.logits.shape)
+
+
+class AnotherValueWithoutGradient(Reinforce):
+    def _expectation(self, policy, f, noise):
+        value = super()._expectation(policy, f, noise)
+        return value if torch.is_grad_enabled() else value + 1
+
+
+class DeafUnderVmap(STGumbel):
+    """Its temperature learns, but not where ``requires_grad`` is hidden."""
+
+    def __init__(self):
+        super().__init__(LearnedTemperature(1.0, 0.1))
+
+    def _temperature(self):
+        temperature = super()._temperature()
+        return temperature if self.temperature.w.requires_grad else temperature.detach()
+
+
 class GradientTwice(Reinforce):
     def _expectation(self, policy, f, noise):
         value = super()._expectation(policy, f, noise)
@@ -328,6 +368,12 @@ BROKEN = {
     Unnamed: "attribute name",
     FalselyUnbiased: "unbiased gradient must have the mean",
     FalselyOneCall: "evaluated at 10 configurations",
+    FormulaOfOtherCalls: "calls is 'n \\* num_samples', 30, but f was evaluated at 10 configurations",
+    CallsInProse: "calls must be an expression of .*num_samples.*NameError",
+    NoiseUnchecked: "noise of shape .* must be a ValueError",
+    NoiseOfAnotherShape: "draw_noise must return a tensor of noise_shape",
+    AnotherValueWithoutGradient: "under torch.no_grad",
+    DeafUnderVmap: "same gradient under torch.func.vmap",
     GradientTwice: "parameter in f must get the gradient",
     ScoreTwice: "unbiased gradient must have the mean",
     SampleInBaseline: "unbiased gradient must have the mean",
@@ -341,11 +387,37 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda cls: cls.__name__)
 def test_suite_refuses(broken):
     def make():
-        return broken(TEMPERATURE) if issubclass(broken, Pathwise) else broken()
+        return broken(TEMPERATURE) if issubclass(broken, _Broken) else broken()
 
     reference = _gumbel_reference if BROKEN[broken] == "closed form" else None
+    supports = (lambda n, K: K == 2) if issubclass(broken, ARM) else (lambda n, K: True)
     with pytest.raises(ConformanceError, match=f"{broken.__name__}: .*({BROKEN[broken]})"):
-        check_estimator(make, reference_gradient=reference)
+        check_estimator(make, supports=supports, reference_gradient=reference)
+
+
+def test_suite_refuses_settings_that_forget_the_seed(monkeypatch):
+    class Forgetful(Relax):
+        @property
+        def settings(self):
+            return {name: value for name, value in super().settings.items() if name != "seed"}
+
+    monkeypatch.setitem(ESTIMATORS, "relax", Forgetful)
+    # The network starts at 0: estimates are the same, and only the weights tell.
+    with pytest.raises(ConformanceError, match="must build an equal estimator"):
+        check_estimator(lambda: Forgetful(1, 4, seed=3), supports=lambda n, K: (n, K) == (1, 4))
+
+
+def test_suite_leaves_noise_of_an_unsaid_shape_alone():
+    class Pairs(STGumbel):
+        """Two draws, of which it takes the second."""
+
+        def draw_noise(self, policy, generator=None):
+            return gumbel_noise((2, *policy.logits.shape), generator=generator)
+
+        def _sample(self, policy, noise):
+            return super()._sample(policy, noise[1])
+
+    check_estimator(Pairs)
 
 
 def test_suite_refuses_a_forward_temperature_after_the_noise():
@@ -378,9 +450,27 @@ def test_suite_asks_only_for_supported_shapes():
 # The registry.
 
 
-def test_registry_names():
-    assert {name: cls.name for name, cls in ESTIMATORS.items()} == {name: name for name in ESTIMATORS}
-    assert {"exact", "gumbel-softmax", "st-gumbel", "straight-through", "reinforce", "rloo"} <= set(ESTIMATORS)
+def test_registry():
+    assert {
+        "exact": Exact,
+        "local-expectation": LocalExpectation,
+        "gumbel-softmax": GumbelSoftmax,
+        "st-gumbel": STGumbel,
+        "straight-through": StraightThrough,
+        "decoupled-st": DecoupledStraightThrough,
+        "gumbel-rao": GumbelRao,
+        "gapped-st": GappedStraightThrough,
+        "reinmax": ReinMax,
+        "reinforce": Reinforce,
+        "rloo": RLOO,
+        "muprop": MuProp,
+        "rebar": Rebar,
+        "relax": Relax,
+        "arm": ARM,
+        "disarm": DisARM,
+        "arsm": ARSM,
+        "unordered-set": UnorderedSet,
+    } == ESTIMATORS
 
 
 def test_unknown_name_lists_the_names():
@@ -410,7 +500,60 @@ def test_a_number_becomes_a_constant_temperature():
     assert make_estimator("gumbel-softmax", temperature=0.5).settings["temperature"]() == 0.5
 
 
+def test_a_rebuilt_estimator_shares_the_temperature():
+    estimator = STGumbel(LearnedTemperature(1.0, 0.1))
+    assert make_estimator(estimator.name, **estimator.settings).temperature is estimator.temperature
+
+
 # Errors.
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "exact"])
+def test_noise_of_a_wrong_shape(name):
+    # For one matrix in the place of four: it would broadcast, and correlate them.
+    settings = {"relax": {"n": 3, "K": 2}, "unordered-set": {"num_samples": 2}}.get(name, {})
+    estimator = make_estimator(name, **settings)
+    noise = estimator.draw_noise(FactoredCategorical(torch.zeros(3, 2)))
+    policy = FactoredCategorical(torch.zeros(4, 3, 2))
+    methods = [lambda: estimator.expectation(policy, lambda z: z.sum((-2, -1)), noise)]
+    if isinstance(estimator, Pathwise):
+        methods.append(lambda: estimator.sample(policy, noise))
+    for method in methods:
+        with pytest.raises(ValueError, match=rf"noise must have the shape that draw_noise of {name} gives") as error:
+            method()
+        assert f"{estimator.noise_shape(policy)}, but got {tuple(noise.shape)}." in str(error.value)
+
+
+def test_noise_of_another_kind():
+    with pytest.raises(ValueError, match=r"noise must have the shape .* \(1, 2\), but got tuple \(\)"):
+        STGumbel().sample(FactoredCategorical(torch.zeros(1, 2)), ())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
+@pytest.mark.parametrize("name", ["exact", "st-gumbel", "reinforce", "local-expectation", "rebar", "arsm"])
+def test_objective_of_a_wrong_dtype(name, dtype):
+    policy = FactoredCategorical(torch.zeros(5, 2, 3))
+    with pytest.raises(ValueError, match=f"f must return a floating-point tensor, but returned dtype {dtype}"):
+        make_estimator(name).expectation(policy, lambda z: z[..., 0, 0].to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: ReinMax(LearnedTemperature(1.0, 0.1)), "temperature"),
+        (lambda: ReinMax(torch.ones(2, 1, 1, requires_grad=True)), "temperature"),
+        (lambda: DecoupledStraightThrough(LearnedTemperature(1.0, 0.1)), "forward_temperature"),
+    ],
+)
+def test_temperatures_that_would_never_move(make, argument):
+    with pytest.raises(ValueError, match=f"^{argument} must not be learned, for no gradient reaches it here"):
+        make()
+
+
+def test_a_frozen_temperature_needs_no_gradient():
+    frozen = LearnedTemperature(1.5, 0.1).requires_grad_(False)
+    assert ReinMax(frozen).temperature is frozen
+    assert DecoupledStraightThrough(frozen, LearnedTemperature(1.0, 0.1)).forward_temperature is frozen
 
 
 @pytest.mark.parametrize("name", ["exact", "gumbel-softmax", "st-gumbel", "straight-through", "reinforce", "rloo"])
@@ -556,12 +699,14 @@ def test_sample_inside_a_larger_graph():
 
 def test_estimators_are_modules():
     estimator = STGumbel(LearnedTemperature(0.7, 0.1))
-    assert isinstance(estimator, nn.Module)
-    policy, noise = FactoredCategorical(torch.zeros(2, 1, 3)), torch.zeros(2, 1, 3)
-    parameters = {name: torch.zeros_like(value) for name, value in estimator.named_parameters()}
-    f = lambda z: z[..., 0, 0]  # noqa: E731
-    value = torch.func.functional_call(estimator, parameters, (policy, f, noise))
-    assert torch.equal(value, torch.ones(2))
+    logits, noise, slope = torch.randn(3, 5, 2, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    leaf, f = logits.clone().requires_grad_(), lambda z: (z * slope).sum((-2, -1))
+    # softplus(0) + .1 for the temperature, in the place of .7.
+    arguments = (FactoredCategorical(leaf), f, noise)
+    torch.func.functional_call(estimator, {"temperature.w": torch.zeros(())}, arguments).sum().backward()
+    temperature = math.log(2) + 0.1
+    torch.testing.assert_close(leaf.grad, _vjp(((logits + noise) / temperature).softmax(-1), slope, temperature))
+    torch.testing.assert_close(estimator.temperature(), torch.tensor(0.7))
 
 
 def test_repr_shows_the_settings():
@@ -617,8 +762,19 @@ def test_learned_temperature_gets_the_same_gradient_with_a_mask_as_without_the_c
 def test_a_baseline_of_another_shape_is_refused(shape):
     estimator = Reinforce(baseline=lambda policy: torch.zeros(shape))
     policy = FactoredCategorical(torch.zeros(4, 1, 2))
-    with pytest.raises(ValueError, match=r"baseline must return shape \[\*batch\], \(4,\)"):
+    with pytest.raises(ValueError, match=r"baseline must return shape \[\*batch\], \(4,\), or its last dimensions"):
         estimator.expectation(policy, lambda choices: choices.sum((-2, -1)))
+
+
+def test_a_baseline_is_the_same_along_the_dimensions_it_leaves_out():
+    baseline = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    logits = torch.zeros(7, 4, 1, 2, requires_grad=True)
+    noise = gumbel_noise(logits.shape, generator=torch.Generator().manual_seed(0))
+    f = lambda z: 5 * z[..., 0, 0]  # noqa: E731
+    Reinforce(lambda policy: baseline).expectation(FactoredCategorical(logits), f, noise).sum().backward()
+    one_hot = gumbel_max(logits, noise=noise)
+    expected = (f(one_hot) - baseline)[..., None, None] * (one_hot - 0.5)
+    torch.testing.assert_close(logits.grad, expected)
 
 
 def test_a_temperature_tensor_follows_the_module_and_must_be_positive():
@@ -896,17 +1052,116 @@ def test_controls_learn_to_lower_the_variance(make):
     assert variance() < 0.3 * before
 
 
-def test_frozen_controls_receive_nothing():
-    estimator = Rebar().requires_grad_(False)
-    logits = torch.zeros(4, 1, 3, requires_grad=True)
-    estimator.expectation(FactoredCategorical(logits), lambda z: z[..., 0, 0] ** 2).sum().backward()
-    assert all(parameter.grad is None for parameter in estimator.parameters())
+def _control(estimator: Rebar | Relax, rows: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+    """c at perturbed logits, in the formula of the papers."""
+    soft = (rows / estimator.control.log_temperature.detach().exp()).softmax(-1)
+    if isinstance(estimator, Rebar):
+        return estimator.control.eta.detach() * f(soft)
+    value = estimator.control.network(soft.flatten(-2)).squeeze(-1)
+    return value + f(soft) if estimator.settings["add_objective"] else value
 
 
-def test_the_weights_of_relax_come_from_its_generator():
+def _randomised(estimator: Relax) -> Relax:
+    for parameter in estimator.control.network.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    return estimator
+
+
+CONTROLS = {
+    "rebar": (lambda: Rebar(0.6, 0.4), 2),
+    "relax": (lambda: _randomised(Relax(2, 3, temperature=0.4)), 1),
+    "relax with the objective": (lambda: _randomised(Relax(2, 3, temperature=0.4, add_objective=True)), 2),
+}
+
+
+@pytest.mark.parametrize("case", CONTROLS)
+def test_control_variates_by_the_two_draws_of_the_papers(case):
+    # With noise E of the sample, and E' of the draw given it: E'_D = E_D / p_D, E'_j = E_j - p_j E_D / p_D.
+    estimator, calls = CONTROLS[case][0]().double(), CONTROLS[case][1]
+    logits, weights = torch.randn(2, 50, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = estimator.draw_noise(FactoredCategorical(logits), torch.Generator().manual_seed(1))
+    evaluated = []
+
+    def f(rows: Tensor) -> Tensor:
+        evaluated.append(rows.shape)
+        return (0.5 + (rows * weights).sum((-2, -1))) ** 3
+
+    leaf = logits.clone().requires_grad_()
+    estimator.expectation(FactoredCategorical(leaf), f, noise).sum().backward()
+    assert evaluated == [(1, 50, 2, 3)] * calls
+
+    theta = logits.clone().requires_grad_()
+    log_probs, exponential = theta.log_softmax(-1), (-noise.double()).exp()
+    probs = log_probs.detach().exp()
+    z = log_probs - exponential.log()
+    one_hot = nn.functional.one_hot(z.argmax(-1), 3).double()
+    first = (exponential * one_hot).sum(-1, keepdim=True) / (probs * one_hot).sum(-1, keepdim=True)  # E'_D
+    other_noise = torch.where(one_hot > 0, first, exponential - probs * first)
+    other = torch.where(one_hot > 0, -first.log(), -(other_noise / log_probs.exp() + first).log())
+    torch.testing.assert_close(other, z)
+    control, other_control = _control(estimator, z, f), _control(estimator, other, f)
+    score = (log_probs * one_hot).sum((-2, -1))
+    ((f(one_hot) - other_control).detach() * score + control - other_control).sum().backward()
+    torch.testing.assert_close(leaf.grad, theta.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_rebar_by_hand():
+    # p = (1/4, 3/4), E = (1, 1): z = log p, D = (0, 1). f = 3 z_1^2, temperature 1/2, eta 2: y_1 = 9/10, c = 4.86.
+    # c' = 2 * 6 y_1 * dy_1, dy_1 = 2 * y_0 y_1 (-1, 1) = .18 (-1, 1): 1.944 (-1, 1). exp(z - z_D) = (1/3, 1).
+    logits = torch.tensor([[1.0, 3.0]]).log().requires_grad_()
+    value = Rebar(2.0, 0.5).expectation(FactoredCategorical(logits), lambda z: 3 * z[..., 0, 1] ** 2, torch.zeros(1, 2))
+    value.backward()
+    assert value.item() == 3
+    slope = torch.tensor([-0.648, 1.944])
+    expected = (3 - 4.86) * torch.tensor([-0.25, 0.25]) + slope - torch.tensor([0.25, 0.75]) * slope.sum()
+    torch.testing.assert_close(logits.grad[0], expected)
+
+
+def test_an_arg_max_inside_leaves_rebar_nothing():
+    logits = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    f = lambda z: (z == z.amax(-1, keepdim=True)).to(z.dtype)[..., 0].sum(-1)  # noqa: E731
+    for estimator, zero in ((Rebar(), True), (MuProp(), False)):
+        value = estimator.expectation(FactoredCategorical(logits), f, generator=torch.Generator().manual_seed(0))
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert bool((gradient == 0).all()) == zero
+
+
+@pytest.mark.parametrize("case", CONTROLS)
+def test_frozen_controls_give_the_same_estimate_and_receive_nothing(case):
+    logits, weights = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    noise = gumbel_noise(logits.shape, generator=torch.Generator().manual_seed(1))
+    results = []
+    for frozen in (False, True):
+        estimator = CONTROLS[case][0]().requires_grad_(not frozen)
+        leaf = logits.clone().requires_grad_()
+        value = estimator.expectation(FactoredCategorical(leaf), lambda z: (z * weights).sum((-2, -1)) ** 2, noise)
+        value.sum().backward()
+        results.append((value.detach(), leaf.grad))
+        assert all((parameter.grad is None) == frozen for parameter in estimator.parameters())
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_controls_learn_by_the_absolute_weight_of_their_values():
+    # A sum over a batch of 4 weighs each value by 1, the mean by 1/4; half of them with a minus makes no difference.
+    logits = torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(0))
+    noise = gumbel_noise(logits.shape, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for weights in ([0.25] * 4, [1.0] * 4, [1.0, -1.0, 1.0, -1.0]):
+        estimator = Rebar(0.6, 0.4)
+        value = estimator.expectation(FactoredCategorical(logits), lambda z: z[..., 0, 0] ** 2, noise)
+        (value * torch.tensor(weights)).sum().backward()
+        gradients.append(torch.stack([parameter.grad for parameter in estimator.parameters()]))
+    torch.testing.assert_close(4 * gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[2], gradients[1])
+
+
+def test_the_weights_of_relax_come_from_its_seed():
     state = torch.get_rng_state()
-    first, second = (Relax(2, 3, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second, other = Relax(2, 3, seed=3), Relax(2, 3, seed=3), Relax(2, 3, seed=4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.control.network[0].weight, other.control.network[0].weight)
+    rebuilt = make_estimator("relax", **first.settings)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), rebuilt.parameters(), strict=True))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -919,7 +1174,8 @@ def test_relax_refuses_another_shape():
     ("arguments", "message"),
     [
         ({"n": 0, "K": 2}, "n must be at least 1, but got 0"),
-        ({"n": 1, "K": 2, "temperature": 0.0}, "temperature must be positive and finite, but got 0.0"),
+        ({"n": 1, "K": 2, "temperature": 0.0}, "`temperature` must be finite and above 0, got 0.0"),
+        ({"n": 1, "K": 2, "temperature": math.inf}, "`temperature` must be finite and above 0, got inf"),
     ],
 )
 def test_relax_arguments(arguments, message):
@@ -936,6 +1192,15 @@ def test_estimators_of_the_whole_matrix_have_no_sequences(name, method):
     estimator = make_estimator(name)
     assert not hasattr(estimator, method)
     with pytest.raises(AttributeError, match=f"{name} has no {method}: it needs the whole matrix of choices at once"):
+        getattr(estimator, method)
+
+
+@pytest.mark.parametrize("name", ["gumbel-softmax", "st-gumbel", "reinmax", "gumbel-rao"])
+@pytest.mark.parametrize("method", ["draw", "surrogate"])
+def test_pathwise_estimators_take_sequences_by_sample(name, method):
+    estimator = make_estimator(name)
+    assert not hasattr(estimator, method)
+    with pytest.raises(AttributeError, match=f"{name} has no {method}: .* use sample at every decision"):
         getattr(estimator, method)
 
 

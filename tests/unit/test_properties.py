@@ -30,7 +30,7 @@ SAMPLERS = {
 WITHOUT_GRADIENT = ["gumbel_max", "FactoredCategorical"]
 HARD = [name for name in SAMPLERS if name != "gumbel_softmax"]
 SETTINGS = {
-    "relax": lambda n, K: {"n": n, "K": K, "generator": generator()},
+    "relax": lambda n, K: {"n": n, "K": K},
     "unordered-set": lambda n, K: {"num_samples": 2},
 }
 """Constructor arguments of the estimators that need some; the others are built without."""
