@@ -417,7 +417,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
         (["train", "--agent", "dqn", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
         (["train", "--agent", "ppo", "--n-steps", "1", "--n-envs", "1"], "must be greater than 1"),
-        (["train", "--env", "Pendulum-v1"], "gumbel-sac needs a Discrete action space"),
+        (["train", "--env", "Pendulum-v1"], "needs a Discrete or MultiDiscrete or MultiBinary action space"),
         (["train", "--agent", "dqn", "--env", "Pendulum-v1"], "dqn needs a Discrete action space"),
         (["eval", "nowhere"], "nowhere holds no run"),
         (["eval", "nowhere", "--episode", "3"], "--episodes"),
@@ -554,8 +554,9 @@ def test_settings_reach_the_algorithm() -> None:
 
     sac = make("gumbel-sac", linear_decay=True, layer_norm=True, learning_rate=0.5, gamma=0.9, temperature=0.25)
     assert sac.lr_schedule(0.5) == 0.25
-    assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], "layer_norm": True})
+    assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], "layer_norm": True, "critic": "auto"})
     assert float(sac.estimator.temperature()) == 0.25
+    assert make("gumbel-sac", estimator="rloo", critic="multilinear").estimator.name == "rloo"
     assert make("exact-sac", learning_rate=0.5).lr_schedule(0.5) == 0.5
     ppo = make("ppo", linear_decay=True, clip_range=0.4, n_steps=8, batch_size=8, normalize=True, gamma=0.9)
     assert (ppo.clip_range(0.5), ppo.lr_schedule(0.5)) == (0.2, 1.5e-4)
