@@ -55,7 +55,7 @@ SUBJECTS: dict[tuple[str, float | None], Callable[[], Estimator] | None] = {
     ("rebar", None): lambda: make_estimator("rebar"),
     ("rloo", None): lambda: make_estimator("rloo", num_samples=10),
     ("relax", None): lambda: Relax(LATENTS, 2),
-    ("gumbel-rao", 1.0): lambda: make_estimator("gumbel-rao", temperature=1.0, num_samples=10),
+    ("gumbel-rao", 1.0): lambda: make_estimator("gumbel-rao", temperature=1.0, num_samples=3),
 }
 
 

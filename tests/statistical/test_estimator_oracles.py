@@ -343,6 +343,18 @@ def test_disarm_has_less_variance_than_arm(log_odds):
     assert disarm < total_variance(make_estimator("arm"), logits, f)
 
 
+@pytest.mark.parametrize(("temperature", "variance"), [(1.0, 0.4739), (0.5, 0.8944), (0.1, 1.578)])
+def test_the_variance_of_gumbel_rao_between_samples(temperature, variance):
+    # What is left of it at m = infinity, from two values of m: v(m) = between + within / m.
+    totals = {}
+    for m in (8, 32):
+        estimator = make_estimator("gumbel-rao", temperature=temperature, num_samples=m)
+        _, gradients = estimates(estimator, QUADRATIC_LOGITS, quadratic)
+        totals[m] = (gradients - gradients.mean(0)).square().sum((-2, -1))  # the same samples for both m
+    between = (32 * totals[32] - 8 * totals[8]) / 24
+    assert_mean(between, variance, rounding=1e-3 * variance)
+
+
 def test_the_variance_of_gumbel_rao_falls_with_the_draws():
     # Between the samples, plus within over m: two numbers explain every m. m = 1 is st-gumbel, in law.
     one, ten = (total_variance(make_estimator("gumbel-rao", num_samples=m), CUBIC_LOGITS, cubic) for m in (1, 10))
@@ -450,7 +462,8 @@ def test_straight_through_is_the_exact_gradient_of_a_linear_objective_of_one_fac
     torch.testing.assert_close(gradient("straight-through"), gradient("exact"), rtol=1e-5, atol=1e-6)
 
 
-def test_straight_through_is_unbiased_for_a_multilinear_objective():
+@pytest.mark.parametrize("name", ["straight-through", "local-expectation"])
+def test_what_is_unbiased_for_a_multilinear_objective(name):
     first, second = torch.randn(2, 3, 3, generator=generator()).unbind(0)
 
     def f(one_hot: Tensor) -> Tensor:
@@ -459,7 +472,7 @@ def test_straight_through_is_unbiased_for_a_multilinear_objective():
 
     logits = CUBIC_LOGITS.clone().requires_grad_()
     Exact().expectation(FactoredCategorical(logits), f).backward()
-    _, gradients = estimates(make_estimator("straight-through"), CUBIC_LOGITS, f)
+    _, gradients = estimates(make_estimator(name), CUBIC_LOGITS, f)
     assert gradients.var(0).sum() > 0
     assert_mean(gradients, logits.grad)
 
