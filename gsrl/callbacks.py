@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.callbacks import EvalCallback as EvalWithoutMasks
+from stable_baselines3.common.vec_env import VecEnv
 
 from gsrl.algorithms import DiscreteSAC
 from gsrl.buffers import ReplayBuffer
@@ -18,6 +21,7 @@ from gsrl.diagnostics import Comparison, CriticSlope, compare, critic_slope
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator
 from gsrl.evaluation import MaskedModel, takes_masks
+from gsrl.masking import adapt
 
 __all__ = ["EvalCallback", "GradientDiagnosticsCallback"]
 
@@ -119,10 +123,10 @@ class GradientDiagnosticsCallback(BaseCallback):
     def _measure(self, buffer: ReplayBuffer) -> tuple[Comparison, CriticSlope]:
         generator = np.random.default_rng([self.seed, self.num_timesteps])
         noise_seed = int(generator.integers(2**63))
-        observations = buffer.sample(self.batch_size, self.model.get_vec_normalize_env(), generator).observations
+        batch = buffer.sample(self.batch_size, self.model.get_vec_normalize_env(), generator)
         with torch.no_grad():
-            policy = self.model.policy.actor(observations)
-            f = self.model.policy.critic(observations).objective(self.model.critics)
+            policy = self.model.policy.actor(batch.observations, batch.action_mask)
+            f = self.model.policy.critic(batch.observations).objective(self.model.critics)
         comparison = compare(policy, f, self._estimators(), self.num_samples, seed=noise_seed, measure_cost=False)
         one_hot = policy.sample(generator=torch.Generator(self.model.device).manual_seed(noise_seed))
         return comparison, critic_slope(f, one_hot, policy.mask)
@@ -145,7 +149,15 @@ class EvalCallback(EvalWithoutMasks):
 
     Arguments, logs and files are the same. Without masks, or with a model whose `predict` has no argument
     `action_masks`, so is all else. :func:`gsrl.evaluation.evaluate_policy` does the same outside of a training.
+
+    Args:
+        eval_env: The environment, or several; see :func:`gsrl.masking.adapt`.
+        *args: As of Stable-Baselines3's.
+        **kwargs: As of Stable-Baselines3's.
     """
+
+    def __init__(self, eval_env: gym.Env | VectorEnv | VecEnv, *args: Any, **kwargs: Any) -> None:
+        super().__init__(adapt(eval_env), *args, **kwargs)
 
     def _init_callback(self) -> None:
         super()._init_callback()

@@ -212,6 +212,7 @@ class SACLoss(nn.Module):
             "expected_q": expected_q,
             "q": q,
             "target": target,
+            "target_entropy": target_entropy,
         }
         if self.entropy_coefficient.learned:
             loss_ent_coef = entropy_coefficient_loss(self.entropy_coefficient.log_value, entropy, target_entropy)

@@ -129,7 +129,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
         target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
-            entropies.
+            entropies; where a state has masks, it shrinks with the entropy that is left.
         target_entropy_ratio: Share of the largest entropy, in [0, 1], used with ``target_entropy="auto"``.
         critics: ``"min"`` or ``"mean"`` of the critics, see :func:`gsrl.values.combine_critics`.
         entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.values.soft_value`.
@@ -289,8 +289,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._train_seconds = 0.0
         self._timed_updates = 0
 
-    def _make_replay_buffer(self) -> ReplayBuffer:
-        return ReplayBuffer(
+    def _make_replay_buffer(self, state: dict[str, Any] | None = None) -> ReplayBuffer:
+        """Makes an empty buffer, or one of this state."""
+        buffer = ReplayBuffer(
             self.buffer_size,
             self.observation_space,
             self.action_space,
@@ -299,8 +300,11 @@ class DiscreteSAC(OffPolicyAlgorithm):
             gamma=self.gamma,
             n_steps=self.n_steps,
             generator=self._replay_generator,
-            masked=self.masked,
+            masked=self.masked if state is None else "action_masks" in state,
         )
+        if state is not None:
+            buffer.load_state_dict(state)
+        return buffer
 
     def _check_settings(self) -> None:
         """Raises before any work is lost. The replay buffer checks its own arguments."""
@@ -324,8 +328,12 @@ class DiscreteSAC(OffPolicyAlgorithm):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive or None, but got {value}.")
-        if not isinstance(self.target_entropy, str) and not math.isfinite(self.target_entropy):
-            raise ValueError(f"target_entropy must be finite, but got {self.target_entropy}.")
+        largest = sum(map(math.log, OneHotCodec(self.action_space).sizes))
+        if not isinstance(self.target_entropy, str) and not 0 <= self.target_entropy <= largest:
+            raise ValueError(
+                f"target_entropy must be from 0 to that of the uniform policy, {largest:.4g} nats, "
+                f"but got {self.target_entropy}."
+            )
         if not callable(self.learning_rate) and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
         for name, lowest in (
@@ -460,9 +468,12 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._last_obs = new_obs
         if normalized is not None:
             self._last_original_obs = next_obs
-        if self._last_masks is not None:
-            assert self.env is not None
-            self._last_masks = current_masks(self.env, infos, dones)
+        assert self.env is not None
+        self._last_masks = current_masks(self.env, infos, dones)
+        if (self._last_masks is not None) != self.masked:
+            raise ValueError(
+                'env must give info["action_mask"] at every reset and step, or never, but left it out here.'
+            )
 
     def predict(
         self,
@@ -510,7 +521,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             next_noise = gumbel_noise(self._template.logits.shape, generator=self.generator, device=self.device)
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
-            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
+            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()  # [B, n]
         self._n_updates += 1
         self._metrics = self.learner.update(
             batch,
@@ -529,6 +540,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             FloatingPointError: A metric is NaN or infinite; the networks are lost.
         """
         for name, value in self._metrics.items():
+            if name == "target_entropy":
+                continue  # below: a sum over factors
             mean = value.mean().item()
             if not math.isfinite(mean):
                 raise FloatingPointError(
@@ -538,7 +551,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", mean)
         if self._metrics:
             self.logger.record("train/q_max", self._metrics["q"].max().item())
-            self.logger.record("train/target_entropy", self._target_entropy.sum().item())
+            self.logger.record("train/target_entropy", self._metrics["target_entropy"].sum(-1).mean().item())
             if isinstance(self.estimator, Pathwise) and isinstance(self.estimator.temperature, Temperature):
                 self.logger.record("train/temperature", self.estimator.temperature().item())
             for name, norm in self.learner.gradient_norms().items():
@@ -617,8 +630,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._last_episode_starts = state["last_episode_starts"]
         self._last_masks, self.masked = state["last_masks"], state["masked"]
         if "replay_buffer" in state:
-            self.replay_buffer = self._make_replay_buffer()
-            self.replay_buffer.load_state_dict(state["replay_buffer"])
+            self.replay_buffer = self._make_replay_buffer(state["replay_buffer"])
 
     def save(
         self,
@@ -732,10 +744,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             path: What :meth:`save_replay_buffer` wrote.
             truncate_last_traj: Whether the last episode ends where the buffer ends.
         """
-        state = checkpoint.load(path)["replay_buffer"]  # type: ignore[arg-type]
-        self.masked = "action_masks" in state
-        self.replay_buffer = self._make_replay_buffer()
-        self.replay_buffer.load_state_dict(state)
+        self.replay_buffer = self._make_replay_buffer(checkpoint.load(path)["replay_buffer"])  # type: ignore[arg-type]
+        self.masked = self.replay_buffer.masked
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
 

@@ -21,6 +21,7 @@ import envs  # noqa: F401  (registers the probes)
 from gsrl import DiscreteSAC, make_estimator
 from gsrl.buffers import ReplayBatch
 from gsrl.callbacks import GradientDiagnosticsCallback
+from gsrl.diagnostics import compare
 from gsrl.estimators import GumbelSoftmax, STGumbel
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 from gsrl.values import combine_critics
@@ -304,3 +305,19 @@ def test_what_cannot_be_compared_is_refused_before_training(estimator: str, mess
     with pytest.raises(ValueError, match=message):
         model.learn(10, make_callback(estimators=[estimator]))
     assert model.num_timesteps == 0
+
+
+def test_what_is_measured_is_the_policy_of_legal_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = []
+
+    def spy(policy: Any, *arguments: Any, **settings: Any) -> Any:
+        policies.append(policy)
+        return compare(policy, *arguments, **settings)
+
+    monkeypatch.setattr("gsrl.callbacks.compare", spy)
+    callback = GradientDiagnosticsCallback(50, ["rloo"], num_samples=10)
+    model = DiscreteSAC("MlpPolicy", "gsrl/MaskedGrid-v0", learning_starts=20, policy_kwargs={"net_arch": [8]}, seed=0)
+    model.learn(60, callback)
+    legal = policies[-1].mask.sum(-1)
+    assert (legal < 16).all()
+    assert legal.unique().numel() > 1

@@ -799,7 +799,10 @@ def test_the_running_mean_advances_once_an_update() -> None:
         ({"gradient_steps": -2}, "gradient_steps must be an integer of at least -1, but got -2"),
         ({"train_freq": 0}, "train_freq must be at least 1 step or episode, but got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, but got 0.0"),
-        ({"target_entropy": float("nan")}, "target_entropy must be finite, but got nan"),
+        (
+            {"target_entropy": float("nan")},
+            "target_entropy must be from 0 to that of the uniform policy, 0.6931 nats, but got nan",
+        ),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"n_steps": 0}, "n_steps must be an integer of at least 1, but got 0"),
         ({"policy_kwargs": {"use_sde": True}}, "policy_kwargs must not hold 'use_sde': .* for continuous actions"),
@@ -975,3 +978,34 @@ def test_an_estimator_that_does_not_fit_says_so_at_once() -> None:
         DiscreteSAC("MlpPolicy", "Acrobot-v1", estimator="disarm")
     with pytest.raises(ValueError, match="estimator 'relax' has settings without defaults"):
         DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="relax")
+
+
+class MaskedAtSteps(OnlyTheMethod):
+    """Forgets the mask at the reset."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, _ = super().step(0)
+        return observation, reward, terminated, truncated, {"action_mask": np.ones(4, bool)}
+
+
+def test_masks_that_a_reset_leaves_out_are_an_error() -> None:
+    env = DummyVecEnv([MaskedAtSteps])
+    with pytest.raises(ValueError, match="must give info\\['action_mask'\\] at every reset and step"):
+        DiscreteSAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0).learn(20)
+
+
+def test_a_refused_replay_buffer_leaves_the_one_in_use(tmp_path: Path) -> None:
+    small = DiscreteSAC("MlpPolicy", OnlyTheMethod(), buffer_size=50, policy_kwargs={"net_arch": [8]}, seed=0)
+    small.learn(20)
+    small.save_replay_buffer(tmp_path / "small.zip")
+    model = DiscreteSAC("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, seed=0).learn(30)
+    with pytest.raises(ValueError, match=r"buffer|state"):
+        model.load_replay_buffer(tmp_path / "small.zip")
+    assert len(model.replay_buffer) == 30
+    assert not model.masked
+
+
+@pytest.mark.parametrize("target_entropy", [-1.0, 10.0])
+def test_a_target_entropy_that_no_policy_has(target_entropy: float) -> None:
+    with pytest.raises(ValueError, match=r"target_entropy must be from 0 to that of the uniform policy, 0\.6931 nats"):
+        DiscreteSAC("MlpPolicy", "CartPole-v1", target_entropy=target_entropy)
