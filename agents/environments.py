@@ -17,6 +17,7 @@ import envs  # noqa: F401  # registers the environments of the checkout
 from agents import get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
+from gsrl.masking import adapt
 
 __all__ = ["EnvironmentFailure", "check_environment", "make_environments"]
 
@@ -93,10 +94,11 @@ def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, seeded with ``seed``, ``seed + 1`` and so on.
 
     Each can be rewound (see :mod:`agents.rewind`), and raises :class:`EnvironmentFailure` whatever goes wrong inside.
+    The masks of a method ``action_masks()`` are in its infos.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
         n_envs: How many.
         seed: Of the first one.
     """
-    return make_vec_env(env_id, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(env)))
+    return make_vec_env(env_id, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env))))

@@ -51,6 +51,7 @@ from agents.storage import load_parameters, load_state_dict, save_model, state_d
 from gsrl import checkpoint
 from gsrl._version import __version__
 from gsrl.evaluation import evaluate_policy
+from gsrl.masking import adapt
 
 __all__ = [
     "Config",
@@ -640,7 +641,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
     config.check()
     _set_threads(config.threads)
     # First: what uses global random numbers in spite of all must not meet those of the training.
-    obstacle = why_not_rewindable(lambda: gym.make(config.env))
+    obstacle = why_not_rewindable(lambda: adapt(gym.make(config.env)))
     evaluator = Evaluator(config.env, config.seed)
     model = _make_agent(config, make_environments(config.env, config.n_envs, config.seed), config.seed)
     if state is not None:

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-__all__ = ["MaskedGrid"]
+__all__ = ["MaskedGrid", "UnmaskedGrid"]
 
 LAYOUT = (
     "....#....",
@@ -37,7 +37,7 @@ REACH = 4
 ACTIONS = len(DIRECTIONS) * REACH
 
 
-class MaskedGrid(gym.Env[np.ndarray, np.int64]):
+class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
     """Reach the goal in the fewest moves, each a straight slide of 1 to 4 cells that neither hits nor leaps a wall.
 
     Start and goal are two different free cells, drawn uniformly. A move costs 1; the episode terminates when a move
@@ -45,8 +45,7 @@ class MaskedGrid(gym.Env[np.ndarray, np.int64]):
     minus the fewest moves, :attr:`distance`.
 
     Actions are ``Discrete(16)``: action a slides ``a % 4 + 1`` cells in direction ``a // 4`` of up, right, down and
-    left. Where each is legal is in ``info["action_mask"]``, bool ``[16]``, at every reset and step, and in
-    :meth:`action_masks`; 46 % are, on average over the cells. An illegal action raises.
+    left. 46 % are legal, on average over the cells; an illegal one costs ``penalty`` more, and moves nothing.
 
     The observation holds row and column of the agent, then of the goal, scaled to [-1, 1], and how far the agent could
     slide in each direction, as a share of 4: all that decides which actions are legal is seen, with masks or without.
@@ -55,22 +54,20 @@ class MaskedGrid(gym.Env[np.ndarray, np.int64]):
         optimal_return: Expected return of the best policy over starts and goals: minus the mean fewest moves.
 
     Args:
-        masked: False takes the masks away, from the info too: an illegal action then costs ``penalty`` more than a
-            move, and moves nothing.
         limit: Moves until an episode is truncated, at least 6, which the longest way takes.
-        penalty: Cost of an illegal action above that of a move, where there are no masks; 0 or more.
+        penalty: Cost of an illegal action above that of a move; 0 or more.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
-    def __init__(self, masked: bool = True, limit: int = 50, penalty: float = 1.0) -> None:
+    def __init__(self, limit: int = 50, penalty: float = 1.0) -> None:
         self._cells, self._target, self._distances = _tables()
         if limit < self._distances.max():
             raise ValueError(f"`limit` must be at least {self._distances.max()}, got {limit}")
         if penalty < 0:
             raise ValueError(f"`penalty` must be at least 0, got {penalty}")
-        self.masked, self.limit, self.penalty = masked, limit, penalty
+        self.limit, self.penalty = limit, penalty
         self.observation_space = spaces.Box(-1.0, 1.0, (8,), np.float32)
         self.action_space = spaces.Discrete(ACTIONS)
         starts = len(self._cells)
@@ -95,7 +92,7 @@ class MaskedGrid(gym.Env[np.ndarray, np.int64]):
         """Slides the agent.
 
         Raises:
-            ValueError: The action is none of the action space, or is illegal here while there are masks.
+            ValueError: The action is none of the action space.
         """
         if not 0 <= action < ACTIONS:
             raise ValueError(f"`action` must be an integer from 0 to {ACTIONS - 1}, got {action!r}")
@@ -103,18 +100,11 @@ class MaskedGrid(gym.Env[np.ndarray, np.int64]):
         reward = -1.0
         if target >= 0:
             self._agent = target
-        elif self.masked:
-            legal = np.flatnonzero(self._legal()).tolist()
-            raise ValueError(f"`action` {action} is illegal at {self._cells[self._agent].tolist()}, legal are {legal}")
         else:
             reward -= self.penalty
         self._time += 1
         terminated = self._agent == self._goal
         return self._observe(), reward, terminated, not terminated and self._time >= self.limit, self._info()
-
-    def action_masks(self) -> np.ndarray:
-        """Which actions may be taken now, bool ``[16]``, under the name that sb3-contrib asks for."""
-        return self._legal() if self.masked else np.ones(ACTIONS, dtype=bool)
 
     def _legal(self) -> np.ndarray:
         return self._target[self._agent] >= 0
@@ -125,7 +115,33 @@ class MaskedGrid(gym.Env[np.ndarray, np.int64]):
         return np.concatenate([places, slides]).astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
-        return {"action_mask": self.action_masks()} if self.masked else {}
+        return {}
+
+
+class MaskedGrid(UnmaskedGrid):
+    """:class:`UnmaskedGrid` with masks: an illegal action raises.
+
+    Which actions are legal is in ``info["action_mask"]``, bool ``[16]``, at every reset and step, and in
+    :meth:`action_masks`. Arguments are the same; ``penalty`` has no use here.
+    """
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Slides the agent.
+
+        Raises:
+            ValueError: The action is none of the action space, or is illegal here.
+        """
+        if 0 <= action < ACTIONS and not self._legal()[action]:
+            place, legal = self._cells[self._agent].tolist(), np.flatnonzero(self._legal()).tolist()
+            raise ValueError(f"`action` {action} is illegal at {place}, legal are {legal}")
+        return super().step(action)
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions may be taken now, bool ``[16]``, under the name that sb3-contrib asks for."""
+        return self._legal()
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self.action_masks()}
 
 
 @cache
@@ -158,4 +174,4 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 gym.register("gsrl/MaskedGrid-v0", f"{__name__}:MaskedGrid")
-gym.register("gsrl/UnmaskedGrid-v0", f"{__name__}:MaskedGrid", kwargs={"masked": False})
+gym.register("gsrl/UnmaskedGrid-v0", f"{__name__}:UnmaskedGrid")

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.evaluation import evaluate_policy as evaluate_without_masks
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from gsrl.masking import current_masks
+from gsrl.masking import adapt, current_masks
 
 __all__ = ["MaskedModel", "evaluate_policy", "takes_masks"]
 
@@ -21,7 +22,7 @@ EvaluationCallback: TypeAlias = Callable[[dict[str, Any], dict[str, Any]], None]
 
 def evaluate_policy(
     model: PolicyPredictor,
-    env: gym.Env | VecEnv,
+    env: gym.Env | VectorEnv | VecEnv,
     n_eval_episodes: int = 10,
     deterministic: bool = True,
     render: bool = False,
@@ -36,7 +37,8 @@ def evaluate_policy(
 
     Args:
         model: What has a method `predict`.
-        env: The environment, or several as a `VecEnv`, which share the episodes.
+        env: The environment, or several as a `VecEnv` or `VectorEnv`, which share the episodes. A single one may have
+            a method `action_masks` instead of masks in its info.
         n_eval_episodes: Episodes in all.
         deterministic: Whether the model takes its most probable action.
         render: Whether the environment is rendered after each step.
@@ -51,6 +53,8 @@ def evaluate_policy(
     Raises:
         ValueError: The environment gives masks at some resets and steps only.
     """
+    if takes_masks(model) or isinstance(env, VectorEnv):
+        env = adapt(env)
     if not isinstance(env, VecEnv):
         single = env
         env = DummyVecEnv([lambda: single])

@@ -13,18 +13,21 @@ factor, then those of the second, and so on; `L = sum(codec.sizes)` in all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
 
 from gsrl.spaces import OneHotCodec
+from gsrl.vec_env import GymnasiumVecEnv
 
-__all__ = ["MASK_KEY", "ActionMasker", "check_masks", "current_masks", "to_matrix"]
+__all__ = ["MASK_KEY", "ActionMasker", "adapt", "check_masks", "current_masks", "to_matrix"]
 
 MASK_KEY = "action_mask"
 """Where the mask of a state stands in the info of the step or reset that leads to it."""
@@ -110,6 +113,35 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         return check_masks(self.codec, mask, "the action mask")
 
 
+@overload
+def adapt(env: gym.Env) -> gym.Env: ...
+
+
+@overload
+def adapt(env: VectorEnv | VecEnv) -> VecEnv: ...
+
+
+def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
+    """An environment in the form that gives its masks, as training and evaluation take it.
+
+    Args:
+        env: A single environment, or several.
+
+    Returns:
+        A single one with a method `action_masks`, its own or a wrapper's, in an :class:`ActionMasker`, unless it is in
+        one already; a `VectorEnv` as a :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
+
+    Raises:
+        TypeError: An environment with the method has an action space that :class:`ActionMasker` refuses.
+        ValueError: As :class:`gsrl.vec_env.GymnasiumVecEnv`.
+    """
+    if isinstance(env, VectorEnv):
+        return GymnasiumVecEnv(env)
+    if isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks") and not is_wrapped(env, ActionMasker):
+        return ActionMasker(env)
+    return env
+
+
 def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> NDArray[np.bool_]:
     """Flat masks as booleans, or an error.
 
@@ -175,7 +207,7 @@ def current_masks(
 
     Raises:
         ValueError: A sub-environment lacks the mask after this step or its last reset, while another one has it, or it
-            itself the other time.
+            itself the other time; a mask is a tuple of arrays, which only :class:`ActionMasker` takes.
     """
     # Wrappers of a VecEnv have a `reset_infos` of their own, which nobody fills.
     resets: Sequence[Mapping[str, Any]] = env.unwrapped.reset_infos
@@ -190,7 +222,12 @@ def current_masks(
             f"every environment must give info[{MASK_KEY!r}] at every reset and step, or none ever: "
             f"environment {given.index(False) % env.num_envs} left it out"
         )
-    return np.stack([np.asarray(info[MASK_KEY]) for info in current])
+    masks = [info[MASK_KEY] for info in current]
+    if any(isinstance(mask, tuple) and any(map(np.ndim, mask)) for mask in masks):
+        raise ValueError(
+            f"info[{MASK_KEY!r}] must be a flat array, got a tuple of arrays: wrap the environment in ActionMasker"
+        )
+    return np.stack([np.asarray(mask) for mask in masks])
 
 
 def _to_bool(codec: OneHotCodec, masks: ArrayLike, name: str) -> NDArray[np.bool_]:

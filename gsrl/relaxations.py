@@ -376,6 +376,8 @@ def _check_noise(noise: Tensor, logits: Tensor) -> None:
 def _check_mask(mask: Tensor, logits: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be a boolean tensor, but got dtype {mask.dtype}.")
+    if mask.shape == logits.shape:
+        return
     try:
         fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
     except RuntimeError:

@@ -11,12 +11,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -32,7 +30,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import ActionMasker, current_masks, to_matrix
+from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
@@ -408,11 +406,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
     @staticmethod
     def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """Takes Gymnasium's vector environments too, and masks where a single environment has ``action_masks()``."""
-        if isinstance(env, VectorEnv):
-            env = GymnasiumVecEnv(env)
-        elif isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks") and not is_wrapped(env, ActionMasker):
-            env = ActionMasker(env)
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return OffPolicyAlgorithm._wrap_env(adapt(env), verbose, monitor_wrapper)
 
     def _set_masked(self, masked: bool) -> None:
         """Makes the replay buffer one with masks, or without; only an empty one can change."""

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -148,8 +149,25 @@ class TestEvaluatePolicy:
 
     def test_without_masks_the_model_gets_none(self) -> None:
         model = FirstLegal()
-        assert evaluate_policy(model, Monitor(Ladder(strict=False)), 2) == (14.5, 0.5)
+        env = DummyVecEnv([lambda: Monitor(Ladder(strict=False))])  # nobody asks its method
+        assert evaluate_policy(model, env, 2) == (14.5, 0.5)
         assert {call["masks"] for call in model.calls} == {None}
+
+    def test_a_method_gives_the_masks_of_a_single_environment(self) -> None:
+        assert evaluate_policy(FirstLegal(), Monitor(Ladder()), 2) == (14.5, 0.5)
+
+    def test_gymnasium_vector_environments(self) -> None:
+        assert evaluate_policy(FirstLegal(), SyncVectorEnv([make_env, make_env]), 4) == (14.5, 0.5)
+        model = make_dqn(Ladder(strict=False))
+        assert evaluate_policy(model, SyncVectorEnv([lambda: Ladder(strict=False)]), 2, warn=False) == (14.5, 0.5)
+
+    def test_a_model_that_takes_no_masks_does_not_ask_the_method(self) -> None:
+        class Wrong(Ladder):
+            def action_masks(self) -> np.ndarray:
+                raise RuntimeError("asked")
+
+        model = make_dqn(Ladder(strict=False))
+        assert evaluate_policy(model, Monitor(Wrong(strict=False)), 2) == (14.5, 0.5)
 
     def test_a_model_that_takes_no_masks(self) -> None:
         model = make_dqn(Ladder(strict=False))
@@ -229,6 +247,13 @@ class TestEvalCallback:
     def test_a_model_that_takes_no_masks(self) -> None:
         callback = EvalCallback(Monitor(Ladder(strict=False)), n_eval_episodes=2, eval_freq=20, verbose=0)
         make_dqn(Ladder(strict=False)).learn(20, callback)
+        assert callback.last_mean_reward == 14.5
+
+    @pytest.mark.parametrize("make", [lambda: Monitor(Ladder()), lambda: SyncVectorEnv([make_env])])
+    @pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+    def test_environments_are_adapted(self, make: Callable[[], Any]) -> None:
+        callback = EvalCallback(make(), n_eval_episodes=2, eval_freq=20, verbose=0)
+        make_dqn(Ladder(strict=False), MaskedDQN).learn(20, callback)
         assert callback.last_mean_reward == 14.5
 
     def test_the_model_comes_back_after_an_error(self) -> None:

@@ -327,6 +327,28 @@ def test_infos_of_the_last_reset_are_restored() -> None:
     assert masks[0] == masks[1]
 
 
+class MaskedByMethod(Masked):
+    def show(self) -> Any:
+        return super().show()[0], {}
+
+    def action_masks(self) -> np.ndarray:
+        return np.arange(2) == self.legal
+
+
+def test_masks_of_a_method_are_in_the_infos_and_are_restored() -> None:
+    gym.register("ResumeMaskedByMethod-v0", MaskedByMethod)
+    first, second = (make_environments("ResumeMaskedByMethod-v0", 2, seed) for seed in (0, 1))
+    first.reset()
+    legal = np.array([np.flatnonzero(info["action_mask"])[0] for info in first.reset_infos])
+    _, _, _, infos = first.step(legal)
+    assert [info["action_mask"].tolist() for info in infos] == [
+        mask.tolist() for mask in first.env_method("action_masks")
+    ]
+    restore(second, snapshot(first))
+    masks = [[info["action_mask"].tolist() for info in env.reset_infos] for env in (first, second)]
+    assert masks[0] == masks[1]
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test writes the module of its environment."""

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_by_sb3
 
 from envs.discretized import BASES, DiscretizeEnds
-from envs.grid import DIRECTIONS, LAYOUT, REACH, MaskedGrid
+from envs.grid import DIRECTIONS, LAYOUT, REACH, MaskedGrid, UnmaskedGrid
 from envs.matching import BitMatch, FactoredMatch, LargeDiscrete, Rounds
 
 MATCHING: list[Callable[..., Rounds]] = [FactoredMatch, BitMatch, LargeDiscrete]
@@ -73,7 +73,7 @@ def trajectory(env: gym.Env, seed: int, steps: int = 60) -> list[Any]:
 @pytest.mark.parametrize("env_id", IDS)
 def test_the_checkers_of_gymnasium_and_of_sb3_pass(env_id: str) -> None:
     env = gym.make(env_id).unwrapped
-    env = FirstLegal(env) if isinstance(env, MaskedGrid) and env.masked else env
+    env = FirstLegal(env) if isinstance(env, MaskedGrid) else env
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # Of FirstLegal.
@@ -249,7 +249,7 @@ def test_actions_of_another_space_are_refused_by_grids(env: gym.Env, action: int
 # The maze
 
 
-def place(env: MaskedGrid, agent: tuple[int, int], goal: tuple[int, int]) -> None:
+def place(env: UnmaskedGrid, agent: tuple[int, int], goal: tuple[int, int]) -> None:
     cells = [tuple(cell) for cell in env._cells.tolist()]
     env._agent, env._goal = cells.index(agent), cells.index(goal)
 
@@ -370,12 +370,14 @@ def test_the_best_policy_earns_exactly_minus_the_distance() -> None:
     assert abs(np.mean(earned) - env.optimal_return) < 5 * np.std(earned) / math.sqrt(200)
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_random_moves_cost_ten_times_the_best(masked: bool) -> None:
-    env = MaskedGrid(masked)
-    env.reset(seed=0)
+def test_random_moves_cost_ten_times_the_best() -> None:
+    env, unmasked = MaskedGrid(), UnmaskedGrid()
     rng = np.random.default_rng(0)
+    env.reset(seed=0)
     earned = returns(env, lambda _: rng.choice(np.flatnonzero(env.action_masks())), 100)
+    assert np.mean(earned) < 10 * env.optimal_return
+    unmasked.reset(seed=0)
+    earned = returns(unmasked, lambda _: rng.integers(16), 100)
     assert np.mean(earned) < 10 * env.optimal_return
 
 
@@ -388,10 +390,10 @@ def test_sliding_over_the_goal_does_not_end_the_episode() -> None:
 
 
 def test_without_masks_an_illegal_action_costs_more_and_moves_nothing() -> None:
-    env = MaskedGrid(masked=False, penalty=0.5)
+    env: Any = gym.make("gsrl/UnmaskedGrid-v0", penalty=0.5).unwrapped
     _, info = env.reset(seed=0)
     assert info == {}
-    assert env.action_masks().all()
+    assert not env.has_wrapper_attr("action_masks")
     place(env, (0, 0), (8, 8))
     observation, reward, terminated, truncated, info = env.step(np.int64(0))
     assert (reward, terminated, truncated, info) == (-1.5, False, False, {})

@@ -9,12 +9,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import FilterObservation, TimeLimit
 from numpy.typing import ArrayLike
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from gsrl.masking import ActionMasker, check_masks, current_masks, to_matrix
+from gsrl.masking import ActionMasker, adapt, check_masks, current_masks, to_matrix
 from gsrl.spaces import OneHotCodec
+from gsrl.vec_env import GymnasiumVecEnv
 
 THREE = OneHotCodec(spaces.Discrete(3))
 UNEVEN = OneHotCodec(spaces.MultiDiscrete([2, 3]))
@@ -290,6 +292,33 @@ class TestActionMasker:
             env.step(0)
 
 
+class TestAdapt:
+    def test_the_method_of_a_wrapped_environment(self) -> None:
+        env = adapt(TimeLimit(RingWithMethod(), 5))
+        assert isinstance(env, ActionMasker)
+        assert env.reset()[1]["action_mask"].tolist() == [F, T, T]
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            Ring,
+            RingWithInfo,
+            lambda: TimeLimit(ActionMasker(RingWithMethod()), 5),
+            lambda: DummyVecEnv([RingWithMethod]),
+        ],
+        ids=["no masks", "in the info", "wrapped", "VecEnv"],
+    )
+    def test_anything_else_as_it_is(self, make: Callable[[], Any]) -> None:
+        env = make()
+        assert adapt(env) is env
+
+    def test_vector_environments(self) -> None:
+        vector_env = SyncVectorEnv([RingWithInfo, RingWithInfo])
+        env = adapt(vector_env)
+        assert isinstance(env, GymnasiumVecEnv)
+        assert env.vector_env is vector_env
+
+
 class TestCurrentMasks:
     @pytest.mark.parametrize(
         "wrap",
@@ -355,3 +384,14 @@ class TestCurrentMasks:
         _, _, dones, infos = env.step(np.array([0]))
         with pytest.raises(ValueError, match="environment 0 left it out"):
             current_masks(env, infos, dones)
+
+    def test_a_tuple_of_arrays_needs_the_wrapper(self) -> None:
+        mask = (np.array([1, 0], np.int8), np.array([0, 1, 1], np.int8))
+        space = spaces.MultiDiscrete([2, 3])
+        env = DummyVecEnv([lambda: Given(mask, action_space=space)])
+        env.reset()
+        with pytest.raises(ValueError, match=r"info\['action_mask'\] must be .* wrap the environment in ActionMasker"):
+            current_masks(env)
+        env = DummyVecEnv([lambda: ActionMasker(Given(mask, action_space=space))])
+        env.reset()
+        assert current_masks(env).tolist() == [[T, F, F, T, T]]

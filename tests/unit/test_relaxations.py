@@ -345,6 +345,12 @@ def test_masked_logits():
     assert masked_logits(logits.double()).dtype == torch.float64
 
 
+def test_a_mask_of_the_shape_of_the_logits_is_not_broadcast(monkeypatch):
+    monkeypatch.setattr(torch, "broadcast_shapes", None)
+    masked = masked_logits(torch.zeros(1, 2), torch.tensor([[True, False]]))
+    assert torch.equal(masked, torch.tensor([[0.0, -torch.inf]]))
+
+
 # Errors.
 
 
