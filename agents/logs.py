@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,5 +115,9 @@ class TensorBoardLog(TensorBoardOutputFormat):
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
+        # TensorBoard reads files in the order of their names, which hold the second they were made in.
+        now = time.time()
+        if any(path.name.split(".")[3] == f"{int(now):010d}" for path in folder.glob("events.out.tfevents.*")):
+            time.sleep(1 - now % 1)
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1)
         self._is_closed = False
