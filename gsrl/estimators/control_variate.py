@@ -136,9 +136,9 @@ class Rebar(RelaxedControl):
     The estimate made of c, how c learns, and what that asks of ``f``: see :class:`RelaxedControl`. ``eta`` and the
     logarithm of the temperature are the parameters. Unbiased for every value of theirs, if ``f`` is smooth between the
     vertices; for an ``f`` that takes an arg max, :math:`c(z) = \eta f(D)`, and at ``eta = 1`` every estimate is exactly
-    0. Two calls of ``f`` (three in the paper), one of them at soft rows, where ``f`` must have a gradient. With a
-    network for ``f``, an estimate takes about twice as long as one of ``st-gumbel``, and four times while c learns. Use
-    it where ``f`` is smooth and bias is not an option.
+    0. Two calls of ``f`` (three in the paper), one of them at soft rows, where ``f`` must have a gradient; while c
+    learns, ``f`` is differentiated twice there, which costs more than the calls do. Use it where ``f`` is smooth and
+    bias is not an option.
 
     Source: Tucker et al. 2017 (1703.07370); the categorical form: Grathwohl et al. 2018 (1711.00123), Appendix.
 
