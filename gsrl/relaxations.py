@@ -61,10 +61,7 @@ def gumbel_noise(
     Returns:
         float32 ``[*shape]``.
     """
-    if device is None and generator is not None:
-        device = generator.device
-    uniform = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=device)
-    return uniform.log_().neg_().float().log_().neg_()
+    return _log_exponential(shape, generator, device).neg_()
 
 
 def logistic_noise(
@@ -106,7 +103,7 @@ def masked_logits(logits: Tensor, mask: Tensor | None = None, *, validate_args: 
         raise ValueError(f"logits must have a last dimension of at least one choice, but got shape {_shape(logits)}.")
     if mask is not None:
         _check_mask(mask, logits)
-    legal = _cast(logits, _compute_dtype(logits))
+    legal = _cast_up(logits)
     if mask is not None:
         legal = legal.masked_fill(~mask, -torch.inf)
     if validate_args and is_concrete(legal):
@@ -147,7 +144,7 @@ def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Ten
     With :math:`E \sim \mathrm{Exp}(1)^K` and normalised logits, :math:`A_D = -\log E_D` and
     :math:`A_j = -\log(E_j e^{-\theta_j} + E_D)`.
 
-    Source: Maddison et al. 2014 (1411.0030); as here in Paulus et al. 2021 (2010.04838).
+    Source: Maddison et al. 2014 (1411.0030); as here in Paulus et al. 2021 (2010.04838), Eq. 9.
 
     Args:
         log_probs: Normalised logits, ``[..., K]``; ``-inf`` where illegal. Where they are, gradients are NaN.
@@ -179,7 +176,7 @@ def gumbel_softmax(
     biased for every temperature above 0, and the variance grows without bound as it falls. The bias of ``y`` falls with
     it. With ``hard=True`` it does not vanish in general: the mean tends to that of ReinMax at temperature 1.
 
-    Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712).
+    Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712), Eq. 10.
 
     Args:
         logits: ``[..., K]``.
@@ -197,10 +194,19 @@ def gumbel_softmax(
         ValueError: As :func:`masked_logits`; ``temperature`` is not positive; ``noise`` has another shape.
     """
     _check_temperature(temperature, validate_args)
-    perturbed = masked_logits(logits, mask, validate_args=validate_args) + _gumbel(logits, noise, generator)
-    soft = _divide(perturbed, temperature).softmax(-1)
+    legal = masked_logits(logits, mask, validate_args=validate_args)
+    if noise is None:
+        negative = _log_exponential(logits.shape, generator, logits.device)
+    else:
+        _check_noise(noise, logits)
+        negative = -noise
+    if isinstance(temperature, Tensor) or temperature == 1:
+        scores = _divide(legal - negative, temperature)
+    else:
+        scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)  # a node fewer to differentiate
+    soft = scores.softmax(-1)
     if hard:
-        soft = _harden(soft, _one_hot(perturbed))
+        soft = _harden(soft, _one_hot(scores))
     return _cast(soft, logits.dtype)
 
 
@@ -218,7 +224,7 @@ def straight_through(
     The backward pass holds no noise. At temperature 1 the estimate is exact for an objective that is linear in each
     row; otherwise it is biased. The temperature never changes the distribution of the samples.
 
-    Source: Bengio et al. 2013 (1308.3432).
+    Source: Bengio et al. 2013 (1308.3432); with a temperature: Paulus et al. 2021 (2010.04838), Eq. 5.
 
     Args:
         logits: ``[..., K]``.
@@ -256,7 +262,7 @@ def binary_concrete(
     logits differ by ``logits``. With ``hard=True`` the value is 1 where ``y > 1/2`` and 0 elsewhere, an exact sample,
     with the gradient of ``y``. Biased for every temperature above 0.
 
-    Source: Maddison et al. 2017 (1611.00712).
+    Source: Maddison et al. 2017 (1611.00712), Eq. 16.
 
     Args:
         logits: Log-odds, any shape.
@@ -283,7 +289,7 @@ def binary_concrete(
     if noise is None:
         noise = logistic_noise(logits.shape, generator=generator, device=logits.device)
     _check_noise(noise, logits)
-    perturbed = _cast(logits, _compute_dtype(logits)) + noise
+    perturbed = _cast_up(logits) + noise
     if mask is not None:
         perturbed = perturbed.masked_fill(~mask, -torch.inf)
     soft = _divide(perturbed, temperature).sigmoid()
@@ -326,6 +332,16 @@ def _one_hot(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
+def _log_exponential(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None
+) -> Tensor:
+    """Minus Gumbel noise: ``log(E)`` with ``E ~ Exp(1)``, drawn as :func:`gumbel_noise` says."""
+    if device is None and generator is not None:
+        device = generator.device
+    uniform = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=device)
+    return uniform.log_().float().neg_().log_()
+
+
 def _gumbel(logits: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
     if noise is None:
         return gumbel_noise(logits.shape, generator=generator, device=logits.device)
@@ -338,8 +354,10 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _compute_dtype(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
+def _cast_up(logits: Tensor) -> Tensor:
+    """``logits`` in the precision of the arithmetic, float32 at least."""
+    dtype = logits.dtype
+    return logits if dtype == torch.float32 else logits.to(torch.promote_types(dtype, torch.float32))
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -347,7 +365,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _check_logits(logits: Tensor) -> None:
-    if not torch.is_floating_point(logits):
+    if not logits.dtype.is_floating_point:
         raise ValueError(f"logits must be a floating-point tensor, but got dtype {logits.dtype}.")
 
 

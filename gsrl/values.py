@@ -201,7 +201,10 @@ class MultilinearValues(ActionValues):
         flat = one_hot.reshape(-1, *one_hot.shape[-3:])  # [M, B, n, K]
         values = self.state.unsqueeze(1) + torch.einsum("mbnk,cbnk->cmb", flat, self.choices)
         if self.pairs is not None:
-            taken = torch.einsum("mbnk,cbnkr->cmbnr", flat, self.pairs)
+            if flat.shape[0] == 1:  # this product does not copy U, and takes half the time
+                taken = (flat[0].unsqueeze(-2) @ self.pairs).squeeze(-2).unsqueeze(1)  # [C, 1, B, n, R]
+            else:
+                taken = torch.einsum("mbnk,cbnkr->cmbnr", flat, self.pairs)
             products = 0.5 * (taken.sum(-2).square() - taken.square().sum(-2))  # [C, M, B, R]
             half = products.shape[-1] // 2
             values = values + products[..., half:].sum(-1) - products[..., :half].sum(-1)

@@ -140,7 +140,8 @@ class Rebar(RelaxedControl):
     learns, ``f`` is differentiated twice there, which costs more than the calls do. Use it where ``f`` is smooth and
     bias is not an option.
 
-    Source: Tucker et al. 2017 (1703.07370); the categorical form: Grathwohl et al. 2018 (1711.00123), Appendix.
+    Source: Tucker et al. 2017 (1703.07370), Section 3; the categorical form: Grathwohl et al. 2018 (1711.00123),
+    Section 4 and Appendix B.
 
     Args:
         eta: Weight of the control variate at the start; 0 is REINFORCE.
@@ -224,7 +225,7 @@ class Relax(RelaxedControl):
     same soft rows is added to c: a second call, which asks of ``f`` what :class:`Rebar` does. Use it where ``f`` is the
     same, or changes slowly, over many updates: the network must have time to learn.
 
-    Source: Grathwohl et al. 2018 (1711.00123), Eq. 8 and Algorithm 1.
+    Source: Grathwohl et al. 2018 (1711.00123), Eq. 8 and Algorithm 2; there the network sees z itself.
 
     Args:
         n: Factors of the policies it will see.
@@ -288,7 +289,7 @@ class MuProp(Estimator):
     ``autograd.Function`` without ``setup_context`` inside ``f`` fail. Use it where ``f`` is nearly linear between the
     mean and the vertices.
 
-    Source: Gu et al. 2016 (1511.05176).
+    Source: Gu et al. 2016 (1511.05176), Eq. 3.
     """
 
     name = "muprop"

@@ -54,7 +54,7 @@ class ARM(_Antithetic):
     Unbiased. Two calls of ``f`` in one batch, which need no gradient; the value is their mean. DisARM has the same cost
     and never more variance: use ARM to compare with published results. The logistic function of the noise is ``u``.
 
-    Source: Yin and Zhou 2019 (1807.11143).
+    Source: Yin and Zhou 2019 (1807.11143), Theorem 1.
 
     Raises:
         ValueError: From :meth:`expectation`: the policy's K is not 2.

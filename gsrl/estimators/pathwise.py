@@ -94,7 +94,7 @@ class GumbelSoftmax(Pathwise):
     Biased for every temperature above 0: it is the gradient of E[f(y)], of another objective. One call of ``f``, which
     must take rows on the simplex. Use it when ``f`` is smooth between the vertices and has been trained there.
 
-    Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712).
+    Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712), Eq. 10.
     """
 
     name = "gumbel-softmax"
@@ -133,7 +133,7 @@ class StraightThrough(Pathwise):
     Exact in expectation at temperature 1 for ``f`` linear in each factor given the others, biased otherwise. With one
     factor and a linear ``f`` it has no variance either: it *is* the exact gradient. One call of ``f``, at a vertex.
 
-    Source: Bengio et al. 2013 (1308.3432).
+    Source: Bengio et al. 2013 (1308.3432); with a temperature: Paulus et al. 2021 (2010.04838), Eq. 5.
     """
 
     name = "straight-through"

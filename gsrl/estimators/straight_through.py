@@ -130,7 +130,7 @@ class ReinMax(Pathwise):
     Exact in expectation at temperature 1 for ``f`` quadratic in each factor given the others; biased otherwise. One
     call of ``f``, at a vertex. Use it where straight-through would do, and its bias is what hurts.
 
-    Source: Liu et al. 2023 (2304.08612).
+    Source: Liu et al. 2023 (2304.08612), Algorithm 2.
 
     Args:
         temperature: At least 1 in the paper; see :class:`Pathwise`. Not a learned one: no gradient would reach it.
@@ -166,7 +166,7 @@ class GumbelRao(Pathwise):
     ``st-gumbel``; the variance falls to its part between the samples as ``m`` grows. One call of ``f``, at a vertex.
     Use it in the place of ``st-gumbel`` at low temperatures, where ``f`` costs more than ``m`` softmaxes.
 
-    Source: Paulus et al. 2021 (2010.04838).
+    Source: Paulus et al. 2021 (2010.04838), Eqs. 7 and 10.
 
     Args:
         temperature: See :class:`Pathwise`.

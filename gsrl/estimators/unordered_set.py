@@ -34,7 +34,7 @@ class UnorderedSet(Estimator):
     Configurations are joint ones, of all factors, found by stochastic beam search, factor by factor. The weights are
     sums over the :math:`2^m` subsets of S: ``m * 2**(m - 1)`` float64 numbers a batch row, 4 MiB at ``m = 16``.
 
-    Source: Kool et al. 2020 (2002.06043); stochastic beam search: Kool et al. 2019 (1903.06059).
+    Source: Kool et al. 2020 (2002.06043), Eq. 17; stochastic beam search: Kool et al. 2019 (1903.06059).
 
     Args:
         num_samples: ``m``, from 2 to 16.
