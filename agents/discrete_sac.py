@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from gymnasium import spaces
 
-__all__ = ["ACTION_SPACES", "TUNED", "Settings"]
+__all__ = ["ACTION_SPACES", "MASKS", "TUNED", "Settings"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+MASKS = "kept"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ TUNED: dict[str, dict[str, Any]] = {
         "critics": "mean",
         "layer_norm": True,
         "net_arch": (128, 128),
+    },
+    # Each question of these is drawn anew: no action has an effect beyond its reward.
+    "gsrl/FactoredMatch-v0": {"steps": 30_000, "gamma": 0.0, "learning_rate": 1e-3, "batch_size": 64},
+    "gsrl/BitMatch-v0": {"steps": 30_000, "gamma": 0.0, "learning_rate": 1e-3, "batch_size": 64},
+    "gsrl/Pendulum-11bins-v1": {
+        "steps": 10_000,
+        "gamma": 0.97,
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+        "tau": 0.01,
+        "critics": "mean",
     },
 }
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""

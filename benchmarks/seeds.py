@@ -1,10 +1,14 @@
 """Trains agents over many seeds by the command line, and writes a table of their final returns.
 
 A row is written to ``<out>.csv`` as each run ends; rows that are there already are not run again, so that a long
-table can be made in several sittings. ``<out>.md`` holds the table: the interquartile mean (IQM, the mean of the middle
-half of the seeds), the worst seed, every seed's return, and the time of a run.
+table can be made in several sittings, and a run that was interrupted goes on. ``<out>.md`` holds the table: the
+interquartile mean (IQM, the mean of the middle half of the seeds), the worst seed, every seed's return, and the time of
+a run. Where an environment knows its best return, so does the table.
+
+An agent is trained in ``--env``, or in the environment behind an ``@``. Those of ``--beside`` have seeds of their own.
 
     python benchmarks/seeds.py --agents gumbel-sac exact-sac --env CartPole-v1 --steps 10000 --seeds 10
+    python benchmarks/seeds.py --agents gumbel-sac@gsrl/Pendulum-11bins-v1 --beside sac --env Pendulum-v1 --seeds 5
 """
 
 from __future__ import annotations
@@ -15,7 +19,11 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pandas as pd
@@ -23,6 +31,7 @@ import stable_baselines3
 import torch
 from scipy.stats import trim_mean
 
+import envs  # noqa: F401  # registers the environments of the checkout
 import gsrl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,79 +48,152 @@ COLUMNS = [
 ]
 
 
-def train(agent: str, env: str, steps: int, seed: int, runs: Path) -> dict[str, object]:
-    """Runs one training, or goes on with it, and returns its row."""
-    folder = runs / f"{env}-{agent}-{steps}-{seed}"
-    if (folder / "checkpoint.zip").exists():
-        options = ["--resume", str(folder)]
-    else:
-        options = ["--agent", agent, "--env", env, "--steps", str(steps), "--seed", str(seed), "--out", str(folder)]
-    command = [sys.executable, str(ROOT / "run_agent.py"), "train", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {name: summary[name] for name in COLUMNS}
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    agent: str
+    env: str
+    steps: int
+    seed: int
+    options: tuple[str, ...] = ()
+    """Of the command line, beside these."""
+
+    def folder(self, runs: Path) -> Path:
+        """Where it is kept."""
+        parts = [self.env, self.agent, *(option.lstrip("-") for option in self.options), self.steps, self.seed]
+        return runs / "-".join(str(part).replace("/", "-") for part in parts)
+
+    def train(self, runs: Path) -> dict[str, Any]:
+        """Trains, or goes on with it, and returns its row."""
+        folder = self.folder(runs)
+        if (folder / "summary.json").exists() and _read(folder)["status"] == "finished":
+            return {name: _read(folder)[name] for name in COLUMNS}
+        if (folder / "checkpoint.zip").exists():
+            options = ["--resume", str(folder)]
+        else:
+            options = ["--agent", self.agent, "--env", self.env, "--steps", str(self.steps), "--seed", str(self.seed)]
+            options += ["--out", str(folder), *self.options]
+        command = [sys.executable, str(ROOT / "run_agent.py"), "train", *options]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-2000:]}")
+        return {name: _read(folder)[name] for name in COLUMNS}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def train_all(todo: Sequence[Run], runs: Path, jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains ``jobs`` at a time, and yields each with its row as it ends."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run.train, runs): run for run in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def best_return(env: str) -> float | None:
+    """The best return that can be expected, if the environment knows it."""
+    made = gymnasium.make(env)
+    best = getattr(made.unwrapped, "optimal_return", None)
+    made.close()
+    return None if best is None else float(best)
+
+
+def iqm(values: Iterable[float]) -> float:
+    """Interquartile mean."""
+    return float(trim_mean(list(values), 0.25))
+
+
+def summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the seeds of one agent come to."""
+    returns = rows.sort_values("seed")["eval_return_mean"]
+    best = best_return(rows["env"].iloc[0])
+    middle = iqm(returns)
+    share = {} if best is None else {"of the best": f"{100 * (middle / best if best > 0 else best / middle):.1f} %"}
+    digits = 1 if returns.abs().max() >= 100 else 2
+    return {
+        "seeds": len(returns),
+        "IQM": round(middle, digits),
+        **share,
+        "mean": round(returns.mean(), digits),
+        "worst": round(returns.min(), digits),
+        "best": round(returns.max(), digits),
+        "steps/s (median)": round(rows["steps_per_second"].median()),
+        "seconds a run (median)": round(rows["wall_seconds"].median(), 1),
+        "returns by seed": " ".join(f"{value:.{max(digits - 1, 0)}f}" for value in returns),
+    }
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line for each agent: what the seeds' final returns were."""
-    returns = rows.groupby("agent", sort=False)["eval_return_mean"]
-    return pd.DataFrame(
-        {
-            "seeds": returns.count(),
-            "IQM": returns.agg(lambda values: trim_mean(values, 0.25)).round(1),
-            "mean": returns.mean().round(1),
-            "worst": returns.min().round(1),
-            "best": returns.max().round(1),
-            "steps/s (median)": rows.groupby("agent", sort=False)["steps_per_second"].median().round(0),
-            "seconds a run (median)": rows.groupby("agent", sort=False)["wall_seconds"].median().round(1),
-            "returns by seed": returns.agg(lambda values: " ".join(f"{value:.0f}" for value in values)),
-        }
-    )
+    """One line for each agent and environment."""
+    groups = rows.groupby(["agent", "env"], sort=False)
+    return pd.DataFrame([{"agent": agent, "environment": env, **summary(group)} for (agent, env), group in groups])
 
 
-def markdown(rows: pd.DataFrame, command: str) -> str:
-    """The table with what is needed to make it again."""
-    lines = table(rows).reset_index().astype(str)
-    cells = [list(lines.columns), ["---"] * len(lines.columns), *lines.values.tolist()]
-    versions = (
-        f"gsrl {gsrl.__version__}, torch {torch.__version__}, stable-baselines3 {stable_baselines3.__version__}, "
-        f"gymnasium {gymnasium.__version__}, Python {platform.python_version()}"
-    )
-    env, steps, episodes = (rows[name].iloc[0] for name in ("env", "steps", "eval_episodes"))
+def markdown(lines: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    cells = [list(lines.columns), ["---"] * len(lines.columns), *lines.fillna("").astype(str).values.tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def origin(commands: Sequence[str]) -> str:
+    """How results were made."""
+    made = " and ".join(f"`{command}`" for command in commands)
     return (
-        f"# {env} after {steps} steps\n\n"
-        f"Greedy return of the final parameters over {episodes} episodes; no checkpoint was chosen by evaluation.\n\n"
-        + "\n".join("| " + " | ".join(row) + " |" for row in cells)
-        + f"\n\nMade by `{command}` with {versions}, one thread a run.\n"
+        f"Made by {made} with gsrl {gsrl.__version__}, torch {torch.__version__}, stable-baselines3 "
+        f"{stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, Python {platform.python_version()}; one "
+        "thread a run.\n"
     )
 
 
 def main() -> None:
     """Runs what is missing, and writes the table after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agents", nargs="+", default=["gumbel-sac", "exact-sac"])
+    parser.add_argument("--agents", nargs="*", default=["gumbel-sac", "exact-sac"])
+    parser.add_argument("--beside", nargs="*", default=[], help="agents to compare with")
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, ... of each agent")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 0, 1, ... of each of --agents")
+    parser.add_argument("--seeds-beside", type=int, default=3, help="seeds 0, 1, ... of each of --beside")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; times are best measured with 1")
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="path of the table without suffix")
     arguments = parser.parse_args()
-    out = arguments.out or ROOT / "benchmarks" / "results" / f"{arguments.env}-{arguments.steps}"
+    name = f"{arguments.env.replace('/', '-')}-{arguments.steps}"
+    out = arguments.out or ROOT / "benchmarks" / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.with_name(out.name + ".csv")
-    command = shlex.join(["python", "benchmarks/seeds.py", *sys.argv[1:]])
 
-    rows = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=COLUMNS)
-    for agent in arguments.agents:
-        for seed in range(arguments.seeds):
-            if ((rows["agent"] == agent) & (rows["seed"] == seed)).any():
-                continue
-            row = train(agent, arguments.env, arguments.steps, seed, arguments.runs.resolve())
-            print(f"{agent} seed {seed}: {row['eval_return_mean']:.1f}", flush=True)
-            rows = pd.DataFrame([*rows.to_dict("records"), row], columns=COLUMNS)
-            rows.to_csv(file, index=False)
-    out.with_name(out.name + ".md").write_text(markdown(rows, command), encoding="utf-8")
-    print(table(rows).to_string())
+    wanted = []
+    for agents, seeds in ((arguments.agents, arguments.seeds), (arguments.beside, arguments.seeds_beside)):
+        for label in agents:
+            agent, _, env = label.partition("@")
+            wanted += [Run(agent, env or arguments.env, arguments.steps, seed) for seed in range(seeds)]
+    order = {(run.agent, run.env, run.seed): place for place, run in enumerate(wanted)}
+    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
+    done = {(row["agent"], row["env"], row["seed"]) for row in rows}
+    todo = [run for run in wanted if (run.agent, run.env, run.seed) not in done]
+    for run, row in train_all(todo, arguments.runs.resolve(), arguments.jobs):
+        print(f"{run.agent} on {run.env}, seed {run.seed}: {row['eval_return_mean']:.2f}", flush=True)
+        rows = sorted([*rows, row], key=lambda row: order.get((row["agent"], row["env"], row["seed"]), len(order)))
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(file, index=False)
+
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    lines = table(frame)
+    text = (
+        f"# {arguments.env} after {arguments.steps} steps\n\n"
+        f"Greedy return of the final parameters over {frame['eval_episodes'].iloc[0]} episodes; no checkpoint was "
+        f"chosen by evaluation.\n\n{markdown(lines)}\n\n"
+        + origin([shlex.join(["python", "benchmarks/seeds.py", *sys.argv[1:]])])
+    )
+    out.with_name(out.name + ".md").write_text(text, encoding="utf-8")
+    print(lines.to_string(index=False))
 
 
 if __name__ == "__main__":
