@@ -113,8 +113,8 @@ def main() -> None:
     text = (
         f"# Actor gradients and critics on {arguments.env} after {arguments.steps} steps\n\n"
         "Greedy return of the final parameters over 20 episodes: IQM and worst over the seeds. Slope: the critic's "
-        "slopes at vertices against its differences between vertices, their cosine, the factor from the differences to the "
-        f"slopes, and the relative error; medians over the seeds.\n\n{markdown(lines)}\n\n"
+        "slopes at vertices against its differences between vertices, their cosine, the factor from the differences to "
+        f"the slopes, and the relative error; medians over the seeds.\n\n{markdown(lines)}\n\n"
         + origin([shlex.join(["python", "benchmarks/actor_gradients.py", *sys.argv[1:]])])
     )
     file.with_suffix(".md").write_text(text, encoding="utf-8")
