@@ -4,6 +4,9 @@ An agent is a module with these names:
 
 - ``SUMMARY``: one line that says what it is;
 - ``ACTION_SPACES``: the Gymnasium action spaces it handles;
+- ``MASKS``: what it does where an environment gives masks of legal actions: ``"kept"``; ``"required"``: kept, but they
+  must be there, and in a method ``action_masks()``; or ``"ignored"``: it is not let into an environment that gives them
+  by that method or in its observations;
 - ``Settings``: a frozen dataclass, each field with its own docstring (the command line shows them);
 - ``TUNED``: by environment, the settings that differ from the defaults, beside ``steps`` and ``n_envs``;
 - ``make(env, settings, *, seed, device)``: the agent, a Stable-Baselines3 ``BaseAlgorithm``.
@@ -16,7 +19,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agents import a2c, dqn, exact_sac, gumbel_sac, ppo
+from agents import a2c, dqn, exact_sac, gumbel_sac, maskable_ppo, ppo, sac
 from agents.common import UsageError
 
 __all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "nearest"]
@@ -25,8 +28,10 @@ AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
     "exact-sac": exact_sac,
     "ppo": ppo,
+    "maskable-ppo": maskable_ppo,
     "a2c": a2c,
     "dqn": dqn,
+    "sac": sac,
 }
 """Every agent by its name."""
 

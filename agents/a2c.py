@@ -15,10 +15,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import constructor_arguments
 
-__all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "advantage actor-critic (Stable-Baselines3)"
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+MASKS = "ignored"
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from gsrl.algorithms.extractors import SmallCNN
+
 __all__ = ["UsageError", "constructor_arguments"]
 
 LEAST = {"learning_starts": 0, "gradient_steps": -1}
 """The least value of whole-numbered settings; 1 for all others."""
+
+SMALL_IMAGES = range(3, 36)
+"""Sides of an image, in pixels, that ``SmallCNN`` takes and Stable-Baselines3's ``NatureCNN`` does not."""
 
 
 class UsageError(ValueError):
@@ -27,6 +33,7 @@ def constructor_arguments(
     """Returns the arguments of an algorithm's constructor: policy, environment, and the settings under their own names.
 
     ``net_arch``, ``layer_norm`` and ``critic`` go to the policy, ``linear_decay`` and ``normalize`` are done here.
+    Small images are read by :class:`gsrl.algorithms.extractors.SmallCNN`, with ``net_arch`` on top of it.
 
     Args:
         env: Where the agent trains.
@@ -44,6 +51,8 @@ def constructor_arguments(
 
     policy_kwargs: dict[str, Any] = {"net_arch": list(arguments.pop("net_arch"))}
     policy_kwargs |= {name: arguments.pop(name) for name in ("layer_norm", "critic") if name in arguments}
+    if _is_small_image(env.observation_space):
+        policy_kwargs["features_extractor_class"] = SmallCNN
     if arguments.pop("linear_decay", False):
         arguments |= {name: LinearSchedule(arguments[name], 0.0, 1.0) for name in decaying}
     normalize = arguments.pop("normalize", False)
@@ -59,4 +68,13 @@ def _policy_name(observation_space: spaces.Space) -> str:
     """Returns Stable-Baselines3's name of the policy that reads these observations."""
     if isinstance(observation_space, spaces.Dict):
         return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+    is_image = is_image_space(observation_space) or _is_small_image(observation_space)
+    return "CnnPolicy" if is_image else "MlpPolicy"
+
+
+def _is_small_image(space: spaces.Space) -> bool:
+    """Whether these are images too small for ``NatureCNN``, of colours or, as MinAtar's, of booleans."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return False
+    _, side, _ = sorted(space.shape)  # there are fewer channels than pixels
+    return side in SMALL_IMAGES and (space.dtype == np.bool_ or is_image_space(space))

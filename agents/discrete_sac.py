@@ -58,6 +58,18 @@ class Settings:
     """Widths of the hidden layers, of the actor as of the critics."""
 
 
+_GRID: dict[str, Any] = {
+    "steps": 20_000,
+    "gamma": 0.9,
+    "learning_rate": 1e-3,
+    "linear_decay": True,
+    "target_entropy_ratio": 0.1,
+    "tau": 0.01,
+    "critics": "mean",
+    "layer_norm": True,
+    "net_arch": (256, 256),
+}
+
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
@@ -72,6 +84,16 @@ TUNED: dict[str, dict[str, Any]] = {
     # Each question of these is drawn anew: no action has an effect beyond its reward.
     "gsrl/FactoredMatch-v0": {"steps": 30_000, "gamma": 0.0, "learning_rate": 1e-3, "batch_size": 64},
     "gsrl/BitMatch-v0": {"steps": 30_000, "gamma": 0.0, "learning_rate": 1e-3, "batch_size": 64},
+    "gsrl/LargeDiscrete-v0": {
+        "steps": 30_000,
+        "gamma": 0.0,
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "train_freq": 4,
+        "critics": "mean",
+    },
+    "gsrl/MaskedGrid-v0": _GRID,
+    "gsrl/UnmaskedGrid-v0": _GRID,
     "gsrl/Pendulum-11bins-v1": {
         "steps": 10_000,
         "gamma": 0.97,

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import re
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs  # noqa: F401  # registers the environments of the checkout
-from agents import get_agent, nearest
+from agents import AGENTS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
-from gsrl.masking import adapt
+from gsrl.masking import MASK_KEY, adapt
 
 __all__ = ["EnvironmentFailure", "check_environment", "make_environments"]
 
-EXTRAS = ("box2d", "mujoco")
+EXTRAS = ("box2d", "minatar", "mujoco")
 """Extras of this project that hold what an environment needs."""
 
 NEED_JAX = ("phys2d/", "tabular/")
 """Beginnings of the names that are not suggested: no extra of this project makes them work."""
+
+# What minatar.gym.register_envs does, without its imports: the names are known where it is not installed, too.
+for _game in ("asterix", "breakout", "freeway", "seaquest", "space_invaders"):
+    for _version, _minimal in (("v0", False), ("v1", True)):
+        gym.register(
+            f"MinAtar/{_game.title().replace('_', '')}-{_version}",
+            "minatar.gym:BaseEnv",
+            kwargs={"game": _game, "use_minimal_action_set": _minimal},
+        )
 
 
 class EnvironmentFailure(RuntimeError):
@@ -66,35 +77,24 @@ def check_environment(env_id: str, agent: str) -> None:
     Raises:
         UsageError: It does not; the message says what to do.
     """
-    try:
-        env = gym.make(env_id)
-    except UnregisteredEnv as error:
-        known = [name for name in gym.registry if not name.startswith(NEED_JAX)]
-        raise UsageError(f"unknown environment {env_id!r}; {nearest(env_id.rpartition(':')[2], known)}") from error
-    except DependencyNotInstalled as error:
-        extra = re.search(r"gymnasium\[(\w+)\]", str(error))
-        remedy = f'pip install -e ".[{extra[1]}]"' if extra and extra[1] in EXTRAS else str(error)
-        raise UsageError(f"{env_id} needs packages that are not installed: {remedy}") from error
-    except Exception as error:  # environments raise what they like
-        raise UsageError(f"{env_id} cannot be made: {error}") from error
-    observation_space, action_space = env.observation_space, env.action_space
-    env.close()
-    try:
-        check_for_nested_spaces(observation_space)
-        get_obs_shape(observation_space)
-    except NotImplementedError as error:
-        raise UsageError(f"{agent} cannot read what {env_id} shows: {error}") from error
-    action_spaces = get_agent(agent).ACTION_SPACES
-    if not isinstance(action_space, action_spaces):
-        names = " or ".join(space.__name__ for space in action_spaces)
-        raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {action_space}")
+    with closing(_make(env_id)) as env:
+        try:
+            check_for_nested_spaces(env.observation_space)
+            get_obs_shape(env.observation_space)
+        except NotImplementedError as error:
+            raise UsageError(f"{agent} cannot read what {env_id} shows: {error}") from error
+        action_spaces = get_agent(agent).ACTION_SPACES
+        if not isinstance(env.action_space, action_spaces):
+            names = " or ".join(space.__name__ for space in action_spaces)
+            raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {env.action_space}")
+        _check_masks(env, env_id, agent)
 
 
 def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, seeded with ``seed``, ``seed + 1`` and so on.
 
     Each can be rewound (see :mod:`agents.rewind`), and raises :class:`EnvironmentFailure` whatever goes wrong inside.
-    The masks of a method ``action_masks()`` are in its infos.
+    Masks of legal actions that it gives by a method ``action_masks()`` or in its observations are in its infos as well.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
@@ -102,3 +102,48 @@ def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
         seed: Of the first one.
     """
     return make_vec_env(env_id, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env))))
+
+
+def _make(env_id: str) -> gym.Env:
+    try:
+        return gym.make(env_id)
+    except UnregisteredEnv as error:
+        known = [name for name in gym.registry if not name.startswith(NEED_JAX)]
+        raise UsageError(f"unknown environment {env_id!r}; {nearest(env_id.rpartition(':')[2], known)}") from error
+    except (DependencyNotInstalled, ModuleNotFoundError) as error:
+        # Gymnasium's environments name its extra; other extras are named after the package that is missing.
+        named = re.search(r"gymnasium\[(\w+)\]", str(error))
+        extra = named[1] if named else (getattr(error, "name", None) or "").partition(".")[0]
+        remedy = f'pip install -e ".[{extra}]"' if extra in EXTRAS else str(error)
+        raise UsageError(f"{env_id} needs packages that are not installed: {remedy}") from error
+    except Exception as error:  # environments raise what they like
+        raise UsageError(f"{env_id} cannot be made: {error}") from error
+
+
+def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:
+    """Raises ``UsageError`` if the agent would take illegal actions, or lacks the masks that it needs."""
+    masks = get_agent(agent).MASKS
+    if masks == "kept":
+        return
+    # Masks in the info alone are Gymnasium's way to give advice, as in Taxi: to ignore them is no mistake.
+    fits = {"kept": True, "required": _has_masks(env), "ignored": not (_has_masks(env) or _shows_masks(env))}
+    if fits[masks]:
+        return
+    others = [
+        name
+        for name, other in AGENTS.items()
+        if fits[other.MASKS] and isinstance(env.action_space, other.ACTION_SPACES)
+    ]
+    reason = {
+        "required": f"{agent} reads masks of legal actions from a method action_masks() alone, and {env_id} has none",
+        "ignored": f"{agent} would take illegal actions: it ignores the masks that {env_id} gives",
+    }[masks]
+    raise UsageError(f"{reason}; " + (f"train with {' or '.join(others)}" if others else "no agent of the zoo fits"))
+
+
+def _has_masks(env: gym.Env) -> bool:
+    return env.has_wrapper_attr("action_masks")
+
+
+def _shows_masks(env: gym.Env) -> bool:
+    return isinstance(env.observation_space, spaces.Dict) and MASK_KEY in env.observation_space.spaces

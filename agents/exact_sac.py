@@ -8,10 +8,10 @@ from __future__ import annotations
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import constructor_arguments
-from agents.discrete_sac import ACTION_SPACES, TUNED, Settings
+from agents.discrete_sac import ACTION_SPACES, MASKS, TUNED, Settings
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "discrete soft actor-critic, exact gradient"
 

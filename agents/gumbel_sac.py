@@ -13,11 +13,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
 from agents.common import constructor_arguments
-from agents.discrete_sac import ACTION_SPACES, TUNED
+from agents.discrete_sac import ACTION_SPACES, MASKS, TUNED
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 
-__all__ = ["ACTION_SPACES", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
 

@@ -715,6 +715,8 @@ def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]
 def _make_agent(config: Config[Any], env: VecEnv, seed: int) -> BaseAlgorithm:
     try:
         model: BaseAlgorithm = get_agent(config.agent).make(env, config.settings, seed=seed, device=config.device)
+    except UsageError:
+        raise
     except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
         names = "|".join(field.name for field in dataclasses.fields(config.settings))
         reason = re.sub(rf"\b({names})(?= must )", lambda match: _option(match[1]), str(error))

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -50,7 +50,7 @@ def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
     }
 
 
-def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any], source: Path | str = "the checkpoint") -> None:
     """Restores :func:`state_dict` into a model made with the same settings, and the global generators.
 
     The model then is in the middle of an episode, and its environment must be: see :func:`agents.rewind.restore`.
@@ -59,22 +59,19 @@ def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     Args:
         model: The model, changed in place.
         state: What :func:`state_dict` returned.
+        source: The file it was loaded from, for the error.
 
     Raises:
-        gsrl.checkpoint.CheckpointError: The state is that of another model; this one is then good for nothing.
+        gsrl.checkpoint.CheckpointError: The state is that of another model; this one may then be good for nothing.
     """
-    try:
+    with checkpoint.fitting(source):
+        checkpoint.check_entries(state, _expected(model))
         if isinstance(model, DiscreteSAC):
             model.load_state_dict(state["model"])
         else:
             _load_baseline_state(model, state["model"])
         _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
         _load_generators_state(model, state["generators"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(
-            f"the checkpoint does not fit the run's settings, or is of another version of this project: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def save_model(path: Path, model: BaseAlgorithm) -> None:
@@ -99,17 +96,37 @@ def load_parameters(path: Path, model: BaseAlgorithm) -> None:
         model: The model, changed in place.
 
     Raises:
-        gsrl.checkpoint.CheckpointError: The file is not a whole saved model.
+        gsrl.checkpoint.CheckpointError: The file is not a whole saved model, or that of another one.
     """
     tree = checkpoint.load(path, device=model.device)
-    model.set_parameters(tree["parameters"], device=model.device)
-    _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
+    with checkpoint.fitting(path):
+        checkpoint.check_entries(tree, {"parameters": _lasting_parameters(model)})
+        model.set_parameters(tree["parameters"], device=model.device)
+        _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
+
+
+def _expected(model: BaseAlgorithm) -> dict[str, Any]:
+    """A state with the entries that one to be restored must have."""
+    own = isinstance(model, DiscreteSAC)  # which looks for them itself
+    return {
+        "model": None if own else {**_baseline_state(model), "parameters": _lasting_parameters(model)},
+        "normalization": _normalization_state(model.get_vec_normalize_env()),
+        "generators": _generators_state(model),
+    }
+
+
+def _lasting_parameters(model: BaseAlgorithm) -> dict[str, Any]:
+    """Those of a model at any time: an optimiser has most of its own only once it has taken a step."""
+    parameters = model.get_parameters()
+    return {name: None if name.endswith("optimizer") else value for name, value in parameters.items()}
 
 
 def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
-    replay = model.replay_buffer if isinstance(model, DQN) else None
+    replay = model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
+    _, variables = model._get_torch_save_params()  # tensors that are in no state dict, such as SAC's log_ent_coef
     return {
         "parameters": model.get_parameters(),
+        "variables": {name: getattr(model, name) for name in variables},
         "progress": {name: getattr(model, name) for name in PROGRESS if hasattr(model, name)},
         "episodes": list(model.ep_info_buffer or ()),
         "successes": list(model.ep_success_buffer or ()),
@@ -119,11 +136,13 @@ def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _load_baseline_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     model.set_parameters(state["parameters"], device=model.device)
+    for name, value in state.get("variables", {}).items():  # checkpoints were once written without
+        getattr(model, name).data.copy_(value)
     for name, value in state["progress"].items():
         setattr(model, name, value)
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
-    if isinstance(model, DQN) and model.replay_buffer is not None:
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         _load_replay_state(model.replay_buffer, state["replay"])
 
 

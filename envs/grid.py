@@ -28,6 +28,8 @@ LAYOUT = (
 )
 """Four rooms of 16 cells, joined by four doors. A ``#`` is a wall, and around it all is nothing."""
 
+SIDE = len(LAYOUT)
+
 DIRECTIONS = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Up, right, down, left: what a step adds to row and column."""
 
@@ -47,8 +49,9 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
     Actions are ``Discrete(16)``: action a slides ``a % 4 + 1`` cells in direction ``a // 4`` of up, right, down and
     left. 46 % are legal, on average over the cells; an illegal one costs ``penalty`` more, and moves nothing.
 
-    The observation holds row and column of the agent, then of the goal, scaled to [-1, 1], and how far the agent could
-    slide in each direction, as a share of 4: all that decides which actions are legal is seen, with masks or without.
+    The observation is ``MultiDiscrete([9, 9, 17, 17])``: row and column of the agent, then how many rows below it and how
+    many columns to its right the goal is, each plus 8. All that decides which actions are legal is seen, with masks or
+    without.
 
     Attributes:
         optimal_return: Expected return of the best policy over starts and goals: minus the mean fewest moves.
@@ -68,7 +71,7 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
         if penalty < 0:
             raise ValueError(f"`penalty` must be at least 0, got {penalty}")
         self.limit, self.penalty = limit, penalty
-        self.observation_space = spaces.Box(-1.0, 1.0, (8,), np.float32)
+        self.observation_space = spaces.MultiDiscrete([SIDE, SIDE, 2 * SIDE - 1, 2 * SIDE - 1])
         self.action_space = spaces.Discrete(ACTIONS)
         starts = len(self._cells)
         self.optimal_return = -float(self._distances.sum()) / (starts * (starts - 1))
@@ -110,9 +113,8 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
         return self._target[self._agent] >= 0
 
     def _observe(self) -> np.ndarray:
-        places = self._cells[[self._agent, self._goal]].ravel() / (len(LAYOUT) - 1) * 2 - 1
-        slides = self._legal().reshape(len(DIRECTIONS), REACH).mean(axis=1)
-        return np.concatenate([places, slides]).astype(np.float32)
+        agent, goal = self._cells[[self._agent, self._goal]]
+        return np.concatenate([agent, goal - agent + SIDE - 1])
 
     def _info(self) -> dict[str, Any]:
         return {}

@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import run_agent
-from agents import AGENTS, defaults, get_agent, runs, storage
+from agents import AGENTS, defaults, get_agent, maskable_ppo, runs, storage
+from agents.common import UsageError, constructor_arguments
 from agents.curve import plot_learning_curve
-from agents.environments import make_environments
+from agents.environments import check_environment, make_environments
 from agents.logs import CsvLog
 from gsrl import checkpoint
+from gsrl.algorithms.extractors import SmallCNN
 
 ROOT = Path(run_agent.__file__).parent
 
+PPO = ["--steps", "256", "--n-envs", "2", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2"]
+SAC = ["--learning-starts", "50", "--batch-size", "16"]
+
 SMALL = {
-    "ppo": ["--steps", "256", "--n-envs", "2", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2"],
+    "ppo": PPO,
+    "maskable-ppo": [*PPO, "--env", "gsrl/MaskedGrid-v0"],
     "a2c": ["--steps", "200", "--n-envs", "2", "--normalize"],
     "dqn": ["--steps", "200", "--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"],
-    "gumbel-sac": ["--steps", "200", "--learning-starts", "50", "--batch-size", "16", "--n-steps", "3"],
-    "exact-sac": ["--steps", "200", "--learning-starts", "50", "--batch-size", "16", "--n-steps", "3"],
+    "gumbel-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
+    "exact-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
+    "sac": [*SAC, "--env", "Pendulum-v1", "--steps", "100", "--eval-every", "20"],
 }
-"""Settings with which each agent trains in a second."""
+"""Settings with which each agent trains in a second, in CartPole unless they say otherwise."""
+
+WITHOUT_CARTPOLE = {"maskable-ppo": "gsrl/MaskedGrid-v0", "sac": "Pendulum-v1"}
+"""Environments of the agents that cannot act in CartPole."""
+
+MASKABLE_PPO = pytest.param(
+    "maskable-ppo", marks=pytest.mark.skipif(find_spec("sb3_contrib") is None, reason="needs sb3-contrib")
+)
+TRAINABLE = [MASKABLE_PPO if name == "maskable-ppo" else name for name in AGENTS]
+"""Every agent, to be skipped where what it needs is not installed."""
 
 
 def train(folder: Path, agent: str, *options: str) -> dict[str, Any]:
@@ -81,7 +102,7 @@ def assert_same_parameters(first: Path, second: Path) -> None:
         assert torch.equal(value, actual[name]), name
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", TRAINABLE)
 def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     agent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,8 +112,9 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     for name in ("learning_curve.png", "model.zip", "checkpoint.zip", "tensorboard --logdir"):
         assert name in printed
 
+    env_id = WITHOUT_CARTPOLE.get(agent, "CartPole-v1")
     config = read_json(folder / "config.json")
-    assert (config["agent"], config["env"], config["seed"]) == (agent, "CartPole-v1", 3)
+    assert (config["agent"], config["env"], config["seed"]) == (agent, env_id, 3)
     assert config["settings"].keys() == vars(AGENTS[agent].Settings()).keys()
     (session,) = config["sessions"]
     assert session["from_steps"] == 0
@@ -113,7 +135,7 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(picture) > 20_000
 
-    assert (summary["status"], summary["agent"], summary["env"]) == ("finished", agent, "CartPole-v1")
+    assert (summary["status"], summary["agent"], summary["env"]) == ("finished", agent, env_id)
     assert (summary["seed"], summary["eval_episodes"]) == (3, 6)
     assert summary["wall_seconds"] >= summary["train_seconds"] > 0
     assert summary["steps_per_second"] == pytest.approx(summary["steps"] / summary["train_seconds"])
@@ -398,7 +420,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
     [
         (["tran"], "did you mean train?"),
         (["train", "--agent", "gumble-sac"], "did you mean gumbel-sac"),
-        (["train", "--agent", "zzzzzz"], "there are a2c, dqn, exact-sac, gumbel-sac, ppo"),
+        (["train", "--agent", "zzzzzz"], "there are a2c, dqn, exact-sac, gumbel-sac, maskable-ppo, ppo, sac"),
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", "--lerning-rate", "3e-4"], "--learning-rate"),
         (["train", "--learning-rate", "fast"], "fast"),
@@ -419,6 +441,12 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--agent", "ppo", "--n-steps", "1", "--n-envs", "1"], "must be greater than 1"),
         (["train", "--env", "Pendulum-v1"], "needs a Discrete or MultiDiscrete or MultiBinary action space"),
         (["train", "--agent", "dqn", "--env", "Pendulum-v1"], "dqn needs a Discrete action space"),
+        (["train", "--agent", "sac"], "sac needs a Box action space, but CartPole-v1 has Discrete(2)"),
+        (
+            ["train", "--agent", "maskable-ppo"],
+            "CartPole-v1 has none; train with gumbel-sac or exact-sac or ppo or a2c",
+        ),
+        (["train", "--env", "MinAtar/Breakot-v1"], "did you mean MinAtar/Breakout-v1"),
         (["eval", "nowhere"], "nowhere holds no run"),
         (["eval", "nowhere", "--episode", "3"], "--episodes"),
     ],
@@ -445,6 +473,26 @@ def test_an_environment_that_is_not_installed_names_the_extra(
         monkeypatch.delitem(sys.modules, name)
     assert exit_code(["train", "--env", "LunarLander-v3"]) == 2
     assert 'pip install -e ".[box2d]"' in capsys.readouterr().err
+
+
+def test_minatar_that_is_not_installed_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("minatar", "minatar.gym"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert exit_code(["train", "--env", "MinAtar/Breakout-v1"]) == 2
+    assert 'pip install -e ".[minatar]"' in capsys.readouterr().err
+
+
+def test_an_agent_that_is_not_installed_names_the_extra_and_the_others_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    importlib.reload(maskable_ppo)
+    argv = ["train", "--agent", "maskable-ppo", *SMALL["maskable-ppo"], "--out", str(tmp_path / "run")]
+    assert exit_code(argv) == 2
+    assert 'sb3-contrib is not installed: pip install -e ".[contrib]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
@@ -489,7 +537,7 @@ def test_list_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_tuned_settings_are_settings(agent: str) -> None:
-    assert "CartPole-v1" in get_agent(agent).TUNED
+    assert ("CartPole-v1" in get_agent(agent).TUNED) == (agent not in WITHOUT_CARTPOLE)
     standard = {"steps": 100_000, "n_envs": 1, **vars(get_agent(agent).Settings())}
     for env_id, tuned in get_agent(agent).TUNED.items():
         assert {name for name, value in tuned.items() if standard[name] == value} == set()
@@ -515,12 +563,16 @@ def test_a_csv_log_grows_by_rows_and_columns_and_is_cut(tmp_path: Path) -> None:
 
 def test_the_state_of_a_baseline_is_restored_exactly(tmp_path: Path) -> None:
     settings = {
-        "dqn": get_agent("dqn").Settings(learning_starts=0, buffer_size=50, net_arch=(8,)),
-        "ppo": get_agent("ppo").Settings(n_steps=16, batch_size=16, normalize=True, net_arch=(8,)),
+        "dqn": {"learning_starts": 0, "buffer_size": 50},
+        "ppo": {"n_steps": 16, "batch_size": 16, "normalize": True},
+        "sac": {"learning_starts": 10, "buffer_size": 50, "batch_size": 8},
     }
     for name, setting in settings.items():
+        agent, env_id = get_agent(name), WITHOUT_CARTPOLE.get(name, "CartPole-v1")
         first, second = (
-            get_agent(name).make(make_environments("CartPole-v1", 1, 0), setting, seed=seed, device="cpu")
+            agent.make(
+                make_environments(env_id, 1, 0), agent.Settings(net_arch=(8,), **setting), seed=seed, device="cpu"
+            )
             for seed in (0, 1)
         )
         first.learn(96)
@@ -549,7 +601,7 @@ def test_what_a_kill_left_of_a_row_is_dropped_when_a_csv_log_is_opened(tmp_path:
 def test_settings_reach_the_algorithm() -> None:
     def make(name: str, **settings: Any) -> Any:
         agent = get_agent(name)
-        env = make_environments("CartPole-v1", 1, 0)
+        env = make_environments(WITHOUT_CARTPOLE.get(name, "CartPole-v1"), 1, 0)
         return agent.make(env, agent.Settings(net_arch=(8,), **settings), seed=0, device="cpu")
 
     sac = make("gumbel-sac", linear_decay=True, layer_norm=True, learning_rate=0.5, gamma=0.9, temperature=0.25)
@@ -564,6 +616,8 @@ def test_settings_reach_the_algorithm() -> None:
     assert make("a2c", linear_decay=True, learning_rate=0.5).lr_schedule(0.5) == 0.25
     dqn = make("dqn", exploration_final_eps=0.3, target_update_interval=7)
     assert (dqn.exploration_final_eps, dqn.target_update_interval) == (0.3, 7)
+    sac = make("sac", ent_coef=0.25, tau=0.5)
+    assert (float(sac.ent_coef_tensor), sac.tau, sac.policy_kwargs["net_arch"]) == (0.25, 0.5, [8])
 
 
 def test_the_curve_marks_the_final_evaluation_of_a_finished_run_alone(tmp_path: Path) -> None:
@@ -571,3 +625,196 @@ def test_the_curve_marks_the_final_evaluation_of_a_finished_run_alone(tmp_path: 
     for finished in (True, False):
         plot_learning_curve(tmp_path / f"{finished}.png", "title", [row], [], finished=finished)
     assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
+
+
+# Runs of the agents from elsewhere, killed and resumed
+
+
+@pytest.mark.parametrize("agent", [MASKABLE_PPO, "sac"])
+def test_a_baseline_killed_in_the_middle_ends_as_one_that_was_not(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rarely = ["--eval-every", "60", "--eval-episodes", "1"]
+    train(tmp_path / "whole", agent, *rarely)
+    folder, on_step = tmp_path / "killed", runs._Recorder._on_step
+
+    def die(self: Any) -> bool:
+        if self.num_timesteps >= 75:
+            raise KeyboardInterrupt
+        return on_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs._Recorder, "_on_step", die)
+        assert run_agent.main(["train", "--agent", agent, *SMALL[agent], *rarely, "--out", str(folder)]) == 130
+    torch.rand(1), np.random.random()  # another process would not have this one's random numbers
+    assert run_agent.main(["train", "--resume", str(folder)]) == 0
+    assert read_json(folder / "config.json")["sessions"][1]["from_steps"] in (60, 64)
+    assert_same_parameters(tmp_path / "whole" / "model.zip", folder / "model.zip")
+    first, second = (checkpoint.load(path / "checkpoint.zip")["model"] for path in (tmp_path / "whole", folder))
+    assert first["variables"] == second["variables"]
+    assert ("log_ent_coef" in first["variables"]) == (agent == "sac")  # which is in no state dict
+    assert (folder / "episodes.csv").read_text() == (tmp_path / "whole" / "episodes.csv").read_text()
+
+
+# Masks of legal actions
+
+
+class Narrow(gym.Env):
+    """Episodes of five steps; one of three actions is legal, the info says which, and the others raise."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(0, 1, (2,))
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.time = 0
+        return self.show()
+
+    def step(self, action: Any) -> Any:
+        if action != self.legal:
+            raise ValueError("illegal")
+        self.time += 1
+        observation, info = self.show()
+        return observation, 1.0, False, self.time == 5, info
+
+    def show(self) -> Any:
+        self.legal = self.np_random.integers(3)
+        return self.np_random.random(2, np.float32), {"action_mask": np.arange(3) == self.legal}
+
+
+class NarrowByMethod(Narrow):
+    """The same, and a method says which."""
+
+    def show(self) -> Any:
+        return super().show()[0], {}
+
+    def action_masks(self) -> np.ndarray:
+        return np.arange(3) == self.legal
+
+
+class NarrowInSight(Narrow):
+    """The same, and the observation says which."""
+
+    observation_space = spaces.Dict({"place": Narrow.observation_space, "action_mask": spaces.MultiBinary(3)})
+
+    def show(self) -> Any:
+        place, info = super().show()
+        return {"place": place, "action_mask": info["action_mask"].astype(np.int8)}, {}
+
+
+for _entry in (Narrow, NarrowByMethod, NarrowInSight):
+    gym.register(f"Cli{_entry.__name__}-v0", _entry)
+
+
+@pytest.mark.parametrize("agent", [name for name in AGENTS if AGENTS[name].MASKS == "ignored" and name != "sac"])
+@pytest.mark.parametrize(
+    ("env_id", "others"),
+    [
+        ("CliNarrowInSight-v0", "gumbel-sac or exact-sac"),
+        ("CliNarrowByMethod-v0", "gumbel-sac or exact-sac or maskable-ppo"),
+        ("gsrl/MaskedGrid-v0", "gumbel-sac or exact-sac or maskable-ppo"),
+    ],
+)
+def test_an_agent_that_ignores_masks_is_refused_where_they_bind(agent: str, env_id: str, others: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_environment(env_id, agent)
+    reason = f"{agent} would take illegal actions: it ignores the masks that {env_id} gives"
+    assert str(caught.value) == f"{reason}; train with {others}"
+
+
+@pytest.mark.parametrize("env_id", ["CliNarrow-v0", "CliNarrowInSight-v0"])
+def test_maskable_ppo_is_refused_where_masks_have_no_method(env_id: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_environment(env_id, "maskable-ppo")
+    reason = f"maskable-ppo reads masks of legal actions from a method action_masks() alone, and {env_id} has none"
+    assert str(caught.value) == f"{reason}; train with gumbel-sac or exact-sac"
+
+
+def test_masks_in_the_info_are_advice() -> None:
+    check_environment("Taxi-v4", "ppo")
+
+
+@pytest.mark.parametrize(
+    ("agent", "env_id"),
+    [
+        ("gumbel-sac", "CliNarrow-v0"),
+        ("gumbel-sac", "CliNarrowInSight-v0"),
+        ("gumbel-sac", "CliNarrowByMethod-v0"),
+        pytest.param("maskable-ppo", "CliNarrowByMethod-v0", marks=MASKABLE_PPO.marks),
+    ],
+)
+def test_agents_that_keep_masks_take_legal_actions_wherever_they_stand(agent: str, env_id: str, tmp_path: Path) -> None:
+    options = ["--env", env_id, "--steps", "100", "--eval-every", "50", "--net-arch", "16"]
+    assert train(tmp_path / "run", agent, *options)["eval_return_mean"] == 5
+
+
+# Small images
+
+
+class Squares(gym.Env):
+    """A square is lit, and the action that is its channel is paid; MinAtar's form of observations."""
+
+    observation_space = spaces.Box(0.0, 1.0, (10, 10, 4), np.bool_)
+    action_space = spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.lit = tuple(self.np_random.integers((10, 10, 4)))
+        observation = np.zeros((10, 10, 4), np.bool_)
+        observation[self.lit] = True
+        return observation, {}
+
+    def step(self, action: Any) -> Any:
+        reward = float(action == self.lit[-1])
+        return self.reset()[0], reward, True, False, {}
+
+
+gym.register("CliSquares-v0", Squares)
+
+
+@pytest.mark.parametrize(
+    ("space", "policy", "small"),
+    [
+        (Squares.observation_space, "CnnPolicy", True),
+        (spaces.Box(0, 255, (20, 30, 3), np.uint8), "CnnPolicy", True),
+        (spaces.Box(0, 255, (1, 35, 84), np.uint8), "CnnPolicy", True),
+        (spaces.Box(0, 255, (36, 36, 3), np.uint8), "CnnPolicy", False),
+        (spaces.Box(0.0, 1.0, (10, 10, 4)), "MlpPolicy", False),  # who knows what these numbers are
+        (spaces.Box(0, 1, (10,), np.bool_), "MlpPolicy", False),
+        (spaces.Box(0, 1, (2, 2, 2), np.bool_), "MlpPolicy", False),
+    ],
+)
+def test_small_images_are_read_by_a_small_network(space: spaces.Space, policy: str, small: bool) -> None:
+    env: Any = SimpleNamespace(observation_space=space)
+    arguments = constructor_arguments(env, get_agent("a2c").Settings())
+    assert arguments["policy"] == policy
+    assert (arguments["policy_kwargs"].get("features_extractor_class") is SmallCNN) == small
+
+
+@pytest.mark.parametrize(
+    ("agent", "extractor"),
+    [
+        ("gumbel-sac", lambda policy: policy.actor.features_extractor),
+        ("ppo", lambda policy: policy.features_extractor),
+        ("dqn", lambda policy: policy.q_net.features_extractor),
+    ],
+)
+@pytest.mark.parametrize("env_id", ["CliSquares-v0", "MinAtar/Breakout-v1"])
+def test_agents_train_on_small_images(agent: str, extractor: Any, env_id: str, tmp_path: Path) -> None:
+    if env_id.startswith("MinAtar"):
+        pytest.importorskip("minatar")
+    train(tmp_path / "run", agent, "--env", env_id, "--steps", "64", "--eval-every", "64")
+    settings = runs.read_config(tmp_path / "run").settings
+    model = get_agent(agent).make(make_environments(env_id, 1, 0), settings, seed=0, device="cpu")
+    storage.load_parameters(tmp_path / "run" / "model.zip", model)
+    assert isinstance(extractor(model.policy), SmallCNN)
+
+
+def test_minatar_is_registered_as_it_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    minatar = pytest.importorskip("minatar.gym")
+    registered: dict[str, Any] = {}
+    monkeypatch.setattr(minatar, "register", lambda id, **entry: registered.update({id: entry}))
+    minatar.register_envs()
+    assert registered.keys() == {name for name in gym.registry if name.startswith("MinAtar/")}
+    for name, entry in registered.items():
+        assert {"entry_point": gym.spec(name).entry_point, "kwargs": gym.spec(name).kwargs} == entry

@@ -397,17 +397,16 @@ def test_without_masks_an_illegal_action_costs_more_and_moves_nothing() -> None:
     place(env, (0, 0), (8, 8))
     observation, reward, terminated, truncated, info = env.step(np.int64(0))
     assert (reward, terminated, truncated, info) == (-1.5, False, False, {})
-    np.testing.assert_array_equal(observation[:2], [-1.0, -1.0])
+    np.testing.assert_array_equal(observation[:2], [0, 0])
     assert env.step(np.int64(4))[1] == -1.0
 
 
-def test_the_observation_is_places_and_slides() -> None:
+def test_the_observation_is_the_place_and_the_way_to_the_goal() -> None:
     env = MaskedGrid()
     env.reset(seed=0)
-    place(env, (1, 0), (8, 6))
-    # From the left end of the row of a door: one up, four right, two down, none left; then one step right.
-    observation, *_ = env.step(np.int64(8))
-    np.testing.assert_allclose(observation, [-0.5, -1.0, 1.0, 0.5, 0.5, 0.75, 0.25, 0.0], atol=1e-7)
+    place(env, (1, 0), (0, 6))
+    observation, *_ = env.step(np.int64(8))  # one down
+    np.testing.assert_array_equal(observation, [2, 0, -2 + 8, 6 + 8])
 
 
 def test_episodes_of_the_maze_are_truncated_at_the_limit() -> None:
