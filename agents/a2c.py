@@ -48,7 +48,11 @@ class Settings:
     """Widths of the hidden layers, of the policy as of the value function."""
 
 
+_MATCH: dict[str, Any] = {"steps": 30_000, "n_envs": 8, "gamma": 0.0, "learning_rate": 3e-3}
+
 TUNED: dict[str, dict[str, Any]] = {
+    "gsrl/FactoredMatch-v0": _MATCH,
+    "gsrl/BitMatch-v0": _MATCH,
     "CartPole-v1": {"steps": 500_000, "n_envs": 8},
     "Acrobot-v1": {"steps": 500_000, "n_envs": 16, "normalize": True},
     "LunarLander-v3": {

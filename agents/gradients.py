@@ -188,7 +188,7 @@ def load_problem(folder: Path, seed: int) -> Problem:
             raise UsageError(
                 f"gradients needs a run of a soft actor-critic agent, but {folder} is one of {config.agent}"
             )
-        load_state_dict(model, checkpoint.load(path, device="cpu"))
+        load_state_dict(model, checkpoint.load(path, device="cpu"), path)
         if not model.replay_buffer:
             raise UsageError(f"{folder} holds no observation yet: its training has not taken a step")
         generator = np.random.default_rng(seed)

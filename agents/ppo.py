@@ -54,7 +54,11 @@ class Settings:
     """Widths of the hidden layers, of the policy as of the value function."""
 
 
+_MATCH: dict[str, Any] = {"steps": 30_000, "n_envs": 8, "n_steps": 32, "gamma": 0.0, "learning_rate": 1e-3}
+
 TUNED: dict[str, dict[str, Any]] = {
+    "gsrl/FactoredMatch-v0": _MATCH,
+    "gsrl/BitMatch-v0": _MATCH,
     "CartPole-v1": {
         "n_envs": 8,
         "n_steps": 32,

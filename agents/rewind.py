@@ -43,25 +43,27 @@ class Rewindable(gym.Wrapper):
         super().__init__(env)
         self._origin: dict[str, Any] = {}
         self._actions: list[Any] = []
-        self._observation: Any = None
+        self._shown: dict[str, Any] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode, and forgets the one before."""
         generator = self._generator()
         state = None if generator is None else generator.bit_generator.state
         self._origin, self._actions = {"generator": state, "seed": seed, "options": options}, []
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._shown = {"observation": observation, MASK_KEY: info.get(MASK_KEY)}
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes a step, and remembers it."""
         self._actions.append(copy.copy(action))  # the caller may use the array again
-        self._observation, *rest = self.env.step(action)
-        return self._observation, *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._shown = {"observation": observation, MASK_KEY: info.get(MASK_KEY)}
+        return observation, reward, terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """Returns how the episode came about, and what is observed now, as a tree that checkpoints store."""
-        return {**self._origin, "actions": np.array(self._actions), "observation": _as_arrays(self._observation)}
+        """Returns how the episode came about, and what it shows now, as a tree that checkpoints store."""
+        return {**self._origin, "actions": np.array(self._actions), **_as_arrays(self._shown)}
 
     def set_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Brings the environment to where another one was.
@@ -83,8 +85,9 @@ class Rewindable(gym.Wrapper):
             _, _, terminated, truncated, _ = self.step(action)
             if terminated or truncated:
                 raise RewindError(f"the episode ended after {number} of its {len(state['actions'])} steps")
-        if not data_equivalence(_as_arrays(self._observation), state["observation"], exact=True):
-            raise RewindError(f"it shows something else after the same {len(state['actions'])} steps")
+        for name, value in _as_arrays(self._shown).items():
+            if not data_equivalence(value, state.get(name), exact=True):  # checkpoints were once written without masks
+                raise RewindError(f"it shows another {name} after the same {len(state['actions'])} steps")
         return reset_info
 
     def _generator(self) -> np.random.Generator | None:
@@ -167,10 +170,10 @@ def why_not_rewindable(make: Callable[[], gym.Env]) -> str | None:
 def _step(env: gym.Env, action: Any) -> tuple[Any, dict[str, Any]]:
     """Takes a step, into the next episode where one ends; returns all that it shows, and the latest info."""
     observation, reward, terminated, truncated, info = env.step(action)
-    shown = [observation, reward, terminated, truncated]
+    shown = [observation, reward, terminated, truncated, info.get(MASK_KEY)]
     if terminated or truncated:
         observation, info = env.reset()
-        shown.append(observation)
+        shown += [observation, info.get(MASK_KEY)]
     return _as_arrays(tuple(shown)), info
 
 
@@ -184,7 +187,9 @@ def _random_action(space: gym.Space[Any], info: Mapping[str, Any], rng: np.rando
 
 
 def _as_arrays(value: Any) -> Any:
-    """Returns nested dicts and tuples with arrays at their leaves."""
+    """Returns nested dicts and tuples with arrays at their leaves, or None."""
+    if value is None:
+        return None
     if isinstance(value, Mapping):
         return {key: _as_arrays(item) for key, item in value.items()}
     if isinstance(value, tuple):

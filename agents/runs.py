@@ -645,7 +645,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
     evaluator = Evaluator(config.env, config.seed)
     model = _make_agent(config, make_environments(config.env, config.n_envs, config.seed), config.seed)
     if state is not None:
-        _restore(model, state, config)
+        _restore(model, state, config, folder)
         for path in (path for pattern in HALF_WRITTEN for path in folder.glob(pattern)):
             path.unlink(missing_ok=True)
     try:
@@ -691,7 +691,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
             run.close()
 
 
-def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]) -> None:
+def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any], folder: Path) -> None:
     """Brings a new model and its environments to where those of a checkpoint were."""
     env = model.get_env()
     assert env is not None  # it was made with one
@@ -702,7 +702,7 @@ def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]
             restore(env, environments)
         except RewindError as error:
             obstacle = error
-    load_state_dict(model, state)  # the global generators too, after all that may have used them
+    load_state_dict(model, state, folder / "checkpoint.zip")  # the global generators too, after all that may have used them
     if environments is not None and obstacle is None:
         return
     if obstacle is not None:

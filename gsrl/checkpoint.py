@@ -46,7 +46,7 @@ from gsrl._version import __version__
 from gsrl.estimators import ESTIMATORS, make_estimator
 from gsrl.temperature import TEMPERATURES, make_temperature
 
-__all__ = ["CheckpointError", "load", "register", "save"]
+__all__ = ["CheckpointError", "check_entries", "fitting", "load", "register", "save"]
 
 FORMAT = "gsrl-checkpoint"
 FORMAT_VERSION = 1
@@ -124,12 +124,49 @@ def load(
     """
     device = torch.device(device)
     if isinstance(path, str | os.PathLike):
-        name = os.fspath(path)
         with open(path, "rb") as file:
-            return _read(file, name, device, trusted, replace or {})
+            return _read(file, _file_name(path), device, trusted, replace or {})
     if not hasattr(path, "read"):
         raise TypeError(f"`path` must be a path or a readable binary file, got {type(path).__name__}")
-    return _read(path, str(getattr(path, "name", "the file")), device, trusted, replace or {})
+    return _read(path, _file_name(path), device, trusted, replace or {})
+
+
+def check_entries(tree: Any, expected: Mapping[Any, Any]) -> None:
+    """Check that a tree has every entry that another one has, with tensors of the same shapes.
+
+    An entry that is None in either tree only has to be there, and an empty dict not even that.
+
+    Args:
+        tree: What was loaded.
+        expected: A tree of what is about to be restored. Only its dicts and tensors count.
+
+    Raises:
+        CheckpointError: An entry is missing, has another shape or is no dict; the message names it.
+    """
+    _check_entries(tree, expected, ())
+
+
+@contextlib.contextmanager
+def fitting(path: Any) -> Iterator[None]:
+    """Raise one error, with the name of the file and what to do, for whatever a block finds wrong with a loaded tree.
+
+    Args:
+        path: Path of the file, or the file; a string may be what to call it.
+
+    Raises:
+        CheckpointError: The block raised a KeyError, RuntimeError, TypeError or ValueError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = what + " ".join(str(error).split())  # torch's have several lines
+        raise CheckpointError(
+            f"{_file_name(path)} does not fit the settings, or this version of gsrl, {__version__}: "
+            f"{reason.rstrip('.')}; train again, or load it with the settings and the version that wrote it"
+        ) from error
 
 
 def register(cls: Class) -> Class:
@@ -544,3 +581,21 @@ def _replacement(path: KeyPath) -> str:
 
 def _describe(tensor: Tensor) -> str:
     return f"a tensor of {tensor.dtype}, {tensor.layout} on {tensor.device}"
+
+
+def _file_name(path: Any) -> str:
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else str(getattr(path, "name", "the file"))
+
+
+def _check_entries(value: Any, expected: Any, path: KeyPath) -> None:
+    if isinstance(expected, Mapping) and expected:
+        if not isinstance(value, Mapping):
+            raise CheckpointError(f"{_dotted(path)} must be a dict, but is {type(value).__name__}")
+        for key, item in expected.items():
+            if key in value:
+                if value[key] is not None:
+                    _check_entries(value[key], item, (*path, str(key)))
+            elif not isinstance(item, Mapping) or item:
+                raise CheckpointError(f"{_dotted((*path, str(key)))} is missing")
+    elif isinstance(expected, Tensor) and isinstance(value, Tensor) and value.shape != expected.shape:
+        raise CheckpointError(f"{_dotted(path)} has shape {list(value.shape)}, but must have {list(expected.shape)}")

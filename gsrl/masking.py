@@ -128,18 +128,21 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
         env: A single environment, or several.
 
     Returns:
-        A single one with a method `action_masks`, its own or a wrapper's, in an :class:`ActionMasker`, unless it is in
-        one already; a `VectorEnv` as a :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
+        A single one with a method `action_masks`, its own or a wrapper's, or an entry `"action_mask"` in its
+        observations, in an :class:`ActionMasker`, unless it is in one already; a `VectorEnv` as a
+        :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
 
     Raises:
-        TypeError: An environment with the method has an action space that :class:`ActionMasker` refuses.
+        TypeError: An environment with such masks has an action space that :class:`ActionMasker` refuses.
         ValueError: As :class:`gsrl.vec_env.GymnasiumVecEnv`.
     """
     if isinstance(env, VectorEnv):
         return GymnasiumVecEnv(env)
-    if isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks") and not is_wrapped(env, ActionMasker):
-        return ActionMasker(env)
-    return env
+    if not isinstance(env, gym.Env) or is_wrapped(env, ActionMasker):
+        return env
+    space = env.observation_space
+    shown = isinstance(space, spaces.Dict) and MASK_KEY in space.spaces
+    return ActionMasker(env) if shown or env.has_wrapper_attr("action_masks") else env
 
 
 def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> NDArray[np.bool_]:
@@ -157,12 +160,7 @@ def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> ND
         ValueError: The length is wrong, an entry is neither 0 nor 1, or a factor of a row has no legal choice.
     """
     masks = _to_bool(codec, masks, name)
-    starts = np.cumsum((0, *codec.sizes[:-1]))
-    illegal = ~np.logical_or.reduceat(masks, starts, axis=-1)  # [*batch, n]
-    if illegal.any():
-        *row, factor = np.argwhere(illegal)[0].tolist()
-        where = f" in row {row[0] if len(row) == 1 else tuple(row)}" if row else ""
-        raise ValueError(f"{name} must leave every factor a legal choice, got none for factor {factor}{where}")
+    _check_legal(_matrix(codec, masks), name)
     return masks
 
 
@@ -180,12 +178,9 @@ def to_matrix(codec: OneHotCodec, flat: ArrayLike, *, validate_args: bool = True
     Raises:
         ValueError: As :func:`check_masks`.
     """
-    flat = check_masks(codec, flat) if validate_args else _to_bool(codec, flat, "masks")
-    shape = (*flat.shape[:-1], codec.n, codec.K)
-    if codec.mask is None:
-        return flat.reshape(shape)
-    matrix = np.zeros(shape, np.bool_)
-    matrix[..., codec.mask.numpy()] = flat
+    matrix = _matrix(codec, _to_bool(codec, flat, "masks"))
+    if validate_args:
+        _check_legal(matrix, "masks")
     return matrix
 
 
@@ -231,7 +226,11 @@ def current_masks(
 
 
 def _to_bool(codec: OneHotCodec, masks: ArrayLike, name: str) -> NDArray[np.bool_]:
-    masks, length = np.asarray(masks), sum(codec.sizes)
+    length = sum(codec.sizes)
+    try:
+        masks = np.asarray(masks)
+    except ValueError:  # lists or arrays of unequal lengths
+        raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, got unequal lengths") from None
     if masks.ndim < 1 or masks.shape[-1] != length:
         raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, got {list(masks.shape)}")
     if masks.dtype == np.bool_:
@@ -240,3 +239,20 @@ def _to_bool(codec: OneHotCodec, masks: ArrayLike, name: str) -> NDArray[np.bool
     if other.any():
         raise ValueError(f"{name} must be boolean, or 0 and 1, got {masks[other][0]!r}")
     return masks.astype(np.bool_)
+
+
+def _matrix(codec: OneHotCodec, flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    shape = (*flat.shape[:-1], codec.n, codec.K)
+    if codec.mask is None:
+        return flat.reshape(shape)
+    matrix = np.zeros(shape, np.bool_)
+    matrix[..., codec.mask.numpy()] = flat
+    return matrix
+
+
+def _check_legal(matrix: NDArray[np.bool_], name: str) -> None:
+    legal = matrix.any(-1)  # [*batch, n]
+    if not legal.all():
+        *row, factor = np.argwhere(~legal)[0].tolist()
+        where = f" in row {row[0] if len(row) == 1 else tuple(row)}" if row else ""
+        raise ValueError(f"{name} must leave every factor a legal choice, got none for factor {factor}{where}")

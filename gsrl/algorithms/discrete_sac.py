@@ -30,7 +30,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import adapt, current_masks, to_matrix
+from gsrl.masking import adapt, check_masks, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
@@ -481,6 +481,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
         Warns if the agent has learned with action masks and none are given: it may then take illegal actions.
         :func:`gsrl.evaluation.evaluate_policy` gives them.
+
+        Raises:
+            ValueError: ``action_masks`` are neither one for all observations nor one for each, have another length or
+                entries other than 0 and 1, or leave a factor without a legal choice.
         """
         if self.masked and action_masks is None:
             warnings.warn(
@@ -488,7 +492,24 @@ class DiscreteSAC(OffPolicyAlgorithm):
                 "gsrl.evaluation.evaluate_policy and gsrl.callbacks.EvalCallback.",
                 stacklevel=2,
             )
-        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+        try:
+            return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+        except ValueError:
+            if action_masks is not None:
+                self._check_masks(observation, action_masks)  # here, so that it costs nothing where all is well
+            raise
+
+    def _check_masks(self, observation: Any, action_masks: Any) -> None:
+        """Raises if these masks are not for these observations."""
+        codec = self.policy.actor.head.codec
+        shape = check_masks(codec, action_masks, "action_masks").shape
+        observations, _ = self.policy.obs_to_tensor(observation)
+        count = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        if math.prod(shape[:-1]) not in (1, count):
+            raise ValueError(
+                f"action_masks must have shape [{shape[-1]}] or [{count}, {shape[-1]}] for {codec.space} and this "
+                f"observation, got {list(shape)}"
+            )
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
@@ -576,14 +597,18 @@ class DiscreteSAC(OffPolicyAlgorithm):
             device: Unused: parameters stay where they are.
 
         Raises:
-            gsrl.checkpoint.CheckpointError: The file is not a saved model.
+            gsrl.checkpoint.CheckpointError: The file is not a saved model, or does not fit this one.
             KeyError: Entries of the optimiser's state do not match.
             RuntimeError: Entries of a module's state dict do not match.
             ValueError: With ``exact_match``, the names of the four do not match.
         """
-        if not isinstance(load_path_or_dict, dict):
-            load_path_or_dict = _read(load_path_or_dict, self.device, False, {})["parameters"]
-        super().set_parameters(load_path_or_dict, exact_match)
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match)
+            return
+        tree = _read(load_path_or_dict, self.device, False, {})
+        with checkpoint.fitting(load_path_or_dict):
+            checkpoint.check_entries(tree, {"parameters": self.get_parameters() if exact_match else None})
+            super().set_parameters(tree["parameters"], exact_match)
 
     def state_dict(self, *, replay_buffer: bool = True) -> dict[str, Any]:
         """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores.
@@ -611,7 +636,13 @@ class DiscreteSAC(OffPolicyAlgorithm):
         """Restores :meth:`state_dict`, of an agent with the same settings.
 
         The state of a generator only fits its own kind of device: on another one, this agent's stays as it is.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
         """
+        expected = self.state_dict(replay_buffer=False)
+        expected["generator"]["state"] = None  # its size is that of its kind of device
+        checkpoint.check_entries(state, expected)
         self.set_parameters(state["parameters"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
@@ -685,8 +716,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             **kwargs: Settings to change.
 
         Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, or needs
-                ``custom_objects``.
+            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, needs
+                ``custom_objects``, or lacks what this version of gsrl restores.
             ValueError: ``env`` has other spaces than the agent, another algorithm saved the file, or the parameters do
                 not fit the changed settings.
         """
@@ -709,8 +740,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
                 stacklevel=2,
             )
         try:
-            model.load_state_dict(tree)
-        except (KeyError, RuntimeError) as error:
+            with checkpoint.fitting(path):
+                model.load_state_dict(tree)
+        except checkpoint.CheckpointError as error:
             if not (kwargs or custom_objects):
                 raise
             changed = sorted({*kwargs, *(custom_objects or {})})
@@ -737,8 +769,14 @@ class DiscreteSAC(OffPolicyAlgorithm):
         Args:
             path: What :meth:`save_replay_buffer` wrote.
             truncate_last_traj: Whether the last episode ends where the buffer ends.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, or is not that of such a replay buffer.
         """
-        self.replay_buffer = self._make_replay_buffer(checkpoint.load(path)["replay_buffer"])  # type: ignore[arg-type]
+        tree = checkpoint.load(path)  # type: ignore[arg-type]
+        with checkpoint.fitting(path):
+            checkpoint.check_entries(tree, {"replay_buffer": None})
+            self.replay_buffer = self._make_replay_buffer(tree["replay_buffer"])
         self.masked = self.replay_buffer.masked
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
@@ -794,4 +832,6 @@ def _read(path: Any, device: torch.device | str, trusted: bool, replace: Mapping
     tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
     if not isinstance(tree, dict) or "algorithm" not in tree:
         raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved DiscreteSAC.")
+    with checkpoint.fitting(path):
+        checkpoint.check_entries(tree, dict.fromkeys(("policy_class", "observation_space", "action_space", "n_envs")))
     return tree

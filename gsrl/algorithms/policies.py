@@ -376,7 +376,7 @@ class DiscreteSACPolicy(BasePolicy):
         # Stable-Baselines3's predict hands the observation alone to _predict.
         if action_masks is not None:
             matrix = to_matrix(codec, action_masks).reshape(-1, codec.n, codec.K)
-            self._mask = torch.as_tensor(matrix, device=self.device)
+            self._mask = torch.as_tensor(matrix, device=self.actor.head.weight.device)
         try:
             return super().predict(observation, state, episode_start, deterministic)
         finally:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import json
+import operator
 import os
 import pickle
 import random
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
@@ -28,7 +32,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import envs
-from gsrl import DiscreteSAC, make_estimator
+from gsrl import DiscreteSAC, checkpoint, make_estimator
 from gsrl.buffers import ReplayBatch
 from gsrl.checkpoint import CheckpointError
 from gsrl.distributions import FactoredCategorical
@@ -310,6 +314,69 @@ def test_settings_that_do_not_fit_the_parameters_are_refused(tmp_path: Path) -> 
     make_model().save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"do not fit the changed settings \['policy_kwargs'\]"):
         DiscreteSAC.load(tmp_path / "model", policy_kwargs={"net_arch": [16]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "change", "message"),
+    [
+        (("last_masks",), None, "last_masks is missing"),
+        (("n_envs",), None, "n_envs is missing"),
+        (("counters", "_n_updates"), None, "counters._n_updates is missing"),
+        (("parameters", "policy", "actor.head.bias"), None, "parameters.policy.actor.head.bias is missing"),
+        (
+            ("parameters", "entropy_coefficient", "log_value"),
+            lambda value: value[0],
+            "parameters.entropy_coefficient.log_value has shape [], but must have [1]",
+        ),
+        # Adam's averages of a scalar would fit any shape.
+        (
+            ("parameters", "learner", "exp_avg", "entropy_coefficient.log_value"),
+            lambda value: value[0],
+            "parameters.learner.exp_avg.entropy_coefficient.log_value has shape [], but must have [1]",
+        ),
+        (("replay_buffer", "dummy"), None, "state must have the entries"),
+        (
+            ("parameters", "policy", "actor.old"),
+            lambda _: torch.zeros(1),
+            'Unexpected key(s) in state_dict: "actor.old',
+        ),
+    ],
+)
+def test_files_of_other_versions_are_one_clear_error(
+    entry: tuple[str, ...], change: Callable[[Any], Any] | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.zip"
+    make_model().learn(30).save(path, include=["replay_buffer"])
+    tree = checkpoint.load(path)
+    *outer, last = entry
+    node = functools.reduce(operator.getitem, outer, tree)
+    value = node.pop(last, None)
+    if change is not None:
+        node[last] = change(value)
+    checkpoint.save(path, tree)
+    expected = rf"model\.zip does not fit .*{re.escape(message)}.*; train again, or load it with"
+    with pytest.raises(CheckpointError, match=expected):
+        DiscreteSAC.load(path)
+    if entry[0] in ("parameters", "n_envs"):
+        with pytest.raises(CheckpointError, match=expected):
+            make_model().set_parameters(str(path))
+    else:
+        make_model().set_parameters(str(path))
+
+
+def test_a_state_that_lacks_an_entry_changes_nothing() -> None:
+    model, state = make_model(), make_model(seed=1).learn(30).state_dict()
+    before = [torch.as_tensor(value).clone() for value in parameters(model)]
+    del state["last_masks"]
+    with pytest.raises(CheckpointError, match=r"^last_masks is missing$"):
+        model.load_state_dict(state)
+    assert same(before, parameters(model))
+
+
+def test_a_model_is_no_replay_buffer(tmp_path: Path) -> None:
+    make_model().save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"model\.zip does not fit .*: replay_buffer is missing"):
+        make_model().load_replay_buffer(tmp_path / "model.zip")
 
 
 def test_settings_that_are_left_out_take_their_defaults(tmp_path: Path) -> None:
@@ -971,9 +1038,73 @@ def test_a_method_action_masks_is_enough() -> None:
         model.predict(np.zeros(2, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("action_space", "action_masks", "message"),
+    [
+        (spaces.Discrete(4), np.ones((2, 4), bool), "[4] or [1, 4] for Discrete(4) and this observation, got [2, 4]"),
+        (spaces.Discrete(4), np.ones((0, 4), bool), "[1, 4] for Discrete(4) and this observation, got [0, 4]"),
+        (spaces.Discrete(4), np.ones(3, bool), "shape [*batch, 4] for Discrete(4), got [3]"),
+        (spaces.Discrete(4), np.ones((1, 5)), "shape [*batch, 4] for Discrete(4), got [1, 5]"),
+        (spaces.Discrete(4), np.full(4, 2), "be boolean, or 0 and 1, got np.int64(2)"),
+        (spaces.Discrete(4), np.full(4, 0.5), "be boolean, or 0 and 1, got np.float64(0.5)"),
+        (spaces.Discrete(4), ["yes"] * 4, "be boolean, or 0 and 1, got np.str_('yes')"),
+        (spaces.Discrete(4), np.zeros(4, bool), "leave every factor a legal choice, got none for factor 0"),
+        (spaces.MultiDiscrete([2, 3]), np.ones((2, 3), bool), "[*batch, 5] for MultiDiscrete([2 3]), got [2, 3]"),
+        (spaces.MultiDiscrete([2, 3]), np.ones((2, 5)), "[5] or [1, 5] for MultiDiscrete([2 3]) and this observation"),
+        (spaces.MultiDiscrete([2, 3]), ([1, 1], [1, 1, 1]), "[*batch, 5] for MultiDiscrete([2 3]), got unequal"),
+        (spaces.MultiDiscrete([2, 3]), [1, 1, 0, 0, 0], "leave every factor a legal choice, got none for factor 1"),
+    ],
+)
+def test_masks_that_do_not_fit_the_observation(action_space: spaces.Space, action_masks: Any, message: str) -> None:
+    model = make_model(Spaces(action_space))
+    with pytest.raises(ValueError, match=f"^action_masks must .*{re.escape(message)}"):
+        model.predict(OBSERVATIONS[0], action_masks=action_masks)
+
+
+@pytest.mark.parametrize("masks", [np.ones((2, 4)), np.ones((4, 4)), np.ones((3, 2, 4))])
+def test_masks_that_do_not_fit_several_observations(masks: np.ndarray) -> None:
+    message = re.escape(
+        f"action_masks must have shape [4] or [3, 4] for Discrete(4) and this observation, got {list(masks.shape)}"
+    )
+    model = make_model(Spaces(spaces.Discrete(4)))
+    with pytest.raises(ValueError, match=message):
+        model.predict(OBSERVATIONS[:3], action_masks=masks)
+    env = TransformObservation(
+        Spaces(spaces.Discrete(4)), lambda it: {"it": it}, spaces.Dict(it=Spaces.observation_space)
+    )
+    in_dict = make_model(env, policy="MultiInputPolicy")
+    with pytest.raises(ValueError, match=message):
+        in_dict.predict({"it": OBSERVATIONS[:3]}, action_masks=masks)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.float32])
+def test_masks_for_one_observation_or_for_several(dtype: type) -> None:
+    one, each = np.array([0, 0, 1, 0], dtype), np.eye(4, dtype=dtype)[[2, 0, 3]]
+    model = make_model(Spaces(spaces.Discrete(4)))
+    for deterministic in (False, True):
+        predict = functools.partial(model.predict, deterministic=deterministic)
+        assert predict(OBSERVATIONS[0], action_masks=one)[0] == 2
+        assert predict(OBSERVATIONS[0], action_masks=one[None])[0] == 2
+        assert predict(OBSERVATIONS[:3], action_masks=one)[0].tolist() == [2, 2, 2]
+        assert predict(OBSERVATIONS[:3], action_masks=each)[0].tolist() == [2, 0, 3]
+
+
+def test_an_unordered_set_where_a_state_allows_fewer_actions_than_it_draws() -> None:
+    # In the first state of an episode one action is legal, in the second two, in the third three.
+    model = make_model(OnlyTheMethod(), estimator=make_estimator("unordered-set", num_samples=3))
+    model.learn(120)
+    assert model.masked
+    assert all(torch.as_tensor(value).isfinite().all() for value in parameters(model))
+    exact = make_model(CARTPOLE, estimator="exact")
+    whole = make_model(CARTPOLE, estimator="unordered-set")  # 10 of 2
+    for agent in (exact, whole):
+        agent.update(random_batch())
+    assert whole.learner.gradient_norms()["actor"].item() == pytest.approx(
+        exact.learner.gradient_norms()["actor"].item(), rel=1e-4
+    )
+
+
 def test_an_estimator_that_does_not_fit_says_so_at_once() -> None:
-    with pytest.raises(ValueError, match="num_samples must be at most the number of legal configurations, 2"):
-        DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="unordered-set")
     with pytest.raises(ValueError, match="is for binary factors, K = 2, but got K = 3"):
         DiscreteSAC("MlpPolicy", "Acrobot-v1", estimator="disarm")
     with pytest.raises(ValueError, match="estimator 'relax' has settings without defaults"):

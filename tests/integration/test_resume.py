@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
+import itertools
 import json
 import multiprocessing
+import operator
 import os
 import random
 import shutil
@@ -249,6 +252,27 @@ class Masked(gym.Env):
         return self.np_random.random(1, np.float32), {"action_mask": np.arange(2) == self.legal}
 
 
+class MaskedByInstance(CartPoleEnv):
+    """Allows another thing in every second instance, from some step of it on; the rest is the same."""
+
+    made = itertools.count()
+
+    def __init__(self, since: int) -> None:
+        super().__init__()
+        self.since = since if next(self.made) % 2 else 1000
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed)[0], {"action_mask": self.mask()}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return *super().step(action)[:-1], {"action_mask": self.mask()}
+
+    def mask(self) -> np.ndarray:
+        return np.array([True, self.steps < self.since])
+
+
 def test_a_rewound_environment_goes_on_as_the_first() -> None:
     first, second = (gym.make("CartPole-v1", max_episode_steps=12) for _ in range(2))
     first, second = Rewindable(first), Rewindable(second)
@@ -275,7 +299,7 @@ def test_an_environment_that_comes_to_another_point_is_refused() -> None:
     first.step(0)
     state = first.get_state()
     state["observation"] = np.nextafter(state["observation"], np.float32(1))
-    with pytest.raises(RewindError, match="shows something else after the same 1 steps"):
+    with pytest.raises(RewindError, match="shows another observation after the same 1 steps"):
         second.set_state(state)
     with pytest.raises(RewindError, match=r"ended after \d+ of its 100 steps"):
         second.set_state({**state, "actions": np.zeros(100, np.int64)})
@@ -287,7 +311,9 @@ def test_an_environment_that_comes_to_another_point_is_refused() -> None:
         (lambda: gym.make("CartPole-v1"), None),
         (Masked, None),
         (Drifting, "it goes on in another way"),
-        (Unseeded, "it shows something else after the same"),
+        (Unseeded, "it shows another observation after the same"),
+        (lambda: MaskedByInstance(0), "it shows another action_mask after the same"),
+        (lambda: MaskedByInstance(40), "it goes on in another way"),
         (Broken, "NotImplementedError: not yet"),
     ],
 )
@@ -347,6 +373,28 @@ def test_masks_of_a_method_are_in_the_infos_and_are_restored() -> None:
     restore(second, snapshot(first))
     masks = [[info["action_mask"].tolist() for info in env.reset_infos] for env in (first, second)]
     assert masks[0] == masks[1]
+
+
+def test_a_checkpoint_of_an_environment_that_gives_other_masks_is_refused() -> None:
+    gym.register("ResumeMaskedAgain-v0", Masked)
+    first, second = (make_environments("ResumeMaskedAgain-v0", 1, 0) for _ in range(2))
+    first.reset()
+    state = snapshot(first)
+    (episode,) = state["episodes"]
+    episode["action_mask"] = ~episode["action_mask"]
+    with pytest.raises(RewindError, match="environment 0: it shows another action_mask after the same 0 steps"):
+        restore(second, state)
+    del episode["action_mask"]  # as before they were compared
+    with pytest.raises(RewindError, match="environment 0: it shows another action_mask after the same 0 steps"):
+        restore(second, state)
+
+
+def test_a_checkpoint_from_before_masks_were_compared_is_restored_where_there_are_none() -> None:
+    first, second = (make_environments("CartPole-v1", 1, 0) for _ in range(2))
+    first.reset()
+    state = snapshot(first)
+    assert state["episodes"][0].pop("action_mask") is None
+    restore(second, state)
 
 
 @pytest.fixture
@@ -445,11 +493,50 @@ def test_a_full_disk_is_one_clear_error_and_the_run_can_be_finished(
 
 
 @pytest.mark.parametrize(
+    ("agent", "entry", "shape"),
+    [
+        ("gumbel-sac", ("last_masks",), None),
+        ("gumbel-sac", ("parameters", "entropy_coefficient", "log_value"), "[1]"),
+        ("ppo", ("progress", "_n_updates"), None),
+        ("ppo", ("parameters", "policy", "action_net.bias"), "[2]"),
+    ],
+)
+def test_a_checkpoint_of_an_earlier_version_is_one_clear_error(
+    agent: str, entry: tuple[str, ...], shape: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, agent) == 0
+    path = tmp_path / "checkpoint.zip"
+    tree = checkpoint.load(path)
+    *outer, last = entry
+    node = functools.reduce(operator.getitem, outer, tree["model"])
+    value = node.pop(last)
+    if shape is not None:
+        node[last] = value[0]
+    checkpoint.save(path, tree)
+    assert resume(tmp_path, "--steps", "400") == 2
+    answer = capsys.readouterr().err.splitlines()[-1]
+    what = "is missing" if shape is None else f"has shape [], but must have {shape}"
+    assert f"{'.'.join(entry)} {what}; train again, or load it with the settings and the version that" in answer
+
+
+def test_a_model_of_an_earlier_version_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", "a2c") == 0
+    path = tmp_path / "run" / "model.zip"
+    tree = checkpoint.load(path)
+    del tree["parameters"]["policy"]["value_net.bias"]
+    checkpoint.save(path, tree)
+    assert run_agent.main(["eval", str(tmp_path / "run"), "--episodes", "1"]) == 2
+    answer = capsys.readouterr().err.splitlines()[-1]
+    assert f"{path} does not fit the settings" in answer
+    assert "parameters.policy.value_net.bias is missing; train again" in answer
+
+
+@pytest.mark.parametrize(
     ("damage", "answer"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a whole gsrl checkpoint"),
         (lambda path: path.write_bytes(b""), "not a whole gsrl checkpoint"),
-        (lambda path: checkpoint.save(path, {**checkpoint.load(path), "model": {}}), "does not fit the run's settings"),
+        (lambda path: checkpoint.save(path, {**checkpoint.load(path), "model": {}}), "does not fit the settings"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(

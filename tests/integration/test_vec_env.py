@@ -261,7 +261,7 @@ def test_render_and_close() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN])
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP])
+@pytest.mark.parametrize("mode", AutoresetMode)
 def test_training_equals_that_on_dummy_vec_env(algorithm: type[BaseAlgorithm], mode: AutoresetMode) -> None:
     def train(env: VecEnv) -> BaseAlgorithm:
         settings: dict[str, Any] = {"batch_size": 16, "policy_kwargs": {"net_arch": [8]}, "seed": 3, "device": "cpu"}
@@ -271,6 +271,11 @@ def test_training_equals_that_on_dummy_vec_env(algorithm: type[BaseAlgorithm], m
     def make() -> gym.Env:
         return gym.make("CartPole-v1", max_episode_steps=15)  # so that some episodes are truncated
 
+    def evaluate(model: BaseAlgorithm) -> tuple[list[float], list[int]]:
+        assert model.env is not None
+        model.env.seed(11)
+        return evaluate_policy(model, model.env, n_eval_episodes=6, return_episode_rewards=True)
+
     ours = train(GymnasiumVecEnv(SyncVectorEnv([make] * 2, autoreset_mode=mode)))
     theirs = train(DummyVecEnv([lambda: Monitor(make())] * 2))
     for name, value in theirs.policy.state_dict().items():
@@ -278,6 +283,8 @@ def test_training_equals_that_on_dummy_vec_env(algorithm: type[BaseAlgorithm], m
     episodes = [(episode["r"], episode["l"]) for episode in theirs.ep_info_buffer]
     assert [(episode["r"], episode["l"]) for episode in ours.ep_info_buffer] == episodes
     assert {length for _, length in episodes} > {15}
+    assert sum(length for _, length in episodes) > 220  # of 256 steps: no episode is left out
+    assert evaluate(ours) == evaluate(theirs)
 
 
 def test_evaluation_counts_episodes_without_warning() -> None:

@@ -27,7 +27,7 @@ from torch import nn
 
 import gsrl.checkpoint as checkpoint
 from gsrl._version import __version__
-from gsrl.checkpoint import CheckpointError, load, save
+from gsrl.checkpoint import CheckpointError, check_entries, fitting, load, save
 from gsrl.estimators import ESTIMATORS, STGumbel, make_estimator
 from gsrl.temperature import TEMPERATURES, ConstantTemperature, ExponentialTemperature
 
@@ -462,6 +462,56 @@ def test_lambdas_and_instances_need_replacement() -> None:
 def test_replacement_works_in_a_dict_with_other_keys() -> None:
     tree = {"type": "mine", 3: lambda: 0, "nested": {"type": 1}}
     assert round_trip(tree, replace={"type": "yours", 3: 4}) == {"type": "yours", 3: 4, "nested": {"type": 1}}
+
+
+EXPECTED: dict[str, Any] = {"a": {"w": torch.zeros(2, 3), 0: None}, "b": 1, "state": {}, "array": np.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (EXPECTED, None),
+        (EXPECTED | {"more": 1, "array": np.zeros(3)}, None),
+        ({name: value for name, value in EXPECTED.items() if name != "state"}, None),
+        (EXPECTED | {"a": None}, None),
+        (EXPECTED | {"a": {"w": None, 0: torch.zeros(4)}}, None),
+        ({}, "a is missing"),
+        (EXPECTED | {"a": {}}, "a.w is missing"),
+        (EXPECTED | {"a": {"w": torch.zeros(2, 3)}}, "a.0 is missing"),
+        ({name: value for name, value in EXPECTED.items() if name != "array"}, "array is missing"),
+        (EXPECTED | {"a": {"w": torch.zeros(3), 0: 1}}, "a.w has shape [3], but must have [2, 3]"),
+        (EXPECTED | {"a": [1]}, "a must be a dict, but is list"),
+        (None, "the tree must be a dict, but is NoneType"),
+    ],
+)
+def test_entries(tree: Any, message: str | None) -> None:
+    if message is None:
+        check_entries(tree, EXPECTED)
+    else:
+        with pytest.raises(CheckpointError) as error:
+            check_entries(tree, EXPECTED)
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CheckpointError("a.w is missing"), "a.w is missing"),
+        (ValueError("pos must be 3."), "pos must be 3"),
+        (KeyError("pos"), "KeyError: 'pos'"),
+        (RuntimeError("size mismatch:\n\tfor w"), "RuntimeError: size mismatch: for w"),
+    ],
+)
+def test_what_does_not_fit_is_one_error_with_the_name_of_the_file(error: Exception, reason: str) -> None:
+    advice = "train again, or load it with the settings and the version that wrote it"
+    for path, name in ((Path("a/model.zip"), "a/model.zip"), ("model", "model"), (io.BytesIO(), "the file")):
+        with pytest.raises(CheckpointError) as raised, fitting(path):
+            raise error
+        expected = f"{name} does not fit the settings, or this version of gsrl, {__version__}: {reason}; {advice}"
+        assert str(raised.value) == expected
+        assert raised.value.__cause__ is error
+    with pytest.raises(ZeroDivisionError), fitting("model"):
+        raise ZeroDivisionError
 
 
 def test_trust_that_cannot_be_met() -> None:

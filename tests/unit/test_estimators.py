@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -122,8 +123,8 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "disarm": (DisARM, {"supports": lambda n, K: K == 2}),
     "arsm": (ARSM, {}),
     # The suite's mask leaves a single configuration of one binary factor, and two of three binary ones.
-    "unordered-set, m = 2": (lambda: UnorderedSet(2), {"supports": lambda n, K: (n, K) != (1, 2)}),
-    "unordered-set, m = 3": (lambda: UnorderedSet(3), {"supports": lambda n, K: K > 2}),
+    "unordered-set, m = 2": (lambda: UnorderedSet(2), {}),
+    "unordered-set, m = 3": (lambda: UnorderedSet(3), {}),
 }
 
 
@@ -961,13 +962,60 @@ def test_unordered_set_size(num_samples):
         UnorderedSet(num_samples)
 
 
-def test_unordered_set_needs_enough_configurations():
-    mask = torch.tensor([[[True, True, True]], [[True, False, True]]])
-    f = lambda z: z.sum((-2, -1))  # noqa: E731
-    with pytest.raises(ValueError, match="at most the number of legal configurations, 2 here, but is 3"):
-        UnorderedSet(3).expectation(FactoredCategorical(torch.zeros(2, 1, 3), mask), f)
-    with pytest.raises(ValueError, match="4 here, but is 10"):
-        UnorderedSet().expectation(FactoredCategorical(torch.zeros(2, 2)), f)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("n", [1, 2])
+def test_unordered_set_is_exact_where_fewer_configurations_are_legal(n, scale):
+    # Every mask of one factor of four choices, beside one, two or four legal choices of a second factor.
+    rows = torch.tensor(list(itertools.product([True, False], repeat=4))[:-1])
+    second = torch.tensor([[True, False, False, False], [False, True, True, False], [True, True, True, True]])
+    mask = rows.unsqueeze(1)
+    if n == 2:
+        mask = torch.stack([rows.repeat(3, 1), second.repeat_interleave(15, 0)], 1)
+    legal = mask.sum(-1).prod(-1)
+    generator = torch.Generator().manual_seed(0)
+    logits = (scale * torch.randn(mask.shape, generator=generator, dtype=torch.float64)).requires_grad_()
+    slope = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    seen = []
+
+    def f(z):
+        seen.append(z)
+        return (0.5 + (z * slope).sum((-2, -1))) ** 3
+
+    results = []
+    for estimator in (UnorderedSet(3), Exact()):
+        value = estimator.expectation(FactoredCategorical(logits, mask), f, generator=generator)
+        results.append((value, torch.autograd.grad(value.sum(), logits)[0]))
+    for estimate, exact in zip(*results, strict=True):
+        assert estimate.isfinite().all()
+        torch.testing.assert_close(estimate[legal <= 3], exact[legal <= 3])
+    assert {1, 2, 3} < set(legal.tolist())
+    assert not seen[0][..., ~mask].any()
+    if scale == 1.0:
+        assert not torch.isclose(results[0][0], results[1][0])[legal > 3].any()
+
+
+def test_unordered_set_of_a_row_does_not_depend_on_how_few_configurations_others_have():
+    logits = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.tensor([[[True, True, True, True]], [[True, False, False, False]]])
+    f, noise = lambda z: z.square() @ torch.arange(4.0, dtype=torch.float64), torch.rand(2, 1, 3, 4)
+    estimate = lambda logits, mask, noise: UnorderedSet(3).expectation(  # noqa: E731
+        FactoredCategorical(logits, mask), lambda z: f(z).sum(-1), noise
+    )
+    together, alone = estimate(logits, mask, noise), estimate(logits[:1], mask[:1], noise[:1])
+    torch.testing.assert_close(together[0], alone[0])
+    assert together[1] == 0  # f of choice 0, the only one
+    torch.testing.assert_close(torch.func.vmap(estimate)(logits, mask, noise), together)
+
+
+def test_unordered_set_larger_than_the_domain_is_exact_with_a_call_for_each_configuration():
+    logits = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    calls = []
+    f = lambda z: (calls.append(len(z)), (z * torch.tensor([[1.0, -1.0], [2.0, 0.3]])).sum((-2, -1)) ** 3)[1]  # noqa: E731
+    values = [estimator.expectation(FactoredCategorical(logits), f) for estimator in (UnorderedSet(10), Exact())]
+    gradients = [torch.autograd.grad(value.sum(), logits)[0] for value in values]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
+    assert calls == [4, 4]
 
 
 @pytest.mark.parametrize("cls", [ARM, DisARM])

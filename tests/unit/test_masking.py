@@ -110,7 +110,10 @@ class TestCheckMasks:
         [
             (THREE, [1, 0], r"^masks must have shape \[\*batch, 3\] for Discrete\(3\), got \[2\]"),
             (UNEVEN, [[1, 1, 1]], r"\[\*batch, 5\] for MultiDiscrete\(\[2 3\]\), got \[1, 3\]"),
+            (UNEVEN, ([1, 1], [1, 1, 1]), r"^masks must have shape \[\*batch, 5\] for .*, got unequal lengths$"),
             (THREE, True, r"got \[\]"),
+            (THREE, ["a", "b", "c"], r"^masks must be boolean, or 0 and 1, got .*a"),
+            (THREE, [1, None, 0], r"^masks must be boolean, or 0 and 1, got None"),
             (THREE, [1, 2, 0], r"^masks must be boolean, or 0 and 1, got .*2"),
             (THREE, [1.0, np.nan, 0.0], r"0 and 1, got .*nan"),
             (THREE, [0, 0, 0], r"^masks must leave every factor a legal choice, got none for factor 0$"),
