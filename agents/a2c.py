@@ -1,7 +1,8 @@
 """Advantage actor-critic, from Stable-Baselines3: the simplest on-policy baseline.
 
 Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, in its synchronous form. The tuned
-settings are those that RL Baselines3 Zoo publishes (``hyperparams/a2c.yml``).
+settings are those that RL Baselines3 Zoo publishes (``hyperparams/a2c.yml``), and our own for this project's
+environments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deep Q-learning, from Stable-Baselines3: the off-policy baseline.
 
 Source: Mnih et al., "Human-level control through deep reinforcement learning", 2015. The tuned settings are those that
-RL Baselines3 Zoo publishes (``hyperparams/dqn.yml``).
+RL Baselines3 Zoo publishes (``hyperparams/dqn.yml``), and our own for this project's environments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Proximal policy optimisation, from Stable-Baselines3: the on-policy baseline.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017. The tuned settings are those that RL
-Baselines3 Zoo publishes (``hyperparams/ppo.yml``).
+Baselines3 Zoo publishes (``hyperparams/ppo.yml``), and our own for this project's environments.
 """
 
 from __future__ import annotations

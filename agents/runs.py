@@ -702,7 +702,8 @@ def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]
             restore(env, environments)
         except RewindError as error:
             obstacle = error
-    load_state_dict(model, state, folder / "checkpoint.zip")  # the global generators too, after all that may have used them
+    # The global generators too, after all that may have used them.
+    load_state_dict(model, state, folder / "checkpoint.zip")
     if environments is not None and obstacle is None:
         return
     if obstacle is not None:

@@ -49,9 +49,9 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
     Actions are ``Discrete(16)``: action a slides ``a % 4 + 1`` cells in direction ``a // 4`` of up, right, down and
     left. 46 % are legal, on average over the cells; an illegal one costs ``penalty`` more, and moves nothing.
 
-    The observation is ``MultiDiscrete([9, 9, 17, 17])``: row and column of the agent, then how many rows below it and how
-    many columns to its right the goal is, each plus 8. All that decides which actions are legal is seen, with masks or
-    without.
+    The observation is ``MultiDiscrete([9, 9, 17, 17])``: row and column of the agent, then how many rows below it and
+    how many columns to its right the goal is, each plus 8. All that decides which actions are legal is seen, with masks
+    or without.
 
     Attributes:
         optimal_return: Expected return of the best policy over starts and goals: minus the mean fewest moves.

@@ -41,8 +41,8 @@ def adam_(
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     # Both bias corrections in the step size: m / (1 - b1) / (sqrt(v / (1 - b2)) + eps), times sqrt(1 - b2) twice.
     correction = (1 - beta2**count) ** 0.5
-    # The bound is lost beside eps. Without it the square root of zeros and denormals, of units that never fire or choices
-    # that are never drawn, takes up to 25 times as long.
+    # The bound is lost beside eps. Without it the square root of zeros and denormals, of units that never fire or of
+    # choices that are never drawn, takes up to 25 times as long.
     denominator = exp_avg_sq.clamp_min(1e-36).sqrt_().add_(eps * correction)
     parameters.addcdiv_(exp_avg, denominator, value=-learning_rate * correction / (1 - beta1**count))
 

@@ -46,6 +46,7 @@ SUBJECTS: dict[tuple[str, float | None], Callable[[], Estimator] | None] = {
         }.items()
         for tau in taus
     },
+    ("decoupled-st", 1.0): lambda: make_estimator("decoupled-st", forward_temperature=2.0, backward_temperature=1.0),
     ("reinforce", None): lambda: make_estimator("reinforce"),
     ("reinforce, running mean", None): lambda: Reinforce("running-mean"),
     ("muprop", None): lambda: make_estimator("muprop"),
