@@ -62,12 +62,12 @@ _GRID: dict[str, Any] = {
     "steps": 20_000,
     "gamma": 0.9,
     "learning_rate": 1e-3,
-    "linear_decay": True,
-    "target_entropy_ratio": 0.1,
+    "batch_size": 128,
+    "target_entropy_ratio": 0.05,
     "tau": 0.01,
     "critics": "mean",
     "layer_norm": True,
-    "net_arch": (256, 256),
+    "net_arch": (128, 128),
 }
 
 TUNED: dict[str, dict[str, Any]] = {

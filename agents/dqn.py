@@ -81,6 +81,13 @@ TUNED: dict[str, dict[str, Any]] = {
         "exploration_final_eps": 0.04,
         "net_arch": (256, 256),
     },
+    "gsrl/LargeDiscrete-v0": {
+        "steps": 30_000,
+        "gamma": 0.0,
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "exploration_fraction": 0.5,
+    },
     # The Zoo gives both the same.
     "Acrobot-v1": _CLASSIC,
     "LunarLander-v3": _CLASSIC,

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
 from agents.common import constructor_arguments
-from agents.discrete_sac import ACTION_SPACES, MASKS, TUNED
+from agents.discrete_sac import ACTION_SPACES, MASKS
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 
@@ -41,8 +41,13 @@ class Settings(discrete_sac.Settings):
         "rloo",
     ] = "st-gumbel"
     """Estimator of the actor's gradient."""
-    temperature: float = 1.0
-    """Temperature of the relaxed samples that carry the gradient, where the estimator has one."""
+    temperature: float = 0.5
+    """Temperature of the relaxed samples that carry the gradient, where the estimator has one. With st-gumbel and
+    gumbel-softmax it should be below 1, or a learned entropy coefficient may not settle."""
+
+
+TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1"], "temperature": 1.0}}
+"""Those of all soft actor-critic agents, with the temperature."""
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:

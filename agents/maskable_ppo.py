@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.common import UsageError, constructor_arguments
-from agents.ppo import Settings
+from agents.ppo import GRID, Settings
 
 if TYPE_CHECKING:
     from sb3_contrib import MaskablePPO
@@ -23,7 +23,7 @@ SUMMARY = "proximal policy optimisation with action masks (sb3-contrib)"
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "required"
 
-TUNED: dict[str, dict[str, Any]] = {}
+TUNED: dict[str, dict[str, Any]] = {"gsrl/MaskedGrid-v0": GRID}
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> MaskablePPO:

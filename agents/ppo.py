@@ -56,7 +56,18 @@ class Settings:
 
 _MATCH: dict[str, Any] = {"steps": 30_000, "n_envs": 8, "n_steps": 32, "gamma": 0.0, "learning_rate": 1e-3}
 
+GRID: dict[str, Any] = {
+    "steps": 20_000,
+    "n_envs": 8,
+    "n_steps": 64,
+    "gamma": 0.9,
+    "learning_rate": 1e-3,
+    "net_arch": (256, 256),
+}
+"""For the maze, with masks or without."""
+
 TUNED: dict[str, dict[str, Any]] = {
+    "gsrl/UnmaskedGrid-v0": GRID,
     "gsrl/FactoredMatch-v0": _MATCH,
     "gsrl/BitMatch-v0": _MATCH,
     "CartPole-v1": {

@@ -3,7 +3,8 @@
 A row is written to ``<out>.csv`` as each run ends; rows that are there already are not run again, so that a long
 table can be made in several sittings, and a run that was interrupted goes on. ``<out>.md`` holds the table: the
 interquartile mean (IQM, the mean of the middle half of the seeds), the worst seed, every seed's return, and the time of
-a run. Where an environment knows its best return, so does the table.
+a run. Where the environment knows its best actions, so does the table: what share of the best return in the same
+episodes was reached.
 
 An agent is trained in ``--env``, or in the environment behind an ``@``. Those of ``--beside`` have seeds of their own.
 
@@ -21,18 +22,22 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pandas as pd
 import stable_baselines3
 import torch
 from scipy.stats import trim_mean
+from stable_baselines3.common.vec_env import VecEnv
 
-import envs  # noqa: F401  # registers the environments of the checkout
 import gsrl
+from agents.runs import Evaluator
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = [
@@ -97,12 +102,28 @@ def train_all(todo: Sequence[Run], runs: Path, jobs: int) -> Iterator[tuple[Run,
             raise
 
 
-def best_return(env: str) -> float | None:
-    """The best return that can be expected, if the environment knows it."""
-    made = gymnasium.make(env)
-    best = getattr(made.unwrapped, "optimal_return", None)
-    made.close()
-    return None if best is None else float(best)
+class Oracle:
+    """Takes the best actions, of which the environments know."""
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env = env
+
+    def get_vec_normalize_env(self) -> None:
+        """There is no normalisation."""
+
+    def predict(self, observation: object, *_: object, **__: object) -> tuple[np.ndarray, None]:
+        """The best action in each environment."""
+        return np.array(self.env.env_method("optimal_action")), None
+
+
+@cache
+def best_return(env: str, seed: int, episodes: int) -> float | None:
+    """The best return in the very episodes that the final parameters of a run are evaluated on, if it is known."""
+    evaluator = Evaluator(env, seed)
+    with closing(evaluator):
+        if not evaluator.env.has_attr("optimal_action"):
+            return None
+        return float(np.mean(evaluator(Oracle(evaluator.env), episodes)))
 
 
 def iqm(values: Iterable[float]) -> float:
@@ -112,14 +133,16 @@ def iqm(values: Iterable[float]) -> float:
 
 def summary(rows: pd.DataFrame) -> dict[str, Any]:
     """What the seeds of one agent come to."""
-    returns = rows.sort_values("seed")["eval_return_mean"]
-    best = best_return(rows["env"].iloc[0])
-    middle = iqm(returns)
-    share = {} if best is None else {"of the best": f"{100 * (middle / best if best > 0 else best / middle):.1f} %"}
+    rows = rows.sort_values("seed")
+    returns = rows["eval_return_mean"]
+    best = [best_return(*row) for row in rows[["env", "seed", "eval_episodes"]].itertuples(index=False)]
+    # Of costs the share is the other way round.
+    shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if top is not None]
+    share = {"of the best": f"{100 * iqm(shares):.1f} %"} if shares else {}
     digits = 1 if returns.abs().max() >= 100 else 2
     return {
         "seeds": len(returns),
-        "IQM": round(middle, digits),
+        "IQM": round(iqm(returns), digits),
         **share,
         "mean": round(returns.mean(), digits),
         "worst": round(returns.min(), digits),

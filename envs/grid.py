@@ -82,6 +82,11 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
         """The fewest moves from the agent to the goal."""
         return int(self._distances[self._agent, self._goal])
 
+    def optimal_action(self) -> int:
+        """A legal action that leaves the fewest moves."""
+        ends = self._target[self._agent]
+        return int(np.where(ends >= 0, self._distances[ends, self._goal], np.inf).argmin())
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

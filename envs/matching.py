@@ -71,6 +71,10 @@ class Rounds(gym.Env[np.ndarray, Any]):
         """The reward in [0, 1] of an answer to the last question."""
         raise NotImplementedError
 
+    def optimal_action(self) -> Any:
+        """The right answer to the last question."""
+        raise NotImplementedError
+
 
 class FactoredMatch(Rounds):
     r"""Every factor answers its own part of the question, and earns the full reward beside a right neighbour only.
@@ -125,6 +129,10 @@ class FactoredMatch(Rounds):
         alone = np.count_nonzero(right)
         beside = np.count_nonzero(right[1:] & right[:-1]) + int(right[-1] and right[0])
         return float((1 - self.coupling) * alone + self.coupling * beside) / self.n
+
+    def optimal_action(self) -> np.ndarray:
+        """What is right for each factor."""
+        return self._right.astype(self.action_space.dtype)
 
 
 class BitMatch(FactoredMatch):
@@ -192,6 +200,10 @@ class LargeDiscrete(Rounds):
         if not 0 <= row < self.side:
             raise ValueError(f"`action` must be an integer from 0 to {self.side**2 - 1}, got {action!r}")
         return float(self._bell[abs(row - self._row)] * self._bell[abs(column - self._column)])
+
+    def optimal_action(self) -> int:
+        """The cell itself."""
+        return self._row * self.side + self._column
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
