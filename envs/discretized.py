@@ -60,6 +60,11 @@ class DiscretizeEnds(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         self._dimensions = np.arange(len(self.values))
         self._shape = box.shape
 
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps the environment. The reward is a float, which BipedalWalker's is not."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, float(reward), terminated, truncated, info
+
     def action(self, action: np.ndarray) -> np.ndarray:
         """The continuous action that a choice of each dimension stands for.
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, is_vecenv_wrapped
 from torch import Tensor
 
 from gsrl import checkpoint
@@ -395,6 +395,12 @@ class DiscreteSAC(OffPolicyAlgorithm):
         if is_reset:
             self.replay_buffer.end_episodes()  # the environment is about to be reset
             if self.env is not None and isinstance(self.env.unwrapped, GymnasiumVecEnv):
+                if self.env.unwrapped.has_dummy_steps and is_vecenv_wrapped(self.env, VecFrameStack):
+                    raise ValueError(
+                        "env must not be a VecFrameStack of a vector environment with dummy steps: the stack would "
+                        "keep the final frame of an episode for the next; stack in the environments, by "
+                        "gymnasium.wrappers.FrameStackObservation."
+                    )
                 self.env.unwrapped.allow_dummy_steps()  # the replay buffer drops them
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if is_reset:

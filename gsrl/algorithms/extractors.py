@@ -17,7 +17,8 @@ class SmallCNN(BaseFeaturesExtractor):
     """A convolutional network for small images, such as MinAtar's 10 x 10, which ``NatureCNN`` refuses.
 
     One layer of 3 x 3 kernels with stride 1, then a linear layer, as in MinAtar's own agents. Images may have any
-    number of channels, first or last: the smallest dimension, and the last one of equals.
+    number of channels, first or last: the dimension beside two equal ones, the smallest where none are equal, and the
+    last where all are.
 
     Source: Young and Tian 2019 (1903.03176), Section 4.
 
@@ -42,7 +43,7 @@ class SmallCNN(BaseFeaturesExtractor):
             raise ValueError(f"observation_space must be a Box of three dimensions, but got {observation_space}.")
         super().__init__(observation_space, features_dim)
         shape = observation_space.shape
-        self.channels_last = min(shape) == shape[-1]
+        self.channels_last = shape[0] == shape[1] or (shape[1] != shape[2] and min(shape) == shape[2])
         height, width = shape[:-1] if self.channels_last else shape[1:]
         if min(height, width) < 3:
             raise ValueError(f"observation_space must be at least 3 pixels high and wide, but got shape {shape}.")

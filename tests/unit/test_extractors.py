@@ -27,7 +27,18 @@ class Grid(gym.Env):
         return self.np_random.random((10, 10, 4)) < 0.5, float(action), self.np_random.random() < 0.2, False, {}
 
 
-@pytest.mark.parametrize(("shape", "channels_last"), [((10, 10, 4), True), ((4, 10, 10), False), ((3, 3, 3), True)])
+@pytest.mark.parametrize(
+    ("shape", "channels_last"),
+    [
+        ((10, 10, 4), True),
+        ((4, 10, 10), False),
+        ((3, 3, 3), True),
+        ((10, 10, 12), True),  # more channels than pixels, as of stacked frames
+        ((12, 10, 10), False),
+        ((3, 10, 20), False),
+        ((10, 20, 3), True),
+    ],
+)
 def test_channels_may_be_first_or_last(shape: tuple[int, ...], channels_last: bool) -> None:
     extractor = SmallCNN(spaces.Box(0.0, 1.0, shape), features_dim=7)
     assert extractor.channels_last == channels_last
