@@ -8,6 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from gsrl import FactoredCategorical
+from gsrl.estimators import make_estimator
+from gsrl.objectives import polynomial
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gradients"
 
@@ -45,3 +50,15 @@ def test_polynomial_programming_is_the_same_twice(tmp_path: Path) -> None:
     table = (first / "polynomial-q2.csv").read_text()
     assert table == (second / "polynomial-q2.csv").read_text()
     assert len(table.splitlines()) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize("exponent", [1.5, 2.0, 3.0])
+def test_local_expectation_is_the_exact_gradient_of_polynomial_programming(exponent: float) -> None:
+    """Which is why the study does not train by it."""
+    problem = polynomial(exponent)
+    logits = problem.logits.clone().requires_grad_()
+    cost = make_estimator("local-expectation").expectation(
+        FactoredCategorical(logits), problem.f, generator=torch.Generator().manual_seed(0)
+    )
+    cost.backward()
+    torch.testing.assert_close(logits.grad, problem.exact_gradient().float(), rtol=1e-3, atol=1e-8)
