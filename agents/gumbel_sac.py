@@ -21,8 +21,12 @@ __all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
 
-RELAXED = ("st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax")
-"""Estimators with a temperature."""
+TEMPERATURES = {
+    **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 0.5),
+    **dict.fromkeys(("gapped-st", "straight-through", "reinmax"), 1.0),
+}
+"""Estimators with a temperature, and what it is unless given. Straight-through and ReinMax keep their promises at 1
+alone; with Gumbel noise in the gradient 1 is too much (``docs/decisions.md``)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,10 @@ class Settings(discrete_sac.Settings):
         "rloo",
     ] = "st-gumbel"
     """Estimator of the actor's gradient."""
-    temperature: float = 0.5
-    """Temperature of the relaxed samples that carry the gradient, where the estimator has one. With st-gumbel and
-    gumbel-softmax it should be below 1, or a learned entropy coefficient may not settle."""
+    temperature: float | None = None
+    """Temperature of the relaxed samples that carry the gradient, where the estimator has one. None: .5 for st-gumbel,
+    gumbel-softmax and gumbel-rao, 1 for the others. From 1 up with the former three, a learned entropy coefficient may
+    not settle."""
 
 
 TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1"], "temperature": 1.0}}
@@ -63,9 +68,10 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
         ValueError: A setting is out of range; the message names it.
     """
     arguments = constructor_arguments(env, settings)
-    temperature = arguments.pop("temperature")
-    if not temperature > 0:
+    temperature, name = arguments.pop("temperature"), arguments.pop("estimator")
+    if temperature is None:
+        temperature = TEMPERATURES.get(name)
+    elif not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}")
-    name = arguments.pop("estimator")
-    estimator = make_estimator(name, temperature=temperature) if name in RELAXED else make_estimator(name)
+    estimator = make_estimator(name, temperature=temperature) if name in TEMPERATURES else make_estimator(name)
     return DiscreteSAC(**arguments, estimator=estimator, seed=seed, device=device)
