@@ -47,8 +47,8 @@ class Settings(discrete_sac.Settings):
     """Estimator of the actor's gradient."""
     temperature: float | None = None
     """Temperature of the relaxed samples that carry the gradient, where the estimator has one. None: .5 for st-gumbel,
-    gumbel-softmax and gumbel-rao, 1 for the others. From 1 up with the former three, a learned entropy coefficient may
-    not settle."""
+    gumbel-softmax and gumbel-rao, 1 for the others. Near 1 and above, a learned entropy coefficient does not settle with
+    the former three."""
 
 
 TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1"], "temperature": 1.0}}
