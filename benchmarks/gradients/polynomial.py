@@ -8,8 +8,9 @@ tenths of the gap between the loss at the start and the optimum.
 
 Rows are appended to ``results/polynomial-q<q>.csv`` as each estimator ends; those that are there already are not run
 again. The seeds of an estimator are trained side by side. The figures depend on the seeds alone. Not here:
-``local-expectation``, which is the exact gradient of this separable f at 256 calls a sample; ``unordered-set``, which
-is ``rloo`` where none of the 2^128 configurations is ever drawn twice.
+``local-expectation``, which is the exact gradient of this separable f at 256 calls a sample, as a test holds;
+``unordered-set``, which is ``rloo`` where none of the 2^128 configurations is
+ever drawn twice.
 
     python benchmarks/gradients/polynomial.py [--exponents 1.5 2 3] [--seeds 10] [--out results/]
 """
