@@ -142,7 +142,8 @@ class RLOO(ScoreFunction):
 
     Unbiased. ``m`` calls of ``f`` in one batch. The choice when ``f`` is not differentiable and may be called again.
 
-    Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Richter et al. 2020 (2010.10436).
+    Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Richter et al. 2020 (2010.10436);
+    written out in Ahmadian et al. 2024 (2402.14740), Section 2.3.
 
     Args:
         num_samples: ``m``, at least 2.
