@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
@@ -19,7 +18,7 @@ import envs  # noqa: F401  # registers the environments of the checkout
 from agents import AGENTS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
-from gsrl.masking import MASK_KEY, adapt
+from gsrl.masking import adapt, shows_masks
 
 __all__ = ["EnvironmentFailure", "check_environment", "make_environments"]
 
@@ -28,15 +27,6 @@ EXTRAS = ("box2d", "minatar", "mujoco")
 
 NEED_JAX = ("phys2d/", "tabular/")
 """Beginnings of the names that are not suggested: no extra of this project makes them work."""
-
-# What minatar.gym.register_envs does, without its imports: the names are known where it is not installed, too.
-for _game in ("asterix", "breakout", "freeway", "seaquest", "space_invaders"):
-    for _version, _minimal in (("v0", False), ("v1", True)):
-        gym.register(
-            f"MinAtar/{_game.title().replace('_', '')}-{_version}",
-            "minatar.gym:BaseEnv",
-            kwargs={"game": _game, "use_minimal_action_set": _minimal},
-        )
 
 
 class EnvironmentFailure(RuntimeError):
@@ -126,7 +116,11 @@ def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:
     if masks == "kept":
         return
     # Masks in the info alone are Gymnasium's way to give advice, as in Taxi: to ignore them is no mistake.
-    fits = {"kept": True, "required": _has_masks(env), "ignored": not (_has_masks(env) or _shows_masks(env))}
+    fits = {
+        "kept": True,
+        "required": _has_masks(env),
+        "ignored": not (_has_masks(env) or shows_masks(env.observation_space)),
+    }
     if fits[masks]:
         return
     others = [
@@ -143,7 +137,3 @@ def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:
 
 def _has_masks(env: gym.Env) -> bool:
     return env.has_wrapper_attr("action_masks")
-
-
-def _shows_masks(env: gym.Env) -> bool:
-    return isinstance(env.observation_space, spaces.Dict) and MASK_KEY in env.observation_space.spaces

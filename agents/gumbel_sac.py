@@ -21,7 +21,7 @@ __all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
 
 SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
 
-TEMPERATURES = {
+DEFAULT_TEMPERATURES = {
     **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 0.5),
     **dict.fromkeys(("gapped-st", "straight-through", "reinmax"), 1.0),
 }
@@ -47,8 +47,8 @@ class Settings(discrete_sac.Settings):
     """Estimator of the actor's gradient."""
     temperature: float | None = None
     """Temperature of the relaxed samples that carry the gradient, where the estimator has one. None: .5 for st-gumbel,
-    gumbel-softmax and gumbel-rao, 1 for the others. Near 1 and above, a learned entropy coefficient does not settle with
-    the former three."""
+    gumbel-softmax and gumbel-rao, 1 for the others. Near 1 and above, a learned entropy coefficient does not settle
+    with the former three."""
 
 
 TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1"], "temperature": 1.0}}
@@ -70,8 +70,8 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
     arguments = constructor_arguments(env, settings)
     temperature, name = arguments.pop("temperature"), arguments.pop("estimator")
     if temperature is None:
-        temperature = TEMPERATURES.get(name)
+        temperature = DEFAULT_TEMPERATURES.get(name)
     elif not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}")
-    estimator = make_estimator(name, temperature=temperature) if name in TEMPERATURES else make_estimator(name)
+    estimator = make_estimator(name, temperature=temperature) if name in DEFAULT_TEMPERATURES else make_estimator(name)
     return DiscreteSAC(**arguments, estimator=estimator, seed=seed, device=device)

@@ -184,6 +184,8 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
     if not path.exists():
         raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
     state = checkpoint.load(path, device=config.device)
+    with checkpoint.fitting(path):
+        checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds", "model", "normalization", "generators")))
     if config.steps < state["steps"]:
         raise UsageError(
             f"--steps must be at least the {state['steps']} that {folder} has done, but got {config.steps}"

@@ -189,8 +189,11 @@ def _normalization_state(env: VecNormalize | None) -> dict[str, Any] | None:
 
 
 def _load_normalization_state(env: VecNormalize | None, state: Mapping[str, Any] | None) -> None:
-    if env is None or state is None:
+    if env is None and state is None:
         return
+    if env is None or state is None:
+        here, there = ("no", "with") if env is None else ("a", "without")
+        raise ValueError(f"the model has {here} VecNormalize, and was saved {there} its statistics")
     statistics: Any = env.obs_rms  # of one array, or of each entry of a Dict observation
     if isinstance(statistics, dict):
         for key, value in statistics.items():

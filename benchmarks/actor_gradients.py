@@ -5,8 +5,8 @@ are short, so that what learns faster ends higher. Beside the final greedy retur
 vertex, all that most estimators see, is from the differences between vertices (:func:`gsrl.diagnostics.critic_slope`):
 at the end of training, at 64 states of the replay, and at actions of the policy.
 
-A row is written to ``results/actor-gradients-<env>.csv`` as each run ends; rows that are there already are not made
-again. ``.md`` beside it holds the table: interquartile mean (worst) over the seeds, and the median slope.
+A row is written to ``results/actor-gradients-<env>-<steps>.csv`` as each run ends; rows that are there already are not
+made again. ``.md`` beside it holds the table: interquartile mean and worst of the seeds, and the median slope.
 
     python benchmarks/actor_gradients.py --env gsrl/FactoredMatch-v0 --steps 5000
     python benchmarks/actor_gradients.py --env gsrl/Pendulum-11bins-v1 --steps 6000
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="gsrl/FactoredMatch-v0")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS))
+    parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS), choices=ESTIMATORS)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/actor-gradients"), help="folder of the runs")
@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    file = arguments.out / f"actor-gradients-{arguments.env.replace('/', '-')}.csv"
+    file = arguments.out / f"actor-gradients-{arguments.env.replace('/', '-')}-{arguments.steps}.csv"
     runs = arguments.runs.resolve()
 
     wanted = {
@@ -99,9 +99,7 @@ def main() -> None:
             {
                 "estimator": estimator,
                 "critic": critic,
-                **{
-                    name: row[name] for name in ("seed", "steps", "eval_return_mean", "eval_return_std", "wall_seconds")
-                },
+                **{name: row[name] for name in KEPT},
                 **{f"slope_{name}": value for name, value in slope.items()},
             }
         )

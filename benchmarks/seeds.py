@@ -137,7 +137,7 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
     returns = rows["eval_return_mean"]
     best = [best_return(*row) for row in rows[["env", "seed", "eval_episodes"]].itertuples(index=False)]
     # Of costs the share is the other way round.
-    shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if top is not None]
+    shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if top and mean]
     share = {"of the best": f"{100 * iqm(shares):.1f} %"} if shares else {}
     digits = 1 if returns.abs().max() >= 100 else 2
     return {
@@ -176,7 +176,7 @@ def origin(commands: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Runs what is missing, and writes the table after every run."""
+    """Runs what is missing, each with its row, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="*", default=["gumbel-sac", "exact-sac"])
     parser.add_argument("--beside", nargs="*", default=[], help="agents to compare with")

@@ -4,8 +4,10 @@
 - :mod:`envs.matching`: many factors, many bits or very many choices, with known best returns;
 - :mod:`envs.grid`: a maze with illegal actions, masked or not;
 - :mod:`envs.discretized`: continuous control with discrete actions.
+
+Beside them stand MinAtar's games under their own ids (:mod:`envs.minatar`).
 """
 
-from envs import discretized, grid, matching, probes
+from envs import discretized, grid, matching, minatar, probes
 
-__all__ = ["discretized", "grid", "matching", "probes"]
+__all__ = ["discretized", "grid", "matching", "minatar", "probes"]

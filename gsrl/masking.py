@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import GymnasiumVecEnv
 
-__all__ = ["MASK_KEY", "ActionMasker", "adapt", "check_masks", "current_masks", "to_matrix"]
+__all__ = ["MASK_KEY", "ActionMasker", "adapt", "check_masks", "current_masks", "shows_masks", "to_matrix"]
 
 MASK_KEY = "action_mask"
 """Where the mask of a state stands in the info of the step or reset that leads to it."""
@@ -140,9 +140,12 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
         return GymnasiumVecEnv(env)
     if not isinstance(env, gym.Env) or is_wrapped(env, ActionMasker):
         return env
-    space = env.observation_space
-    shown = isinstance(space, spaces.Dict) and MASK_KEY in space.spaces
-    return ActionMasker(env) if shown or env.has_wrapper_attr("action_masks") else env
+    return ActionMasker(env) if shows_masks(env.observation_space) or env.has_wrapper_attr("action_masks") else env
+
+
+def shows_masks(observation_space: spaces.Space[Any]) -> bool:
+    """Whether observations have an entry `"action_mask"`."""
+    return isinstance(observation_space, spaces.Dict) and MASK_KEY in observation_space.spaces
 
 
 def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> NDArray[np.bool_]:

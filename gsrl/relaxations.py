@@ -199,14 +199,16 @@ def gumbel_softmax(
         negative = _log_exponential(logits.shape, generator, logits.device)
     else:
         _check_noise(noise, logits)
-        negative = -noise
-    if isinstance(temperature, Tensor) or temperature == 1:
-        scores = _divide(legal - negative, temperature)
+        negative = -_cast_up(noise)
+    # What neither overflows nor vanishes in float32 is multiplied: a node fewer to differentiate.
+    if isinstance(temperature, Tensor) or temperature == 1 or not 1e-30 < temperature < 1e30:
+        perturbed = legal - negative
+        scores = _divide(perturbed, temperature)
     else:
-        scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)  # a node fewer to differentiate
+        perturbed = scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)
     soft = scores.softmax(-1)
     if hard:
-        soft = _harden(soft, _one_hot(scores))
+        soft = _harden(soft, _one_hot(perturbed))
     return _cast(soft, logits.dtype)
 
 

@@ -30,7 +30,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import adapt, check_masks, current_masks, to_matrix
+from gsrl.masking import adapt, check_masks, current_masks, shows_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
@@ -406,6 +406,12 @@ class DiscreteSAC(OffPolicyAlgorithm):
         if is_reset:
             assert self.env is not None
             self._last_masks = current_masks(self.env)
+            if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
+                warnings.warn(
+                    "The environments give action masks by a method or in their observations, which are not heeded: "
+                    "put gsrl.masking.ActionMasker around each before they are vectorised.",
+                    stacklevel=3,
+                )
             self._set_masked(self._last_masks is not None)
         return result
 

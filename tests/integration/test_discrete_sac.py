@@ -13,6 +13,7 @@ import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -1024,6 +1025,13 @@ class OnlyTheMethod(gym.Env):
 
     def action_masks(self) -> np.ndarray:
         return np.arange(4) <= self.steps
+
+
+@pytest.mark.parametrize("vectorise", [DummyVecEnv, gym.vector.SyncVectorEnv])
+def test_masks_that_nobody_hands_on_are_warned_of(vectorise: Any) -> None:
+    model = DiscreteSAC("MlpPolicy", vectorise([OnlyTheMethod]), policy_kwargs={"net_arch": [8]}, seed=0)
+    with pytest.warns(UserWarning, match=r"put gsrl\.masking\.ActionMasker around each"), suppress(ValueError):
+        model.learn(1)  # which takes an illegal action, or a legal one
 
 
 def test_a_method_action_masks_is_enough() -> None:

@@ -75,7 +75,7 @@ def make_opinionated_model() -> DiscreteSAC:
 
 
 def steps_of_one(env: gym.Env, act: Callable[..., Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Observations `[1, 8]` and masks `[1, 16]` of a single maze in which a policy acts for ever."""
+    """Observations `[1, 4]` and masks `[1, 16]` of a single maze in which a policy acts for ever."""
     observation, info = env.reset(seed=0)
     while True:
         yield observation[None], info["action_mask"][None]
@@ -85,7 +85,7 @@ def steps_of_one(env: gym.Env, act: Callable[..., Any]) -> Iterator[tuple[np.nda
 
 
 def steps_of_eight(env: VecEnv, act: Callable[..., Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Observations `[8, 8]` and masks `[8, 16]` of eight mazes that start anew by themselves."""
+    """Observations `[8, 4]` and masks `[8, 16]` of eight mazes that start anew by themselves."""
     env.seed(0)
     observations, masks = env.reset(), current_masks(env)
     while True:

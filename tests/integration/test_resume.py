@@ -531,12 +531,25 @@ def test_a_model_of_an_earlier_version_is_one_clear_error(tmp_path: Path, capsys
     assert "parameters.policy.value_net.bias is missing; train again" in answer
 
 
+def test_a_model_of_a_run_with_normalisation_is_not_taken_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", "a2c", "--normalize") == 0
+    config = tmp_path / "run" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["settings"]["normalize"] = False
+    config.write_text(json.dumps(settings))
+    assert run_agent.main(["eval", str(tmp_path / "run"), "--episodes", "1"]) == 2
+    assert "the model has no VecNormalize, and was saved with its statistics" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "answer"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a whole gsrl checkpoint"),
         (lambda path: path.write_bytes(b""), "not a whole gsrl checkpoint"),
         (lambda path: checkpoint.save(path, {**checkpoint.load(path), "model": {}}), "does not fit the settings"),
+        (lambda path: shutil.copy(path.with_name("model.zip"), path), "steps is missing"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(

@@ -122,7 +122,7 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "arm": (ARM, {"supports": lambda n, K: K == 2}),
     "disarm": (DisARM, {"supports": lambda n, K: K == 2}),
     "arsm": (ARSM, {}),
-    # The suite's mask leaves a single configuration of one binary factor, and two of three binary ones.
+    # The suite's mask leaves a single configuration of one binary factor, and two of three binary ones: fewer than m.
     "unordered-set, m = 2": (lambda: UnorderedSet(2), {}),
     "unordered-set, m = 3": (lambda: UnorderedSet(3), {}),
 }

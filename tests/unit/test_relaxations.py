@@ -141,6 +141,20 @@ def test_relaxed_sample_is_its_closed_form(temperature):
     torch.testing.assert_close(gumbel_softmax(logits, temperature, noise=noise), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_noise_of_another_precision_is_used_in_float32(dtype):
+    logits, noise = normal(20, 5), (4 * gumbel_noise((20, 5), generator=generator(1))).to(dtype)
+    expected = ((logits + noise) / 1e-4).softmax(-1)
+    torch.testing.assert_close(gumbel_softmax(logits, 1e-4, noise=noise), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1e-31, 1e31, 1e39, math.inf])
+def test_samples_are_exact_at_extreme_temperatures(temperature):
+    logits, noise = normal(200, 5), gumbel_noise((200, 5), generator=generator(1))
+    sample = gumbel_softmax(logits, temperature, hard=True, noise=noise)
+    assert torch.equal(sample, gumbel_max(logits, noise=noise))
+
+
 def test_relaxed_sample_by_hand():
     # (logits + noise) / temperature = (2 log 1, 2 log 2), so weights 1 and 4.
     sample = gumbel_softmax(torch.tensor([0.0, math.log(2)]), 0.5, noise=torch.zeros(2))
