@@ -308,10 +308,6 @@ class DiscreteSAC(OffPolicyAlgorithm):
         """Raises before any work is lost. The replay buffer checks its own arguments."""
         if not hasattr(self, "action_space"):
             raise ValueError("env must be an environment, but got None; DiscreteSAC.load needs none to predict.")
-        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise TypeError(
-                f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {self.action_space}."
-            )
         if not isinstance(self.estimator, Estimator):
             raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}.")
         if self.critics not in ("min", "mean"):
@@ -417,8 +413,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Takes Gymnasium's vector environments too, and masks where a single environment has ``action_masks()``."""
-        return OffPolicyAlgorithm._wrap_env(adapt(env), verbose, monitor_wrapper)
+        """Takes Gymnasium's vector environments too, and the masks that a single environment gives."""
+        env = adapt(env)
+        _check_spaces(env.observation_space, env.action_space)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _set_masked(self, masked: bool) -> None:
         """Makes the replay buffer one with masks, or without; only an empty one can change."""
@@ -792,6 +790,24 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.masked = self.replay_buffer.masked
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
+
+
+def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Refuses what neither our networks nor the preprocessing of Stable-Baselines3 can take."""
+    if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise TypeError(f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {action_space}.")
+    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+        if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise TypeError(
+                "env must have observations that are a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of "
+                f"these, but got {space}."
+            )
+        if 0 in (space.shape or ()):
+            raise ValueError(f"env must have observations that are not empty, but got {space}.")
+        if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
+            raise ValueError(f"env must have MultiDiscrete observations of one dimension, but got {space}.")
+        if np.any(getattr(space, "start", 0)):
+            raise ValueError(f"env must have observations that start at 0, but got {space}.")
 
 
 def _make_entropy_coefficient(ent_coef: str | float, n: int) -> EntropyCoefficient:

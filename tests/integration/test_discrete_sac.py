@@ -918,13 +918,35 @@ class Spaces(gym.Env):
 
 @pytest.mark.parametrize(
     "action_space",
-    [spaces.Box(-1.0, 1.0, (1,)), spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])],
+    [
+        spaces.Box(-1.0, 1.0, (1,)),
+        spaces.Box(-np.inf, np.inf, (1,)),
+        spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
+    ],
     ids=lambda space: type(space).__name__,
 )
 def test_other_action_spaces_are_refused(action_space: spaces.Space) -> None:
     message = f"Discrete, MultiDiscrete or MultiBinary action space, but got {type(action_space).__name__}"
     with pytest.raises(TypeError, match=message):
         make_model(env=Spaces(action_space))
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "message"),
+    [
+        (spaces.Sequence(spaces.Discrete(2)), "must have observations that are a Box, .* but got Sequence"),
+        (spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}), "or a Dict of these, but got Dict"),
+        (spaces.Box(-1.0, 1.0, (0,)), r"observations that are not empty, but got Box\(\[\]"),
+        (spaces.MultiDiscrete([[2, 3]]), "MultiDiscrete observations of one dimension"),
+        (spaces.Discrete(3, start=1), r"observations that start at 0, but got Discrete\(3, start=1\)"),
+        (spaces.MultiDiscrete([2, 3], start=[0, 1]), "observations that start at 0"),
+    ],
+)
+def test_other_observation_spaces_are_refused(observation_space: spaces.Space, message: str) -> None:
+    env = Spaces(spaces.Discrete(2))
+    env.observation_space = observation_space
+    with pytest.raises((TypeError, ValueError), match=message):
+        make_model(env=env)
 
 
 @pytest.mark.parametrize(
