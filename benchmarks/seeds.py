@@ -142,14 +142,14 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
     digits = 1 if returns.abs().max() >= 100 else 2
     return {
         "seeds": len(returns),
-        "IQM": round(iqm(returns), digits),
+        "IQM": f"{iqm(returns):.{digits}f}",
         **share,
-        "mean": round(returns.mean(), digits),
-        "worst": round(returns.min(), digits),
-        "best": round(returns.max(), digits),
+        "mean": f"{returns.mean():.{digits}f}",
+        "worst": f"{returns.min():.{digits}f}",
+        "best": f"{returns.max():.{digits}f}",
         "steps/s (median)": round(rows["steps_per_second"].median()),
         "seconds a run (median)": round(rows["wall_seconds"].median(), 1),
-        "returns by seed": " ".join(f"{value:.{max(digits - 1, 0)}f}" for value in returns),
+        "returns by seed": " ".join(f"{value:.{digits if digits > 1 else 0}f}" for value in returns),
     }
 
 
