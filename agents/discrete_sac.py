@@ -70,6 +70,15 @@ _GRID: dict[str, Any] = {
     "net_arch": (128, 128),
 }
 
+_PENDULUM: dict[str, Any] = {
+    "steps": 10_000,
+    "gamma": 0.97,
+    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "tau": 0.01,
+    "critics": "mean",
+}
+
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
@@ -94,13 +103,7 @@ TUNED: dict[str, dict[str, Any]] = {
     },
     "gsrl/MaskedGrid-v0": _GRID,
     "gsrl/UnmaskedGrid-v0": _GRID,
-    "gsrl/Pendulum-11bins-v1": {
-        "steps": 10_000,
-        "gamma": 0.97,
-        "learning_rate": 1e-3,
-        "batch_size": 128,
-        "tau": 0.01,
-        "critics": "mean",
-    },
+    "gsrl/Pendulum-11bins-v1": _PENDULUM,
+    "gsrl/Pendulum-11centers-v1": _PENDULUM,
 }
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""

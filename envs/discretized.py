@@ -1,13 +1,11 @@
-"""Continuous control with discrete actions: each dimension takes one of a few values, the extremes among them.
+"""Continuous control with discrete actions: each dimension takes one of a few values.
 
-``gsrl/Pendulum-11bins-v1`` is ``Pendulum-v1`` with 11 values of the torque, and so on for :data:`BASES`; another number
-is asked for by ``gym.make("gsrl/Pendulum-11bins-v1", bins=5)``. Any environment can be wrapped in
-:class:`DiscretizeEnds`.
+``gsrl/Pendulum-11bins-v1`` is ``Pendulum-v1`` with 11 values of the torque, the extremes among them, and so on for
+:data:`BASES`; another number is asked for by ``gym.make("gsrl/Pendulum-11bins-v1", bins=5)``. Any environment can be
+wrapped in :class:`DiscretizeEnds`.
 
-Gymnasium's own wrapper takes the centres of the bins, which 11 of them in [-1, 1] let reach ±10/11 only, so that full
-torque is never given::
-
-    gym.wrappers.DiscretizeAction(gym.make("Pendulum-v1"), bins=11, multidiscrete=True)
+``gsrl/Pendulum-11centers-v1`` and so on are the same through Gymnasium's own ``DiscretizeAction``, which takes the
+centres of the bins: 11 of them in [-1, 1] reach ±10/11 only, so that full torque is never given.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import DiscretizeAction, TransformReward
 
 __all__ = ["BASES", "DiscretizeEnds", "make"]
 
@@ -77,24 +76,29 @@ class DiscretizeEnds(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return self.values[self._dimensions, action].reshape(self._shape)
 
 
-def make(base: str, bins: int, **kwargs: Any) -> DiscretizeEnds:
+def make(base: str, bins: int, *, ends: bool = True, **kwargs: Any) -> gym.Env[Any, Any]:
     """The environment ``base`` with discrete actions, without the wrappers that ``gym.make`` adds in its turn.
 
     Args:
         base: Gymnasium's name of an environment with continuous actions.
         bins: Values of each dimension.
+        ends: Whether the extremes are among them; else they are the centres of equal bins.
         **kwargs: Handed to ``base``.
     """
-    return DiscretizeEnds(gym.make(base, **kwargs).unwrapped, bins)
+    env = gym.make(base, **kwargs).unwrapped
+    if ends:
+        return DiscretizeEnds(env, bins)
+    return DiscretizeAction(TransformReward(env, float), bins, multidiscrete=True)
 
 
 for _base in BASES:
     _name, _, _version = _base.rpartition("-v")
     _spec = gym.spec(_base)
-    gym.register(
-        f"gsrl/{_name}-11bins-v{_version}",
-        f"{__name__}:make",
-        reward_threshold=_spec.reward_threshold,
-        max_episode_steps=_spec.max_episode_steps,
-        kwargs={"base": _base, "bins": 11},
-    )
+    for _values, _ends in (("bins", True), ("centers", False)):
+        gym.register(
+            f"gsrl/{_name}-11{_values}-v{_version}",
+            f"{__name__}:make",
+            reward_threshold=_spec.reward_threshold,
+            max_episode_steps=_spec.max_episode_steps,
+            kwargs={"base": _base, "bins": 11, "ends": _ends},
+        )

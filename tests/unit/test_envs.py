@@ -25,7 +25,7 @@ from envs.matching import BitMatch, FactoredMatch, LargeDiscrete, Rounds
 MATCHING: list[Callable[..., Rounds]] = [FactoredMatch, BitMatch, LargeDiscrete]
 IDS = [f"gsrl/{name}-v0" for name in ("FactoredMatch", "BitMatch", "LargeDiscrete", "MaskedGrid", "UnmaskedGrid")]
 PROBES = [f"gsrl/Probe{name}-v0" for name in probes.__all__ if name != "Probe"]
-DISCRETIZED = [f"gsrl/{base.replace('-v', '-11bins-v')}" for base in BASES]
+DISCRETIZED = [f"gsrl/{base.replace('-v', f'-11{values}-v')}" for base in BASES for values in ("bins", "centers")]
 
 Policy = Callable[[np.ndarray], Any]
 
@@ -528,6 +528,17 @@ def test_discrete_pendulum_is_the_pendulum() -> None:
         assert (terminated, truncated) == (False, step == 199)
 
 
+def test_centres_of_bins_stop_short_of_full_torque() -> None:
+    discrete, continuous = gym.make("gsrl/Pendulum-11centers-v1"), gym.make("Pendulum-v1")
+    assert discrete.action_space == spaces.MultiDiscrete([11])
+    discrete.reset(seed=0)
+    continuous.reset(seed=0)
+    for choice in range(11):
+        torque = (-10 + 2 * choice) / 11 * 2
+        seen, *_ = discrete.step(np.array([choice]))
+        np.testing.assert_allclose(seen, continuous.step(np.array([torque], np.float32))[0], atol=1e-6)
+
+
 def test_other_numbers_of_values_and_keywords_reach_the_environment() -> None:
     env = gym.make("gsrl/Pendulum-11bins-v1", bins=3, g=5.0)
     assert env.action_space == spaces.MultiDiscrete([3])
@@ -564,8 +575,11 @@ def test_robots_take_discrete_actions(base: str, module: str, factors: int, limi
 def test_every_base_is_registered_as_it_was() -> None:
     for base in BASES:
         name, _, version = base.rpartition("-v")
-        spec, before = gym.spec(f"gsrl/{name}-11bins-v{version}"), gym.spec(base)
-        assert (spec.max_episode_steps, spec.reward_threshold) == (before.max_episode_steps, before.reward_threshold)
+        before = gym.spec(base)
+        for values in ("bins", "centers"):
+            spec = gym.spec(f"gsrl/{name}-11{values}-v{version}")
+            assert spec.max_episode_steps == before.max_episode_steps
+            assert spec.reward_threshold == before.reward_threshold
 
 
 @pytest.mark.parametrize("action", [[-1, 0], [0, 3], [0], [0.5, 1.0]])
