@@ -94,6 +94,13 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out.with_suffix(".csv"), index=False)
 
+    draw(table, arguments.out.with_suffix(".png"))
+    print(table.to_string(index=False))
+    print(f"gsrl {__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
+
+
+def draw(table: pd.DataFrame, file: Path) -> None:
+    """Draws the milliseconds against both sizes, and prints the slopes."""
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, column, critics in ((left, "n", ("multilinear", "network")), (right, "K", ("choices",))):
@@ -102,13 +109,11 @@ def main() -> None:
             exponent = slope(part[column].tolist(), part["milliseconds"].tolist())
             axes.plot(part[column], part["milliseconds"], "o-", ms=3, label=f"{critic}: slope {exponent:.2f}")
             print(f"{critic}: slope {exponent:.2f} in {column}")
-        axes.set(xscale="log", yscale="log", xlabel=f"{column}", ylim=(0.5, None))
+        axes.set(xscale="log", yscale="log", xlabel=f"{column}")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylabel("milliseconds an update")
-    figure.savefig(arguments.out.with_suffix(".png"), dpi=200)
-    print(table.to_string(index=False))
-    print(f"gsrl {__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
+    left.set(ylabel="milliseconds an update", ylim=(0.5, 2 * table["milliseconds"].max()))
+    figure.savefig(file, dpi=200)
 
 
 if __name__ == "__main__":
