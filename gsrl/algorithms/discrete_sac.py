@@ -176,7 +176,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         gradient_steps: int = 1,
         *,
         n_steps: int = 1,
-        estimator: str | Estimator = "st-gumbel",
+        estimator: str | Estimator = "straight-through",
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
         target_entropy_ratio: float = 0.2,

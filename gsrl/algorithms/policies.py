@@ -292,7 +292,7 @@ class DiscreteSACPolicy(BasePolicy):
         critic: What the critics know of an action: ``"choices"``, the values of all choices of a single factor at once;
             ``"multilinear"``, values of state, choices and pairs of choices (:class:`gsrl.values.MultilinearValues`);
             ``"network"``, a network that takes the one-hot matrix as an input. ``"auto"``: ``"choices"`` for a single
-            factor, ``"multilinear"`` for several.
+            factor, ``"network"`` for several, or ``"multilinear"`` where ``net_arch`` has no hidden layer.
 
     Raises:
         ValueError: ``critic`` is another form, or does not fit the space or ``net_arch``.
@@ -331,7 +331,8 @@ class DiscreteSACPolicy(BasePolicy):
             normalize_images,
         )
         if critic == "auto":
-            critic = "choices" if self.actor.head.codec.n == 1 else "multilinear"
+            several: CriticForm = "network" if critic_arch else "multilinear"
+            critic = "choices" if self.actor.head.codec.n == 1 else several
         self.critic = Critics(
             observation_space,
             action_space,

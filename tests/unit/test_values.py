@@ -496,8 +496,8 @@ def make_model(action_space: spaces.Space, **policy_kwargs: Any) -> DiscreteSAC:
     [
         (ONE_FACTOR, "auto", ChoiceValues),
         (spaces.MultiDiscrete([4]), "auto", ChoiceValues),
-        (FACTORS, "auto", MultilinearValues),
-        (spaces.MultiBinary(2), "auto", MultilinearValues),
+        (FACTORS, "auto", NetworkValues),
+        (spaces.MultiBinary(2), "auto", NetworkValues),
         (ONE_FACTOR, "choices", ChoiceValues),
         (ONE_FACTOR, "multilinear", MultilinearValues),
         (ONE_FACTOR, "network", NetworkValues),
@@ -510,6 +510,11 @@ def test_the_form_of_the_critics(action_space: spaces.Space, critic: str, expect
     policy = make_model(action_space, critic=critic).policy
     for critics in (policy.critic, policy.critic_target):
         assert type(critics(observations())) is expected
+
+
+def test_without_a_hidden_layer_critics_of_several_factors_are_multilinear() -> None:
+    policy = make_model(FACTORS, critic="auto", net_arch=[]).policy
+    assert type(policy.critic(observations())) is MultilinearValues
 
 
 @pytest.mark.parametrize(
