@@ -5,6 +5,7 @@ from gsrl.algorithms import CategoricalActorCriticPolicy, DiscreteSAC
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.heads import ActionHead
+from gsrl.population import Population
 from gsrl.relaxations import binary_concrete, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
 from gsrl.spaces import OneHotCodec
 from gsrl.subsets import SubsetOfK
@@ -16,6 +17,7 @@ __all__ = [
     "Estimator",
     "FactoredCategorical",
     "OneHotCodec",
+    "Population",
     "SubsetOfK",
     "__version__",
     "binary_concrete",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecNormalize
@@ -19,10 +22,11 @@ from gsrl.spaces import OneHotCodec
 __all__ = ["ReplayBatch", "ReplayBuffer"]
 
 Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
+Index: TypeAlias = tuple[int | slice | list[int], ...]
 
 
 class ReplayBatch(NamedTuple):
-    """A batch of B n-step transitions, from time t to t + m with m <= n_steps.
+    """A batch of B n-step transitions, from time t to t + m with m <= n_steps; of S members, `[S, B, ...]` throughout.
 
     The target of a critic is `rewards + discounts * V(next_observations)`.
     """
@@ -60,29 +64,40 @@ class ReplayBuffer(BaseBuffer):
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices
     `[rows, n_envs, n]` in the smallest unsigned dtype that holds them. float64 observations are kept as float32.
-    Memory is asked for at once, but most operating systems hand it out only as it is written. Masks of a state and of
-    its successor are kept as bits, `[rows, n_envs, ceil(L / 8)]` each, see :mod:`gsrl.masking`.
+    Masks of a state and of its successor are kept as bits, `[rows, n_envs, ceil(L / 8)]` each, see
+    :mod:`gsrl.masking`.
+
+    Memory, in bytes: `buffer_size * (2 * observation + n * action + 8)`, plus `buffer_size * 2 * ceil(L / 8)` with
+    masks; times `num_members`. CartPole: 2 * 16 + 1 + 8 = 41 a transition, so that 64 members with 100,000 each take
+    0.25 GiB. It is asked for at once, but most operating systems hand it out only as it is written.
+
+    With `num_members` S, this is S buffers of one member in lock-step: every array is `[S, rows, n_envs, ...]`, and
+    `buffer_size`, `n_envs`, `size()` and `len()` are those of a member. `add` takes the sub-environments grouped by
+    member, member i's from `i * n_envs` on; all members share the place in the ring. What member i samples is, bit for
+    bit, what a buffer of one with its transitions, its settings and its generator would.
 
     Where `infos[i]["dummy_step"]` is true, environment i was only being reset, as in Gymnasium's vector environments of
     the mode `NEXT_STEP`: there was no transition. Its place in the row is taken up, but never sampled, nor part of a
     window. `len()` counts it.
 
     Args:
-        buffer_size: capacity in transitions, all environments together.
+        buffer_size: capacity in transitions, all environments of a member together.
         observation_space: a space Stable-Baselines3 supports, or a `Dict` of such.
         action_space: a `Discrete`, `MultiDiscrete` or `MultiBinary` space.
         device: where sampled tensors go.
-        n_envs: environments stepped together.
-        gamma: discount per step, in [0, 1].
-        n_steps: the longest window, at least 1.
+        n_envs: environments stepped together, of a member.
+        gamma: discount per step, in [0, 1]; or one a member.
+        n_steps: the longest window, at least 1; or one a member.
         masked: whether action masks are stored and sampled.
-        generator: the source of all randomness here.
+        num_members: S; None: a single buffer, without the dimension of the members.
+        generator: the source of all randomness here; of S members a sequence, one a member.
 
     Raises:
-        TypeError: `generator` is not a NumPy `Generator`, the action space is of another kind, or a `Dict` space of
-            observations is nested.
+        TypeError: `generator` is not a NumPy `Generator` (or a sequence of S), `gamma` is not a number or `n_steps` no
+            integer, the action space is of another kind, or a `Dict` space of observations is nested.
         NotImplementedError: Stable-Baselines3 does not support the observation space.
-        ValueError: `n_envs`, `n_steps`, `gamma` or `buffer_size` is out of range.
+        ValueError: `n_envs`, `n_steps`, `gamma`, `buffer_size` or `num_members` is out of range, or there is not one
+            value a member.
     """
 
     def __init__(
@@ -93,21 +108,28 @@ class ReplayBuffer(BaseBuffer):
         device: torch.device | str = "cpu",
         n_envs: int = 1,
         *,
-        gamma: float = 0.99,
-        n_steps: int = 1,
+        gamma: float | Sequence[float] | NDArray[np.floating] = 0.99,
+        n_steps: int | Sequence[int] | NDArray[np.integer] = 1,
         masked: bool = False,
-        generator: np.random.Generator,
+        num_members: int | None = None,
+        generator: np.random.Generator | Sequence[np.random.Generator],
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"n_envs must be at least 1, got {n_envs}")
         if buffer_size < n_envs:
             raise ValueError(f"buffer_size must be at least n_envs ({n_envs}), got {buffer_size}")
-        if n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-        if not 0.0 <= gamma <= 1.0:
-            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-        if not isinstance(generator, np.random.Generator):
-            raise TypeError(f"generator must be a numpy.random.Generator, got {type(generator).__name__}")
+        if num_members is not None and num_members < 1:
+            raise ValueError(f"num_members must be at least 1, or None, got {num_members}")
+        lengths = _of_members("n_steps", n_steps, num_members, "integer", "iu")
+        if (lengths < 1).any():
+            raise ValueError(f"n_steps must be at least 1, got {lengths.min()}")
+        gammas = _of_members("gamma", gamma, num_members, "number", "iuf")
+        wrong = gammas[~((gammas >= 0.0) & (gammas <= 1.0))]
+        if wrong.size:
+            raise ValueError(f"gamma must lie in [0, 1], got {wrong[0]}")
+        self.num_members = num_members
+        self.generator = generator
+        self._list_generators(generator)
         self.codec = OneHotCodec(action_space)
         # BaseBuffer only measures the action space, and knows no multi-dimensional one: show it the flat equal.
         super().__init__(
@@ -117,29 +139,71 @@ class ReplayBuffer(BaseBuffer):
         self.gamma = gamma
         self.n_steps = n_steps
         self.masked = masked
-        self.generator = generator
 
-        leading = (self.buffer_size, n_envs)
-        self.observations: Observation = _map_spaces(lambda space: _allocate(leading, space), observation_space)
-        self.next_observations: Observation = _map_spaces(lambda space: _allocate(leading, space), observation_space)
+        # A step of all environments is [*members, n_envs, ...]; what is stored, [*members, rows, n_envs, ...].
+        members = () if num_members is None else (num_members,)
+        self._every_member: Index = (slice(None),) * len(members)
+        self._step_shape = (*members, n_envs)
+        self._num_envs = math.prod(self._step_shape)
+        leading = (*members, self.buffer_size, n_envs)
+        self._layout: _Layout | dict[str, _Layout] = (
+            {key: _Layout.of(space) for key, space in observation_space.items()}
+            if isinstance(observation_space, spaces.Dict)
+            else _Layout.of(observation_space)
+        )
+        self.observations: Observation = _map(lambda layout: layout.allocate(leading), self._layout)
+        self.next_observations: Observation = _map(lambda layout: layout.allocate(leading), self._layout)
         self.actions = np.zeros((*leading, self.codec.n), dtype=np.min_scalar_type(self.codec.K - 1))
         self.rewards = np.zeros(leading, dtype=np.float32)
         self.terminated = np.zeros(leading, dtype=np.bool_)
         self.truncated = np.zeros(leading, dtype=np.bool_)
         self.dummy = np.zeros(leading, dtype=np.bool_)
-        self._num_dummies = 0
+        # True where a window must close: an episode ended, or this is the newest row.
+        self._closed = np.zeros(leading, dtype=np.bool_)
+        self._num_dummies = [0] * len(gammas)  # of each member
         self._num_choices = sum(self.codec.sizes)  # L
         self._first_choices = np.cumsum((0, *self.codec.sizes[:-1]))
+        self._sizes = np.array(self.codec.sizes, dtype=np.uint64)
+        self._first_actions = self.codec.from_indices(np.zeros(self.codec.n, np.int64)).reshape(-1).astype(np.int64)
         mask_bytes = (self._num_choices + 7) // 8 if masked else 0
         self.action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
         self.next_action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
 
-        self._steps = np.arange(n_steps)
-        self._reward_weights = (gamma**self._steps).astype(np.float32)
-        self._discounts = (gamma ** np.arange(n_steps + 1)).astype(np.float32)
+        self._capacity = self.buffer_size * n_envs  # of a member
+        self._longest = longest = int(lengths.max())  # N
+        self._strides = n_envs * np.arange(longest)
+        member = np.arange(len(gammas)).reshape((*members, 1))  # beside a batch, [*members, B]
+        self._last_unbroken = (member + 1) * self._capacity - 1 - self._strides[-1]
+        # Members whose windows are equally long: all, or some.
+        self._groups: list[tuple[int, slice | NDArray[np.int64]]] = [(longest, slice(None))]
+        if (lengths != longest).any():
+            self._groups = [(int(n), np.flatnonzero(lengths == n)) for n in np.unique(lengths)]
+        # By m - 1, for each member: the weights of the N rewards of a window (0 from m on), and gamma^m.
+        powers = np.stack([float(each) ** np.arange(longest + 1) for each in gammas]).astype(np.float32)
+        self._reward_weights = np.tril(np.broadcast_to(powers[:, None, :-1], (len(gammas), longest, longest)))
+        self._discounts = powers[:, 1:].reshape((*members, longest))
+        self._first_weights = member * longest
+
+    def _list_generators(
+        self, generator: np.random.Generator | Sequence[np.random.Generator]
+    ) -> list[np.random.Generator]:
+        """One generator a member, or an error."""
+        if self.num_members is None:
+            if not isinstance(generator, np.random.Generator):
+                raise TypeError(f"generator must be a numpy.random.Generator, got {type(generator).__name__}")
+            return [generator]
+        expected = f"generator must be a sequence of {self.num_members} numpy.random.Generator, one a member"
+        if not isinstance(generator, Sequence):
+            raise TypeError(f"{expected}, got {type(generator).__name__}")
+        for each in generator:
+            if not isinstance(each, np.random.Generator):
+                raise TypeError(f"{expected}, got one with a {type(each).__name__}")
+        if len(generator) != self.num_members:
+            raise ValueError(f"{expected}, got {len(generator)}")
+        return list(generator)
 
     def __len__(self) -> int:
-        """Transitions stored, all environments together."""
+        """Transitions stored, all environments of a member together."""
         return self.size() * self.n_envs
 
     def add(
@@ -154,16 +218,18 @@ class ReplayBuffer(BaseBuffer):
     ) -> None:
         """Store one step of every environment over the oldest row. Nothing is stored when an argument is refused.
 
+        W is `n_envs`, of S members `S * n_envs`. Errors count environments from 0 to W - 1.
+
         Args:
-            obs: observations before the step, `[n_envs, ...]`, unnormalised.
+            obs: observations before the step, `[W, ...]`, unnormalised.
             next_obs: observations after it, of the same episode: at its end the final one.
-            action: actions of the space, `[n_envs, *action_space.shape]`.
-            reward: rewards `[n_envs]`, unnormalised.
-            done: True where the episode ended `[n_envs]`.
+            action: actions of the space, `[W, *action_space.shape]`.
+            reward: rewards `[W]`, unnormalised.
+            done: True where the episode ended `[W]`.
             infos: `infos[i]["TimeLimit.truncated"]` is True where it ended by truncation, `infos[i]["dummy_step"]`
                 where there was no transition. A buffer with masks takes the one at `next_obs` from
                 `infos[i]["action_mask"]`, unless the step terminated or was no transition.
-            action_masks: the masks at `obs`, flat `[n_envs, L]`; in a buffer with masks only.
+            action_masks: the masks at `obs`, flat `[W, L]`; in a buffer with masks only.
 
         Raises:
             ValueError: a shape or key is wrong, an action is not in its space, or an observation or a reward is
@@ -176,34 +242,44 @@ class ReplayBuffer(BaseBuffer):
         self._check_shape("action", action, self.action_space.shape or ())
         self._check_shape("reward", reward, ())
         self._check_shape("done", done, ())
-        if len(infos) != self.n_envs:
-            raise ValueError(f"infos must hold one dict per environment ({self.n_envs}), got {len(infos)}")
+        if len(infos) != self._num_envs:
+            raise ValueError(f"infos must hold one dict per environment ({self._num_envs}), got {len(infos)}")
         _check_finite("reward", reward)
-        indices = self.codec.to_indices(action)
-        time_limit = np.fromiter((info.get("TimeLimit.truncated", False) for info in infos), np.bool_, self.n_envs)
-        dummy = np.fromiter((info.get("dummy_step", False) for info in infos), np.bool_, self.n_envs)
+        indices = self._checked_indices(action)
+        terminated = truncated = done
+        if done.any():
+            truncated = done & np.fromiter((info.get("TimeLimit.truncated", False) for info in infos), np.bool_)
+            terminated = done & ~truncated
+        is_dummy = [bool(info.get("dummy_step", False)) for info in infos]
+        dummy = np.array(is_dummy).reshape(self._step_shape)
         if self.masked:
             masks = self._checked_masks(action_masks, indices)
-            next_masks = self._checked_next_masks(infos, unused=dummy | (done & ~time_limit))
+            next_masks = self._checked_next_masks(infos, unused=dummy.reshape(-1) | terminated)
         elif action_masks is not None:
             raise ValueError("action_masks were given to a buffer made with masked=False")
 
-        row = self.pos
+        shape = self._step_shape
+        row: Index = (*self._every_member, self.pos)
+        before: Index = (*self._every_member, self.pos - 1)
+        if any(is_dummy) or any(self._num_dummies):
+            self._end_episodes(dummy)  # so that no window reaches the dummy
+            change = dummy.sum(-1) - self.dummy[row].sum(-1) * self.full
+            self._num_dummies = [
+                number + int(more) for number, more in zip(self._num_dummies, change.flat, strict=True)
+            ]
         _map(lambda stored, new: stored.__setitem__(row, new), self.observations, obs)
         _map(lambda stored, new: stored.__setitem__(row, new), self.next_observations, next_obs)
-        self.actions[row] = indices
-        self.rewards[row] = reward
-        self.terminated[row] = done & ~time_limit
-        self.truncated[row] = done & time_limit
-        if self.masked:
-            self.action_masks[row] = np.packbits(masks, axis=-1)
-            self.next_action_masks[row] = np.packbits(next_masks, axis=-1)
-        if dummy.any():
-            self._end_episodes(dummy)  # so that no window reaches the dummy
-        replaced = self.dummy[row].sum() if self.full else 0
-        self._num_dummies += int(dummy.sum() - replaced)
+        self.actions[row] = indices.reshape(*shape, -1)
+        self.rewards[row] = reward.reshape(shape)
+        self.terminated[row] = terminated.reshape(shape)
+        self.truncated[row] = truncated.reshape(shape)
         self.dummy[row] = dummy
-        self.pos = (row + 1) % self.buffer_size
+        self._closed[before] = self.terminated[before] | self.truncated[before]
+        self._closed[row] = True
+        if self.masked:
+            self.action_masks[row] = np.packbits(masks, axis=-1).reshape(*shape, -1)
+            self.next_action_masks[row] = np.packbits(next_masks, axis=-1).reshape(*shape, -1)
+        self.pos = (self.pos + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
 
     def end_episodes(self) -> None:
@@ -212,65 +288,71 @@ class ReplayBuffer(BaseBuffer):
         To be called when the environments were reset without the buffer having seen their episodes end, as on a second
         `learn` or after loading. Otherwise windows would run from the old episodes into the new ones.
         """
-        self._end_episodes(np.ones(self.n_envs, np.bool_))
+        self._end_episodes(np.ones(self._step_shape, np.bool_))
 
     def _end_episodes(self, where: np.ndarray) -> None:
         if len(self):
-            newest = self.pos - 1
+            newest: Index = (*self._every_member, self.pos - 1)
             self.truncated[newest] |= where & ~self.terminated[newest]
 
     def reset(self) -> None:
         """Forget all transitions."""
         super().reset()
-        self._num_dummies = 0
+        self._num_dummies = [0] * len(self._num_dummies)
 
     def sample(
-        self, batch_size: int, env: VecNormalize | None = None, generator: np.random.Generator | None = None
+        self,
+        batch_size: int,
+        env: VecNormalize | None = None,
+        generator: np.random.Generator | Sequence[np.random.Generator] | None = None,
     ) -> ReplayBatch:
         """Draw transitions uniformly, with replacement.
 
         Args:
-            batch_size: B, the number of transitions.
+            batch_size: B, the number of transitions, of every member.
             env: normalises observations, and each reward before they are summed.
-            generator: of this draw; the buffer's own if None.
+            generator: of this draw, one a member as in the constructor; the buffer's own if None.
 
         Raises:
-            ValueError: `batch_size` is below 1 or the buffer is empty.
+            TypeError: `generator` is of another kind.
+            ValueError: `batch_size` is below 1, the buffer (or that of a member) is empty, or `generator` is not one
+                a member.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if len(self) == self._num_dummies:
+        if len(self) == max(self._num_dummies):
             raise ValueError("cannot sample an empty replay buffer: add a transition first")
-        generator = self.generator if generator is None else generator
-        indices = generator.integers(len(self), size=batch_size)
-        # Every dummy follows a transition, so that this soon finds one.
-        while self._num_dummies and (dummy := self.dummy.take(indices)).any():
-            indices[dummy] = generator.integers(len(self), size=dummy.sum())
+        generators = self._list_generators(self.generator if generator is None else generator)
+        if self.num_members is None:
+            return self._get_samples(self._draw(batch_size, generators[0], 0), env)
+        indices = np.empty((self.num_members, batch_size), np.int64)
+        for member, each in enumerate(generators):
+            indices[member] = self._draw(batch_size, each, member)
         return self._get_samples(indices, env)
+
+    def _draw(self, batch_size: int, generator: np.random.Generator, member: int) -> NDArray[np.int64]:
+        """Flat indices `[B]` of one member."""
+        first = member * self._capacity
+        end = first + len(self)
+        indices = generator.integers(first, end, size=batch_size)
+        # Every dummy follows a transition, so that this soon finds one.
+        while self._num_dummies[member] and (dummy := self.dummy.take(indices)).any():
+            indices[dummy] = generator.integers(first, end, size=dummy.sum())
+        return indices
 
     def _get_samples(  # type: ignore[override]  # the base class names the batches of its own subclasses
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
     ) -> ReplayBatch:
-        """The n-step transitions that start at flat indices `row * n_envs + environment`, int64 `[B]`."""
-        rows, n_envs = self.buffer_size, self.n_envs
-        windows = (batch_inds[:, None] + n_envs * self._steps) % (rows * n_envs)  # [B, n_steps]
+        """The n-step transitions that start at flat indices `(member * rows + row) * n_envs + environment`.
 
-        # Steps up to the newest row, and up to the first episode end, inclusive (the last column closes all windows).
-        available = (self.pos - 1 - batch_inds // n_envs) % rows + 1
-        ends = self.terminated.take(windows) | self.truncated.take(windows)
-        ends[:, -1] = True
-        lengths = np.minimum(ends.argmax(axis=1) + 1, available)  # m
-        last = (batch_inds + n_envs * (lengths - 1)) % (rows * n_envs)
-
-        rewards = self._normalize_reward(self.rewards.take(windows), env)
-        rewards = (rewards * self._reward_weights * (self._steps < lengths[:, None])).sum(axis=1)
-        discounts = self._discounts.take(lengths) * ~self.terminated.take(last)
-
-        observations = _map(lambda stored: _gather(stored, batch_inds), self.observations)
-        next_observations = _map(lambda stored: _gather(stored, last), self.next_observations)
+        Indices are int64 `[B]`, of members `[S, B]`, each member's own in its row.
+        """
+        last, rewards, discounts = self._close_windows(batch_inds, env)
+        observations = _map(lambda stored: self._gather(stored, batch_inds), self.observations)
+        next_observations = _map(lambda stored: self._gather(stored, last), self.next_observations)
         return ReplayBatch(
             observations=_map(self._to_tensor, self._normalize_obs(observations, env)),
-            actions=self._to_tensor(_gather(self.actions, batch_inds).astype(np.int64)),
+            actions=self._to_tensor(self._gather(self.actions, batch_inds).astype(np.int64)),
             rewards=self._to_tensor(rewards),
             next_observations=_map(self._to_tensor, self._normalize_obs(next_observations, env)),
             discounts=self._to_tensor(discounts),
@@ -278,53 +360,130 @@ class ReplayBuffer(BaseBuffer):
             next_action_mask=self._gather_masks(self.next_action_masks, last) if self.masked else None,
         )
 
+    def _close_windows(
+        self, starts: NDArray[np.int64], env: VecNormalize | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Of windows that start at these flat indices: the last index, the sum of rewards and the discount."""
+        if self._longest == 1:  # no window to search; a sum of one, which turns -0 to 0 as any sum does
+            rewards = self._normalize_reward(self.rewards.take(starts), env) + np.float32(0.0)
+            return starts, rewards, self._discounts * ~self.terminated.take(starts)
+
+        windows = starts[..., None] + self._strides  # [*S, B, N]
+        broken = starts > self._last_unbroken  # the few that run over the end of their ring
+        if broken.any():
+            first = starts[broken] // self._capacity * self._capacity
+            windows[broken] = first[:, None] + windows[broken] % self._capacity
+
+        closed = self._closed.take(windows)
+        for n_steps, members in self._groups:
+            closed[members, ..., n_steps - 1] = True
+        steps = closed.argmax(axis=-1)  # m - 1
+        last = windows.take(np.arange(0, windows.size, self._longest).reshape(steps.shape) + steps)
+
+        row = steps + self._first_weights
+        weights = self._reward_weights.reshape(-1, self._longest).take(row, axis=0)
+        weighted = self._normalize_reward(self.rewards.take(windows), env) * weights
+        rewards = np.empty(starts.shape, np.float32)
+        for n_steps, members in self._groups:  # apart: NumPy's order of summation depends on the number of terms
+            rewards[members] = weighted[members][..., :n_steps].sum(axis=-1)
+        return last, rewards, self._discounts.take(row) * ~self.terminated.take(last)
+
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the stored rows, the place in the ring and the generator's state.
+        """A copy of the stored rows, the place in the ring and the generator's state (of members: a list of states).
 
         NumPy arrays (in a dict, for observations of a `Dict` space), ints, and the generator's nested dict.
         """
-        state: dict[str, Any] = {
+        states = [generator.bit_generator.state for generator in self._list_generators(self.generator)]
+        if self.num_members is None:
+            return self._state((), states[0])
+        return {"num_members": self.num_members} | self._state(self._every_member, states)
+
+    def member_state(self, member: int) -> dict[str, Any]:
+        """A copy of what one member holds, for `load_state_dict` of a single buffer of its settings.
+
+        Args:
+            member: which one, counted from 0.
+
+        Raises:
+            ValueError: this is a single buffer, or has no such member.
+        """
+        self._check_member(member)
+        return self._state((member,), self._list_generators(self.generator)[member].bit_generator.state)
+
+    def _state(self, members: Index, generator: Any) -> dict[str, Any]:
+        rows: Index = (*members, slice(self.size()))
+        state = {
             "buffer_size": self.buffer_size,
             "n_envs": self.n_envs,
             "pos": self.pos,
             "full": int(self.full),
-            "generator": self.generator.bit_generator.state,
+            "generator": generator,
         }
-        for name, stored in self._arrays().items():
-            state[name] = _map(lambda array: array[: self.size()].copy(), stored)
-        return state
+        return state | {name: _map(lambda array: array[rows].copy(), stored) for name, stored in self._arrays().items()}
+
+    def load_members(self, source: ReplayBuffer, members: Sequence[int]) -> None:
+        """Restore what some members of another buffer hold, as theirs from now on; as :meth:`load_state_dict`.
+
+        Args:
+            source: a buffer with members, of the same spaces, capacity, environments and kind of generators.
+            members: which of its members, in the order they have here; as many as this buffer has.
+
+        Raises:
+            ValueError: `source` has no such member, or what it holds does not fit; nothing is restored then.
+        """
+        for member in members:
+            source._check_member(member)
+        generators = source._list_generators(source.generator)
+        states = [generators[member].bit_generator.state for member in members]
+        self.load_state_dict({"num_members": len(members)} | source._state((list(members),), states))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`, so that the next sample is the one that would have followed.
 
         Args:
-            state: from a buffer of the same spaces, capacity, environments and kind of generator.
+            state: from a buffer of the same spaces, capacity, environments, members and kind of generator.
 
         Raises:
             ValueError: an entry is missing or does not fit; nothing is restored then.
         """
-        expected_keys = {"buffer_size", "n_envs", "pos", "full", "generator", *self._arrays()}
+        numbers = {"buffer_size": self.buffer_size, "n_envs": self.n_envs}
+        if self.num_members is not None:
+            numbers["num_members"] = self.num_members
+        expected_keys = {*numbers, "pos", "full", "generator", *self._arrays()}
         if state.keys() != expected_keys:
             raise ValueError(f"state must have the entries {sorted(expected_keys)}, got {sorted(state)}")
-        for name, expected in (("buffer_size", self.buffer_size), ("n_envs", self.n_envs)):
+        for name, expected in numbers.items():
             if state[name] != expected:
                 raise ValueError(f"state[{name!r}] must be {expected}, got {state[name]}")
         pos, full = int(state["pos"]), bool(state["full"])
         if not 0 <= pos < self.buffer_size:
             raise ValueError(f"state['pos'] must lie in [0, {self.buffer_size}), got {pos}")
         size = self.buffer_size if full else pos
+        rows: Index = (*self._every_member, slice(size))
         for name, stored in self._arrays().items():
-            _check_stored(f"state[{name!r}]", state[name], stored, size)
+            _check_stored(f"state[{name!r}]", state[name], stored, rows)
+        generators = self._list_generators(self.generator)
+        generator_states = [state["generator"]] if self.num_members is None else state["generator"]
+        if len(generator_states) != len(generators):
+            raise ValueError(f"state['generator'] must hold {len(generators)} states, got {len(generator_states)}")
 
-        # The generator refuses the state of another kind, so it goes first.
-        self.generator.bit_generator.state = state["generator"]
+        # A generator refuses the state of another kind: copies try first.
+        for each in (copy.deepcopy(generators), generators):
+            for generator, generator_state in zip(each, generator_states, strict=True):
+                generator.bit_generator.state = generator_state
         self.pos, self.full = pos, full
         for name, stored in self._arrays().items():
-            _map(lambda array, new: array.__setitem__(slice(size), new), stored, state[name])
-        self._num_dummies = int(self.dummy[:size].sum())
+            _map(lambda array, new: array.__setitem__(rows, new), stored, state[name])
+        self._closed[rows] = self.terminated[rows] | self.truncated[rows]
+        self._closed[(*self._every_member, pos - 1)] = True
+        self._num_dummies = self.dummy[rows].reshape(len(generators), -1).sum(axis=1).tolist()
+
+    def _check_member(self, member: int) -> None:
+        if self.num_members is None or not 0 <= member < self.num_members:
+            raise ValueError(f"member must be one of the {self.num_members or 0} of the buffer, got {member}")
 
     def _arrays(self) -> dict[str, Observation]:
-        """What is stored for each transition, by name."""
+        """What is stored of each transition, by name."""
         arrays = {
             "observations": self.observations,
             "next_observations": self.next_observations,
@@ -338,27 +497,40 @@ class ReplayBuffer(BaseBuffer):
             arrays |= {"action_masks": self.action_masks, "next_action_masks": self.next_action_masks}
         return arrays
 
+    def _gather(self, stored: np.ndarray, flat_indices: np.ndarray) -> np.ndarray:
+        """What is stored at these indices, `[*flat_indices.shape, ...]`; always a fresh array."""
+        return stored.reshape(-1, *stored.shape[len(self._step_shape) + 1 :]).take(flat_indices, axis=0)
+
     def _gather_masks(self, stored: np.ndarray, flat_indices: np.ndarray) -> Tensor:
-        """Masks `[B, n, K]` of rows of bits."""
-        masks = np.unpackbits(_gather(stored, flat_indices), axis=-1, count=self._num_choices).view(np.bool_)
+        """Masks `[*flat_indices.shape, n, K]` of rows of bits."""
+        masks = np.unpackbits(self._gather(stored, flat_indices), axis=-1, count=self._num_choices).view(np.bool_)
         return self._to_tensor(to_matrix(self.codec, masks, validate_args=False))
 
     def _to_tensor(self, array: np.ndarray) -> Tensor:
         """The array's own memory on the CPU: only for arrays nobody else holds."""
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _checked_observation(self, name: str, observation: Observation) -> Observation:
-        """Observations in the shape and dtype they are stored in, or an error."""
-        if not isinstance(self.observation_space, spaces.Dict):
-            return self._checked_array(name, np.asarray(observation), self.observation_space)
-        keys = self.observation_space.keys()
-        if not isinstance(observation, dict) or observation.keys() != keys:
+        """Observations `[*members, n_envs, ...]` in the shape and dtype they are stored in, or an error."""
+        if isinstance(self._layout, _Layout):
+            return self._checked_array(name, observation, self._layout)
+        if not isinstance(observation, dict) or observation.keys() != self._layout.keys():
             came = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
-            raise ValueError(f"{name} must be a dict with the keys {sorted(keys)}, got {came}")
+            raise ValueError(f"{name} must be a dict with the keys {sorted(self._layout)}, got {came}")
         return {
-            key: self._checked_array(f"{name}[{key!r}]", np.asarray(observation[key]), space)
-            for key, space in self.observation_space.items()
+            key: self._checked_array(f"{name}[{key!r}]", observation[key], layout)
+            for key, layout in self._layout.items()
         }
+
+    def _checked_indices(self, action: np.ndarray) -> NDArray[np.int64]:
+        """Choice indices `[W, n]` of actions, or an error."""
+        if action.dtype == np.int64:
+            indices = action.reshape(self._num_envs, -1) - self._first_actions
+            # A negative one, read as unsigned, is larger than any size.
+            if (indices.view(np.uint64) < self._sizes).all():
+                return indices
+        return self.codec.to_indices(action)  # other dtypes, and the error
 
     def _checked_masks(self, masks: np.ndarray | None, indices: np.ndarray) -> np.ndarray:
         """Masks `[n_envs, L]` that allow the actions with these indices `[n_envs, n]`, or an error."""
@@ -388,16 +560,42 @@ class ReplayBuffer(BaseBuffer):
                 )
         return check_masks(self.codec, np.stack(masks), f"{MASK_KEY!r} of the infos")
 
-    def _checked_array(self, name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
-        self._check_shape(name, array, space.shape or ())
-        array = array.astype(_storage_dtype(space), copy=False)
-        if array.dtype.kind == "f":
+    def _checked_array(self, name: str, values: Any, layout: _Layout) -> np.ndarray:
+        array = np.asarray(values)
+        self._check_shape(name, array, layout.shape)
+        array = array.astype(layout.dtype, copy=False)
+        if layout.dtype.kind == "f":
             _check_finite(name, array)
-        return array.reshape(self.n_envs, *get_obs_shape(space))  # Discrete: [n_envs] -> [n_envs, 1]
+        return array.reshape(*self._step_shape, *layout.stored_shape)
 
     def _check_shape(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-        if array.shape != (self.n_envs, *shape):
-            raise ValueError(f"{name} must have shape {(self.n_envs, *shape)}, got {array.shape}")
+        if array.shape != (self._num_envs, *shape):
+            raise ValueError(f"{name} must have shape {(self._num_envs, *shape)}, got {array.shape}")
+
+
+class _Layout(NamedTuple):
+    """How the observations of a space, or of one entry of a `Dict` space, come and are stored."""
+
+    shape: tuple[int, ...]
+    stored_shape: tuple[int, ...]  # differs for Discrete: () comes, (1,) is stored
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, space: spaces.Space) -> _Layout:
+        if isinstance(space, spaces.Dict):
+            raise TypeError(f"observation_space must not nest a Dict in a Dict, got {space}")
+        dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
+        return cls(space.shape or (), cast("tuple[int, ...]", get_obs_shape(space)), dtype)
+
+    def allocate(self, leading: tuple[int, ...]) -> np.ndarray:
+        shape = (*leading, *self.stored_shape)
+        try:
+            return np.zeros(shape, dtype=self.dtype)
+        except MemoryError:
+            gibibytes = np.prod(shape, dtype=float) * self.dtype.itemsize / 2**30
+            raise MemoryError(
+                f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
+            ) from None
 
 
 def _map(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
@@ -407,53 +605,38 @@ def _map(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
     return function(first, *rest)
 
 
-def _map_spaces(function: Callable[[spaces.Space], np.ndarray], space: spaces.Space) -> Observation:
-    """Apply `function` to a space, or to every entry of a `Dict` space."""
-    if isinstance(space, spaces.Dict):
-        return {key: function(entry) for key, entry in space.items()}
-    return function(space)
-
-
-def _storage_dtype(space: spaces.Space) -> np.dtype:
-    return np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
-
-
-def _allocate(leading: tuple[int, int], space: spaces.Space) -> np.ndarray:
-    if isinstance(space, spaces.Dict):
-        raise TypeError(f"observation_space must not nest a Dict in a Dict, got {space}")
-    shape, dtype = (*leading, *get_obs_shape(space)), _storage_dtype(space)
-    try:
-        return np.zeros(shape, dtype=dtype)
-    except MemoryError:
-        gibibytes = np.prod(shape, dtype=float) * dtype.itemsize / 2**30
-        raise MemoryError(
-            f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
-        ) from None
-
-
-def _gather(array: np.ndarray, flat_indices: np.ndarray) -> np.ndarray:
-    """Rows `[B, ...]` of an array `[rows, n_envs, ...]`; always a fresh array."""
-    return array.reshape(-1, *array.shape[2:]).take(flat_indices, axis=0)
+def _of_members(name: str, value: Any, num_members: int | None, kind: str, dtype_kinds: str) -> np.ndarray:
+    """One value a member `[S]`, of one for all or of S; of a single buffer `[1]`."""
+    values = np.asarray(value)
+    if values.dtype.kind not in dtype_kinds:
+        raise TypeError(f"{name} must be of type {kind}, got {value!r}")
+    if values.shape not in ((), () if num_members is None else (num_members,)):
+        expected = f"one {kind}" if num_members is None else f"one {kind}, or {num_members}, one a member"
+        raise ValueError(f"{name} must be {expected}, got an array of shape {values.shape}")
+    return np.broadcast_to(values, 1 if num_members is None else num_members)
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:
-    """Refuse NaN and infinity in `[n_envs, ...]`, naming the first environment that has one."""
+    """Refuse NaN and infinity in `[W, ...]`, naming the first environment that has one."""
+    # One cheap number, which is not finite if an entry is not, and rarely else (when it overflows).
+    if math.isfinite(np.vdot(array, array)):
+        return
     finite = np.isfinite(array)
     if not finite.all():
         where = np.argwhere(~finite)[0]
         raise ValueError(f"{name} must be finite, got {array[tuple(where)]} in environment {where[0]}")
 
 
-def _check_stored(name: str, new: Any, stored: Observation, size: int) -> None:
-    """Refuse what cannot take the place of the first `size` rows of `stored`."""
+def _check_stored(name: str, new: Any, stored: Observation, rows: Index) -> None:
+    """Refuse what cannot take the place of these rows of `stored`."""
     if isinstance(stored, dict):
         if not isinstance(new, dict) or new.keys() != stored.keys():
             came = sorted(new) if isinstance(new, dict) else type(new).__name__
             raise ValueError(f"{name} must be a dict with the keys {sorted(stored)}, got {came}")
         for key, array in stored.items():
-            _check_stored(f"{name}[{key!r}]", new[key], array, size)
+            _check_stored(f"{name}[{key!r}]", new[key], array, rows)
         return
-    shape = (size, *stored.shape[1:])
+    shape = stored[rows].shape
     if not isinstance(new, np.ndarray) or new.shape != shape or new.dtype != stored.dtype:
         came = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
         raise ValueError(f"{name} must be an array {stored.dtype} {shape}, got {came}")

@@ -22,6 +22,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator
 from gsrl.evaluation import MaskedModel, takes_masks
 from gsrl.masking import adapt
+from gsrl.timing import Stopwatch
 
 __all__ = ["EvalCallback", "GradientDiagnosticsCallback"]
 
@@ -147,7 +148,8 @@ class GradientDiagnosticsCallback(BaseCallback):
 class EvalCallback(EvalWithoutMasks):
     """Stable-Baselines3's `EvalCallback`, which also hands the environment's action masks to the model.
 
-    Arguments, logs and files are the same. Without masks, or with a model whose `predict` has no argument
+    Arguments, logs and files are the same. A model with a :class:`gsrl.timing.Stopwatch` has the time told apart, as
+    ``evaluation``. Without masks, or with a model whose `predict` has no argument
     `action_masks`, so is all else. :func:`gsrl.evaluation.evaluate_policy` does the same outside of a training.
 
     Args:
@@ -166,12 +168,18 @@ class EvalCallback(EvalWithoutMasks):
     def _on_step(self) -> bool:
         # The base class evaluates `self.model`: for that long, it is one that knows the masks.
         model = self.model
+        is_due = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
+        stopwatch: Stopwatch | None = getattr(model, "stopwatch", None) if is_due else None
+        if stopwatch is not None:
+            stopwatch.lap("callbacks")
         if self._takes_masks:
             self.model = MaskedModel(model, self.eval_env)  # type: ignore[assignment]
         try:
             return super()._on_step()
         finally:
             self.model = model
+            if stopwatch is not None:
+                stopwatch.lap("evaluation")
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         if isinstance(self.model, MaskedModel):

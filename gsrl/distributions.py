@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from gsrl._validation import is_concrete
-from gsrl.relaxations import gumbel_max, masked_logits
+from gsrl.relaxations import gumbel_argmax, gumbel_max, masked_logits
 
 __all__ = ["MAX_SUPPORT", "FactoredCategorical", "kl_divergence"]
 
@@ -107,8 +107,18 @@ class FactoredCategorical(Distribution):
         Returns:
             One-hot ``[*sample_shape, *batch, n, K]``, without gradient.
         """
-        logits = self.logits.detach().expand((*sample_shape, *self.logits.shape))
+        logits = self.logits.detach()
+        if sample_shape:
+            logits = logits.expand((*sample_shape, *logits.shape))
         return gumbel_max(logits, noise=noise, generator=generator, validate_args=False)
+
+    def sample_indices(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draws the index of every factor's choice, int64 ``[*batch, n]``: :meth:`sample` with the same generator.
+
+        Args:
+            generator: Source of the noise; torch's default one if None.
+        """
+        return gumbel_argmax(self.logits.detach(), generator=generator)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one-hot matrices.
@@ -170,11 +180,10 @@ class FactoredCategorical(Distribution):
                 f"enumerate_support lists K**n configurations, at most {MAX_SUPPORT}, but got n = {n}, K = {K}. "
                 "Use an estimator that samples."
             )
-        device = self.logits.device
-        indices = torch.arange(K**n, device=device).unsqueeze(-1) // K ** torch.arange(n - 1, -1, -1, device=device) % K
-        support = torch.zeros(K**n, n, K, dtype=self.logits.dtype, device=device).scatter(
-            -1, indices.unsqueeze(-1), 1.0
-        )
+        support = torch.eye(K, dtype=self.logits.dtype, device=self.logits.device)
+        if n > 1:
+            factors = torch.arange(n - 1, -1, -1, device=support.device)
+            support = support[torch.arange(K**n, device=support.device).unsqueeze(-1) // K**factors % K]
         support = support.reshape(K**n, *(1 for _ in self.batch_shape), n, K)
         return support.expand(K**n, *self.batch_shape, n, K) if expand else support
 

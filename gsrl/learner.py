@@ -1,14 +1,24 @@
-"""The learner: one loss, one backward pass, Adam, Polyak averaging."""
+"""The learner: one loss, one backward pass, Adam, Polyak averaging; of one agent, or of many in lock-step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
-__all__ = ["Learner", "adam_", "clip_by_norm_"]
+from gsrl._compile import Traced, is_traceable
+
+__all__ = ["Learner", "LockstepLearner", "adam_", "bias_corrections", "clip_by_norm_"]
+
+LARGE = 100_000
+"""Numbers of parameters from which on Adam is compiled: for fewer, the call costs more than it saves."""
+
+EAGER_UPDATES = 100
+"""Updates before one is recorded, see :class:`gsrl._compile.Traced`: fewer would not earn the time back."""
 
 
 @torch.no_grad()
@@ -17,41 +27,69 @@ def adam_(
     gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    count: int,
-    learning_rate: float,
+    corrected: tuple[float, float] | tuple[Tensor, Tensor],
     betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
 ) -> None:
     """One step of Adam, in place.
 
     Source: Kingma & Ba 2015 (1412.6980), Algorithm 1; ``eps`` is added as in ``torch.optim.Adam``.
 
     Args:
-        parameters: Written to, as are both averages.
+        parameters: ``[..., P]``. Written to, as are both averages.
         gradient: Of the same shape.
         exp_avg: First moment.
         exp_avg_sq: Second moment.
-        count: Steps taken, this one included.
-        learning_rate: Step size.
+        corrected: Step size and epsilon, what :func:`bias_corrections` returned; tensors ``[..., 1]``, or numbers.
         betas: Decay of the two moments.
-        eps: Added to the denominator.
     """
-    beta1, beta2 = betas
+    (beta1, beta2), (step, epsilon) = betas, corrected
     exp_avg.lerp_(gradient, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    # Both bias corrections in the step size: m / (1 - b1) / (sqrt(v / (1 - b2)) + eps), times sqrt(1 - b2) twice.
-    correction = (1 - beta2**count) ** 0.5
     # The bound is lost beside eps. Without it the square root of zeros and denormals, of units that never fire or of
     # choices that are never drawn, takes up to 25 times as long.
-    denominator = exp_avg_sq.clamp_min(1e-36).sqrt_().add_(eps * correction)
-    parameters.addcdiv_(exp_avg, denominator, value=-learning_rate * correction / (1 - beta1**count))
+    denominator = exp_avg_sq.clamp_min(1e-36).sqrt_().add_(epsilon)
+    if isinstance(step, Tensor):
+        parameters.addcdiv_(exp_avg * step, denominator, value=-1)
+    else:
+        parameters.addcdiv_(exp_avg, denominator, value=-step)
+
+
+def bias_corrections(
+    count: Any, learning_rate: Any, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> tuple[Any, Any]:
+    """Step size and epsilon of Adam with both bias corrections in them.
+
+    They are those of m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), times sqrt(1 - b2^t) above and below.
+
+    Args:
+        count: t, steps taken, this one included: a number, or a float64 tensor.
+        learning_rate: Likewise.
+        betas: Decay of the two moments.
+        eps: Epsilon.
+    """
+    correction = (1 - betas[1] ** count) ** 0.5
+    return learning_rate * correction / (1 - betas[0] ** count), eps * correction
 
 
 def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
-    """Scales a gradient in place so that its 2-norm is at most ``max_norm``; returns the norm it had."""
-    norm = gradient.norm()
+    """Scales gradients ``[..., P]`` in place so that their 2-norms are at most ``max_norm``; returns those they had."""
+    norm = gradient.norm(dim=-1, keepdim=True)
     gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))
-    return norm
+    return norm.squeeze(-1)
+
+
+class _Tensors(NamedTuple):
+    """What an update reads and writes beside its arguments: ``P`` numbers, of each of ``S`` members if there are."""
+
+    parameters: Tensor
+    """``[P]`` or ``[S, P]``, as the next three."""
+    gradient: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    targets: list[Tensor]
+    """Parameters of each target."""
+    others: dict[str, Tensor]
+    """Buffers and frozen parameters of the loss, by name."""
 
 
 class Learner:
@@ -71,7 +109,14 @@ class Learner:
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
+        compile: Whether the whole update is compiled, for arguments of the shapes of the first one, which then takes
+            some seconds. Where that fails, a warning says why, and updates stay eager.
+
+    Attributes:
+        count: Updates done.
     """
+
+    count: int | Tensor
 
     def __init__(
         self,
@@ -81,28 +126,60 @@ class Learner:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         max_grad_norm: float | None = None,
+        compile: bool = False,
     ) -> None:
         self.loss = loss
         self.betas = betas
         self.eps = eps
         self.max_grad_norm = max_grad_norm
         self.count = 0
-        self._named = {name: p for name, p in loss.named_parameters() if p.requires_grad}
-        self._flat = _flatten_(self._named.values())
-        self._exp_avg, self._exp_avg_sq = torch.zeros_like(self._flat), torch.zeros_like(self._flat)
-        self._gradient = torch.zeros_like(self._flat)
+        parameters = dict(loss.named_parameters())
+        self._named = {name: p for name, p in parameters.items() if p.requires_grad}
         self._groups = _groups(self._named)
-        self._targets: list[tuple[Tensor, Tensor]] = []
-        self._target_buffers: list[tuple[Tensor, Tensor]] = []
-        self._gradient_views = list(self._tree(self._gradient).values())
+        self._sources = [source for source, _ in targets]
+        self._followers = []
+        for source, target in targets:
+            names = [f"{target}{name[len(source) :]}" for name in self._named if _child(name) == source]
+            self._followers.append({name: parameters[name] for name in names})
+        followers = {name for followers in self._followers for name in followers}
+        self._others: dict[str, Tensor] = {
+            name: p for name, p in parameters.items() if not (p.requires_grad or name in followers)
+        }
+        self._others.update(loss.named_buffers())
+        self._copied = [
+            (f"{source}.{name}", f"{target}.{name}")
+            for source, target in targets
+            for name, _ in loss.get_submodule(source).named_buffers()
+        ]
+        # Parameters that have two names cost functional_call a search at each call.
+        self._is_tied = len(parameters) < sum(1 for _ in loss.named_parameters(remove_duplicate=False))
+        flat = _flatten(self._named)
+        gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
+        target_flats = [_flatten(followers) for followers in self._followers]
+        self._bind(_Tensors(flat, gradient, exp_avg, exp_avg_sq, target_flats, self._others))
+        self._norms: dict[str, Tensor] = {}
+        self._trace(compile=compile)
+
+    def _trace(self, *, compile: bool) -> None:
+        # In two parts. In one, what gathers the gradients into a flat tensor is compiled to slow code.
+        traceable = compile or is_traceable(self.loss.modules())
+        after = 0 if compile else EAGER_UPDATES
+        gradients = Traced(self._gradients, "the gradient", self._tensors, compile=compile, after=after)
+        self._traced_gradients = gradients if traceable else None
+        step = Traced(self._step_, "the optimiser", self._tensors, compile=True)
+        self._compiled_step = step if compile and self._tensors.parameters.numel() >= LARGE else None
+
+    def _bind(self, tensors: _Tensors) -> None:
+        """Moves the state into these tensors: the loss's own keep their identity, and become views."""
+        self._tensors = tensors
+        for named, flat in zip((self._named, *self._followers), (tensors.parameters, *tensors.targets), strict=True):
+            for p, piece in zip(named.values(), _split(named, flat).values(), strict=True):
+                p.data = piece
+        for name, tensor in self._others.items():
+            tensor.data = tensors.others[name].data
         self._parameters = list(self._named.values())
         self._pointers = [p.data_ptr() for p in self._parameters]
-        self._norms: dict[str, Tensor] = {}
-        for source, target in targets:
-            slow = loss.get_submodule(target)
-            followers = [slow.get_parameter(name[len(source) + 1 :]) for name in self._named if _child(name) == source]
-            self._targets.append((self._flat[self._groups[source]], _flatten_(followers)))
-            self._target_buffers.extend(zip(loss.get_submodule(source).buffers(), slow.buffers(), strict=True))
+        self._gradient_views = list(_split(self._named, tensors.gradient).values())
 
     def update(self, *args: Any, learning_rate: float, tau: float) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
@@ -120,37 +197,32 @@ class Learner:
         """
         if [p.data_ptr() for p in self._parameters] != self._pointers:
             raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
-        loss, metrics = self.loss(*args)
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self._gradient_views, gradients)
         self.count += 1
-        if self.max_grad_norm is not None:
-            for name, group in self._groups.items():
-                self._norms[name] = clip_by_norm_(self._gradient[group], self.max_grad_norm)
-        adam_(
-            self._flat,
-            self._gradient,
-            self._exp_avg,
-            self._exp_avg_sq,
-            self.count,
-            learning_rate,
-            self.betas,
-            self.eps,
-        )
-        if tau > 0:
-            for source, target in self._targets:
-                target.lerp_(source, tau)
-            for source, target in self._target_buffers:
-                target.copy_(source)
+        result = None if self._traced_gradients is None else self._traced_gradients(args)
+        if result is None:
+            loss, metrics = self.loss(*args)
+            gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        else:
+            _, gradients, metrics = result
+        torch._foreach_copy_(self._gradient_views, gradients)
+        numbers = (*bias_corrections(self.count, learning_rate, self.betas, self.eps), tau)
+        norms = None
+        if self._compiled_step is not None:
+            on_device = torch.tensor(numbers).to(self._tensors.parameters.device, non_blocking=True)
+            norms = self._compiled_step(*on_device)
+        self._norms = self._step_(self._tensors, *numbers) if norms is None else norms
         return metrics
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
-        return self._norms or {name: self._gradient[group].norm() for name, group in self._groups.items()}
+        if self._norms:
+            return self._norms
+        return {name: self._tensors.gradient[..., group].norm(dim=-1) for name, group in self._groups.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state: moments by parameter name, and the number of updates."""
-        return {"count": self.count, "exp_avg": self._tree(self._exp_avg), "exp_avg_sq": self._tree(self._exp_avg_sq)}
+        moments = {name: _split(self._named, getattr(self._tensors, name)) for name in ("exp_avg", "exp_avg_sq")}
+        return {"count": self.count, **moments}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Restores :meth:`state_dict`, in place.
@@ -162,8 +234,8 @@ class Learner:
         Raises:
             KeyError: A parameter is missing or unknown.
         """
-        for name, flat in (("exp_avg", self._exp_avg), ("exp_avg_sq", self._exp_avg_sq)):
-            moments = self._tree(flat)
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments = _split(self._named, getattr(self._tensors, name))
             unknown, missing = state[name].keys() - moments.keys(), moments.keys() - state[name].keys()
             if unknown or (strict and missing):
                 raise KeyError(
@@ -173,19 +245,163 @@ class Learner:
                 moments[key].copy_(value)
         self.count = int(state["count"])
 
-    def _tree(self, flat: Tensor) -> dict[str, Tensor]:
-        """A flat tensor as views of the parameters' shapes, by name."""
-        pieces = flat.split([p.numel() for p in self._named.values()])
-        return {name: piece.view(p.shape) for (name, p), piece in zip(self._named.items(), pieces, strict=True)}
+    # The update as functions of tensors alone: of compiled ones, and of many members.
+
+    def _gradients(
+        self, tensors: _Tensors, args: tuple[Any, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+        """The loss, its gradient by each parameter, and the metrics."""
+        pieces = _split(self._named, tensors.parameters)
+        variables = {name: piece.detach().requires_grad_() for name, piece in pieces.items()}
+        fixed = dict(tensors.others)
+        for followers, flat in zip(self._followers, tensors.targets, strict=True):
+            fixed.update(_split(followers, flat))
+        loss, metrics = self._call({**variables, **fixed}, args)
+        gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
+        return loss.detach(), gradients, metrics
+
+    def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with these tensors in the place of its own."""
+        result: tuple[Tensor, dict[str, Tensor]]
+        result = functional_call(self.loss, tensors, args, tie_weights=self._is_tied)
+        return result
+
+    def _step_(self, tensors: _Tensors, step: Any, epsilon: Any, tau: Any) -> dict[str, Tensor]:
+        """Clips the gradient, and moves parameters and targets; returns the norms there were, if they were needed."""
+        norms = {}
+        if self.max_grad_norm is not None:
+            for name, group in self._groups.items():
+                norms[name] = clip_by_norm_(tensors.gradient[..., group], self.max_grad_norm)
+        adam_(*tensors[:4], (step, epsilon), self.betas)
+        if not isinstance(tau, Tensor) and tau == 0:
+            return norms
+        for source, target in zip(self._sources, tensors.targets, strict=True):
+            target.lerp_(tensors.parameters[..., self._groups[source]], tau)
+        for name, copy in self._copied:
+            tensors.others[copy].copy_(tensors.others[name])
+        return norms
 
 
-def _flatten_(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Moves parameters into one flat tensor, of which they become views."""
-    parameters = list(parameters)
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.data = piece.view(p.shape)
-    return flat
+class LockstepLearner(Learner):
+    """Learners of equal structure and settings, whose updates are one.
+
+    The loss is mapped over the members by ``torch.func.vmap``; one backward pass and one step of Adam serve them all.
+    Members share nothing: each is clipped by its own norms, has its own learning rate and Polyak coefficient, and
+    counts its own updates. A member whose loss or gradient is not finite is frozen: its parameters and targets stay as
+    they are from then on, and those of the others are what they would have been.
+
+    The learners given become views: their parameters, targets, moments, buffers and frozen parameters are rows of this
+    one's tensors. So a member's networks are always what the updates have made of them, and what is loaded into them
+    is loaded here.
+
+    Args:
+        learners: At least one, all on one device.
+        compile: See :class:`Learner`.
+
+    Attributes:
+        alive: Which members are not frozen, bool ``[S]``.
+        count: Updates of each member, float64 ``[S]``.
+
+    Raises:
+        ValueError: The learners differ in structure or settings.
+    """
+
+    count: Tensor
+
+    def __init__(self, learners: Sequence[Learner], *, compile: bool = False) -> None:
+        first = learners[0]
+        for index, other in enumerate(learners):
+            for name in ("betas", "eps", "max_grad_norm"):
+                if getattr(other, name) != getattr(first, name):
+                    raise ValueError(
+                        f"{name} must be the same for all members, but member {index} has {getattr(other, name)!r} "
+                        f"and member 0 {getattr(first, name)!r}."
+                    )
+            if _shapes(other) != _shapes(first):
+                raise ValueError(f"members must have networks of the same shapes, but those of {index} and 0 differ.")
+        # Names, groups and the loss are those of the first member; its tensors are not.
+        self.__dict__.update(first.__dict__)
+        members = [learner._tensors for learner in learners]
+        self._tensors = _Tensors(
+            torch.stack([tensors.parameters for tensors in members]),
+            torch.stack([tensors.gradient for tensors in members]),
+            torch.stack([tensors.exp_avg for tensors in members]),
+            torch.stack([tensors.exp_avg_sq for tensors in members]),
+            [torch.stack(flats) for flats in zip(*(tensors.targets for tensors in members), strict=True)],
+            {name: torch.stack([tensors.others[name].detach() for tensors in members]) for name in members[0].others},
+        )
+        for index, learner in enumerate(learners):
+            learner._bind(_member(self._tensors, index))
+        self._norms = {}
+        self._parameters = []
+        self._gradient_views = list(_split(self._named, self._tensors.gradient).values())
+        self._trace(compile=compile)
+        device = self._tensors.parameters.device
+        self.alive = torch.ones(len(learners), dtype=torch.bool, device=device)
+        self.count = torch.tensor([learner.count for learner in learners], dtype=torch.float64, device=device)
+
+    def tensors(self, child: str) -> dict[str, Tensor]:
+        """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
+        named = {**_split(self._named, self._tensors.parameters), **self._tensors.others}
+        return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if _child(name) == child}
+
+    def update(self, *args: Any, learning_rate: Tensor, tau: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """One update of all members.
+
+        Args:
+            *args: Arguments of the loss; their tensors have a leading dimension of members.
+            learning_rate: Adam's step sizes, float64 ``[S]``.
+            tau: Polyak's coefficients, float64 ``[S]``; 0 leaves a member's targets.
+
+        Returns:
+            The metrics of the loss, from before the update, with a leading dimension of members.
+        """
+        result = None if self._traced_gradients is None else self._traced_gradients(args)
+        losses, gradients, metrics = self._gradients(self._tensors, args) if result is None else result
+        torch._foreach_copy_(self._gradient_views, gradients)
+        self.alive.logical_and_(losses.isfinite() & self._tensors.gradient.sum(-1).isfinite())
+        self.count.add_(self.alive)
+        # Numbers of each member here, and not in what is compiled, which would work them out for each parameter.
+        step, epsilon = bias_corrections(self.count.clamp_min(1), learning_rate * self.alive, self.betas, self.eps)
+        numbers = [number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon, tau * self.alive)]
+        numbers.append(self.alive.unsqueeze(-1))
+        norms = None if self._compiled_step is None else self._compiled_step(*numbers)
+        self._norms = self._step_(self._tensors, *numbers) if norms is None else norms
+        return metrics
+
+    def _step_(  # type: ignore[override]
+        self, tensors: _Tensors, step: Tensor, epsilon: Tensor, tau: Tensor, alive: Tensor
+    ) -> dict[str, Tensor]:
+        gradient = torch.where(alive, tensors.gradient, 0.0)
+        return super()._step_(tensors._replace(gradient=gradient), step, epsilon, tau)
+
+    def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        in_dims = tree_map(lambda arg: 0 if isinstance(arg, Tensor) else None, args)
+        result: tuple[Tensor, dict[str, Tensor]]
+        result = vmap(super()._call, in_dims=(0, in_dims))(tensors, args)
+        return result
+
+
+def _shapes(learner: Learner) -> list[tuple[str, tuple[int, ...]]]:
+    """What must be equal in all members."""
+    tensors = (*learner.loss.named_parameters(), *learner.loss.named_buffers())
+    return [(name, tuple(tensor.shape)) for name, tensor in tensors]
+
+
+def _member(tensors: _Tensors, index: int) -> _Tensors:
+    """The rows of one member."""
+    return _Tensors(*tree_map(lambda tensor: tensor[index], tuple(tensors)))
+
+
+def _split(named: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
+    """A flat tensor ``[..., P]`` as views of the shapes of ``named``."""
+    pieces = flat.split([p.numel() for p in named.values()], -1)
+    return {name: x.view((*x.shape[:-1], *p.shape)) for (name, p), x in zip(named.items(), pieces, strict=True)}
+
+
+def _flatten(named: Mapping[str, Tensor]) -> Tensor:
+    """One flat tensor ``[P]`` of all that these hold."""
+    return torch.cat([p.detach().reshape(-1) for p in named.values()])
 
 
 def _child(name: str) -> str:

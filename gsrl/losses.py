@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gsrl.buffers import ReplayBatch
 from gsrl.estimators import Estimator, Noise
@@ -56,13 +57,13 @@ def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_
         ValueError: ``q_clip`` without ``q_target``.
     """
     target = target.detach()
-    error = (q - target).square()
-    if q_clip is not None:
-        if q_target is None:
-            raise ValueError("q_clip needs q_target, the target networks' values at the actions taken.")
-        old = q_target.detach()
-        error = torch.maximum(error, (old + (q - old).clamp(-q_clip, q_clip) - target).square())
-    return 0.5 * q.shape[0] * error.mean()
+    if q_clip is None:
+        return 0.5 * q.shape[0] * F.mse_loss(q, target.expand_as(q))  # one node to differentiate instead of three
+    if q_target is None:
+        raise ValueError("q_clip needs q_target, the target networks' values at the actions taken.")
+    old = q_target.detach()
+    moved = old + (q - old).clamp(-q_clip, q_clip)
+    return 0.5 * q.shape[0] * torch.maximum((q - target).square(), (moved - target).square()).mean()
 
 
 def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
@@ -90,9 +91,9 @@ def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entro
     Args:
         log_ent_coef: ``[n]``.
         entropy: Of each factor, ``[B, n]``, in nats. Receives no gradient.
-        target_entropy: In nats; ``[n]`` or ``[B, n]``.
+        target_entropy: In nats; ``[n]`` or ``[B, n]``. Receives no gradient.
     """
-    return (log_ent_coef * (entropy - target_entropy).detach()).sum(-1).mean()
+    return (log_ent_coef * (entropy.detach() - target_entropy).mean(0)).sum()
 
 
 class EntropyCoefficient(nn.Module):
@@ -208,7 +209,7 @@ class SACLoss(nn.Module):
             "actor_loss": loss_actor,
             "critic_loss": loss_critic,
             "ent_coef": ent_coef,
-            "entropy": entropy.sum(-1),
+            "entropy": entropy.detach().sum(-1),
             "expected_q": expected_q,
             "q": q,
             "target": target,
@@ -218,4 +219,4 @@ class SACLoss(nn.Module):
             loss_ent_coef = entropy_coefficient_loss(self.entropy_coefficient.log_value, entropy, target_entropy)
             loss = loss + loss_ent_coef
             metrics["ent_coef_loss"] = loss_ent_coef
-        return loss, {name: value.detach() for name, value in metrics.items()}
+        return loss, {name: value.detach() if value.requires_grad else value for name, value in metrics.items()}

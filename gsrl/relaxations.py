@@ -29,6 +29,7 @@ from gsrl._validation import is_concrete
 __all__ = [
     "binary_concrete",
     "conditional_gumbel",
+    "gumbel_argmax",
     "gumbel_max",
     "gumbel_noise",
     "gumbel_softmax",
@@ -45,7 +46,7 @@ NEVER = -1e30
 def gumbel_noise(
     shape: Sequence[int],
     *,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Draws standard Gumbel noise, ``G = -log(-log(U))``.
@@ -55,7 +56,8 @@ def gumbel_noise(
 
     Args:
         shape: Shape of the noise.
-        generator: Source of randomness; torch's default one if None.
+        generator: Source of randomness; torch's default one if None. A sequence of ``shape[0]`` generators: each draws
+            one row, which is what it would draw alone.
         device: Where the noise is made; that of ``generator``, else the CPU, if None.
 
     Returns:
@@ -138,6 +140,19 @@ def gumbel_max(
     return _cast(_one_hot(perturbed), logits.dtype)
 
 
+def gumbel_argmax(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draws exact samples as the indices of their choices, ``argmax(logits + G)``; see :func:`gumbel_max`.
+
+    Args:
+        logits: ``[..., K]``. Values are not checked.
+        generator: Source of the noise; torch's default one if None.
+
+    Returns:
+        int64 ``[...]``.
+    """
+    return (_cast_up(logits) + _gumbel(logits, None, generator)).argmax(-1)
+
+
 def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
     r"""Draws perturbed logits :math:`A = \theta + G` given that a choice D is their arg max.
 
@@ -195,17 +210,13 @@ def gumbel_softmax(
     """
     _check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    if noise is None:
-        negative = _log_exponential(logits.shape, generator, logits.device)
-    else:
-        _check_noise(noise, logits)
-        negative = -_cast_up(noise)
+    noise = _cast_up(_gumbel(logits, noise, generator))
     # What neither overflows nor vanishes in float32 is multiplied: a node fewer to differentiate.
     if isinstance(temperature, Tensor) or temperature == 1 or not 1e-30 < temperature < 1e30:
-        perturbed = legal - negative
+        perturbed = legal + noise
         scores = _divide(perturbed, temperature)
     else:
-        perturbed = scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)
+        perturbed = scores = torch.add(noise / temperature, legal, alpha=1 / temperature)
     soft = scores.softmax(-1)
     if hard:
         soft = _harden(soft, _one_hot(perturbed))
@@ -335,12 +346,19 @@ def _one_hot(scores: Tensor) -> Tensor:
 
 
 def _log_exponential(
-    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str | None
+    shape: Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    device: torch.device | str | None,
 ) -> Tensor:
     """Minus Gumbel noise: ``log(E)`` with ``E ~ Exp(1)``, drawn as :func:`gumbel_noise` says."""
-    if device is None and generator is not None:
-        device = generator.device
-    uniform = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=device)
+    if isinstance(generator, Sequence):
+        uniform = torch.empty(tuple(shape), dtype=torch.float64, device=device or generator[0].device)
+        for row, own in zip(uniform, generator, strict=True):
+            row.uniform_(generator=own)
+    else:
+        if device is None and generator is not None:
+            device = generator.device
+        uniform = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=device)
     return uniform.log_().float().neg_().log_()
 
 

@@ -1,9 +1,10 @@
-"""Stable-Baselines3 algorithms on the vector environments of Gymnasium."""
+"""Environments side by side, in the form of Stable-Baselines3: those of one process, and Gymnasium's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -11,10 +12,48 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
-__all__ = ["GymnasiumVecEnv"]
+__all__ = ["GymnasiumVecEnv", "SyncVecEnv"]
+
+ATOMS = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int64})
+"""Types of which nobody needs a copy, because nobody can change them."""
+
+
+class SyncVecEnv(DummyVecEnv):
+    """Stable-Baselines3's `DummyVecEnv`, without its deep copies: several environments in one process, stepped in turn.
+
+    What it returns is the same, and the caller's to keep and to change: every array is a new one. A step takes half as
+    long, beside what the environments themselves take.
+
+    One thing differs: `infos[i]["terminal_observation"]` is copied before the environment is reset, so that one which
+    writes over its own observations does not write over its final one.
+
+    Args:
+        env_fns: Functions that make an environment each.
+
+    Raises:
+        ValueError: Two functions return the same environment; at a step: there is not one action an environment.
+    """
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Returns observations, float32 rewards, ends of episodes and infos, each with one entry an environment."""
+        rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
+        for i, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
+            observation, rewards[i], terminated, truncated, info = env.step(action)
+            info["TimeLimit.truncated"] = truncated and not terminated
+            dones[i] = done = terminated or truncated
+            if done:
+                info["terminal_observation"] = deepcopy(observation)
+                observation, self.reset_infos[i] = env.reset()
+            self._save_obs(i, observation)
+            self.buf_infos[i] = info
+        return self._obs_from_buf(), rewards, dones, [_copy_info(info) for info in self.buf_infos]
+
+    def _obs_from_buf(self) -> VecEnvObs:
+        return dict_to_obs(self.observation_space, {key: buffer.copy() for key, buffer in self.buf_obs.items()})
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -275,6 +314,11 @@ class GymnasiumVecEnv(VecEnv):
     def _check_all(self, indices: VecEnvIndices) -> None:
         if list(self._get_indices(indices)) != list(range(self.num_envs)):
             raise ValueError(f"indices must be None: {self.vector_env} reaches all sub-environments or none")
+
+
+def _copy_info(info: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy, at a cost only for values that could change."""
+    return {key: value if type(value) in ATOMS else deepcopy(value) for key, value in info.items()}
 
 
 def _resets_a_part(vector_env: VectorEnv) -> bool:

@@ -11,15 +11,26 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    Schedule,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, is_vecenv_wrapped
 from torch import Tensor
 
@@ -34,8 +45,9 @@ from gsrl.masking import adapt, check_masks, current_masks, shows_masks, to_matr
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
+from gsrl.timing import Stopwatch
 from gsrl.values import CriticCombination
-from gsrl.vec_env import GymnasiumVecEnv
+from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv
 
 __all__ = ["DiscreteSAC"]
 
@@ -141,6 +153,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         verbose: 0: silent, 1: information, 2: debugging.
         seed: Seed of everything random; None: from the operating system.
         device: Of the networks.
+        compile: Whether updates are compiled, see :class:`gsrl.learner.Learner`. Not saved: it is about the machine.
         _init_setup_model: Whether the networks are built at once.
 
     Attributes:
@@ -148,6 +161,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         estimator: The :class:`gsrl.Estimator` in use.
         entropy_coefficient: The :class:`gsrl.losses.EntropyCoefficient`.
         learner: The :class:`gsrl.learner.Learner`.
+        stopwatch: The :class:`gsrl.timing.Stopwatch` of the training, with the times of ``environment``, ``acting``,
+            ``replay``, ``update``, ``callbacks`` and ``logging``, and of ``evaluation`` by
+            :class:`gsrl.callbacks.EvalCallback`. ``learn(reset_num_timesteps=False)`` adds to them.
 
     Raises:
         TypeError: The action space is not discrete, or an argument is one of :data:`REFUSED`.
@@ -191,6 +207,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
+        compile: bool = False,
         _init_setup_model: bool = True,
         **refused: Any,
     ) -> None:
@@ -234,8 +251,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.q_clip = q_clip
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
+        self.compile = compile
         self.masked = False
         self._last_masks: np.ndarray | None = None
+        self.stopwatch = Stopwatch()
         if _init_setup_model:
             self._setup_model()
 
@@ -282,7 +301,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             entropy_in_target=self.entropy_in_target,
             q_clip=self.q_clip,
         )
-        self.learner = Learner(loss, [("critic", "critic_target")], max_grad_norm=self.max_grad_norm)
+        targets = [("critic", "critic_target")]
+        self.learner = Learner(loss, targets, max_grad_norm=self.max_grad_norm, compile=self.compile)
         self._metrics: dict[str, Tensor] = {}
         self._train_seconds = 0.0
         self._timed_updates = 0
@@ -409,6 +429,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
                     stacklevel=3,
                 )
             self._set_masked(self._last_masks is not None)
+        if reset_num_timesteps:
+            self.stopwatch = Stopwatch()
+        self.stopwatch.start()
         return result
 
     @staticmethod
@@ -416,6 +439,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         """Takes Gymnasium's vector environments too, and the masks that a single environment gives."""
         env = adapt(env)
         _check_spaces(env.observation_space, env.action_space)
+        if isinstance(env, gym.Env):
+            single = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+            env = SyncVecEnv([lambda: single])
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _set_masked(self, masked: bool) -> None:
@@ -429,6 +455,57 @@ class DiscreteSAC(OffPolicyAlgorithm):
             raise ValueError(f"env {given}, unlike the one whose transitions the replay buffer holds.")
         self.replay_buffer = self._make_replay_buffer()
 
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,  # type: ignore[override]
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Takes the steps between two trainings, and stores them; see Stable-Baselines3's ``collect_rollouts``.
+
+        The order of things, and what callbacks find in their ``locals``, are the same.
+        """
+        self.policy.set_training_mode(False)
+        if env.num_envs > 1 and train_freq.unit != TrainFrequencyUnit.STEP:
+            raise ValueError(f"train_freq must count steps where there are {env.num_envs} environments.")
+        lap = self.stopwatch.lap
+        num_collected_steps, num_collected_episodes = 0, 0
+        callback.on_rollout_start()
+        continue_training = True
+        lap("callbacks")
+        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            lap("acting")
+            new_obs, rewards, dones, infos = env.step(actions)
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+            lap("environment")
+
+            callback.update_locals(locals())
+            continue_training = callback.on_step()
+            lap("callbacks")
+            if not continue_training:
+                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
+
+            self._update_info_buffer(infos, dones)
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            lap("replay")
+            for _ in range(np.count_nonzero(dones)):
+                num_collected_episodes += 1
+                self._episode_num += 1
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+                    lap("logging")
+        callback.on_rollout_end()
+        lap("callbacks")
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -441,7 +518,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             actions = codec.from_indices(uniform.sample(generator=self.generator).argmax(-1)).cpu().numpy()
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
-            actions, _ = self.predict(self._last_obs, deterministic=False, action_masks=self._last_masks)
+            actions = self.policy.act(self._last_obs, self._last_masks)
         return actions, actions
 
     def _store_transition(
@@ -527,7 +604,10 @@ class DiscreteSAC(OffPolicyAlgorithm):
         start = time.perf_counter()
         self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
-            self.update(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self.stopwatch.lap("replay")
+            self.update(batch)
+            self.stopwatch.lap("update")
         self._train_seconds += time.perf_counter() - start
         self._timed_updates += gradient_steps
 
@@ -584,6 +664,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("time/updates_per_second", self._timed_updates / max(self._train_seconds, 1e-9))
+        for name, share in self.stopwatch.shares().items():
+            self.logger.record(f"time/share_{name}", share)
         self._train_seconds, self._timed_updates = 0.0, 0
         super().dump_logs()
 

@@ -54,7 +54,7 @@ class ARM(_Antithetic):
     Unbiased. Two calls of ``f`` in one batch, which need no gradient; the value is their mean. DisARM has the same cost
     and never more variance: use ARM to compare with published results. The logistic function of the noise is ``u``.
 
-    Source: Yin and Zhou 2019 (1807.11143), Theorem 1.
+    Source: Yin and Zhou 2019 (1807.11143), Theorem 1, Eq. 4.
 
     Raises:
         ValueError: From :meth:`expectation`: the policy's K is not 2.
@@ -76,7 +76,8 @@ class DisARM(_Antithetic):
     Unbiased, with at most the variance of ARM. Two calls of ``f`` in one batch, which need no gradient; the value is
     their mean. The choice for binary factors when ``f`` has no gradient and may be called twice.
 
-    Source: Dong et al. 2020 (2006.10680), also published as U2G by Yin et al. 2020.
+    Source: Dong et al. 2020 (2006.10680), also published as U2G by Yin et al. 2020; Eq. 4 of docs/estimators.md, with
+    its derivation.
 
     Raises:
         ValueError: From :meth:`expectation`: the policy's K is not 2.
@@ -100,7 +101,7 @@ class ARSM(Estimator):
     calls of ``f`` in one batch, which need no gradient; the value is ``f`` where nothing was exchanged. For categorical
     factors with few choices; the cost is quadratic in K.
 
-    Source: Yin et al. 2019 (1905.01413).
+    Source: Yin et al. 2019 (1905.01413); Eq. 5 of docs/estimators.md, with its derivation.
     """
 
     name = "arsm"

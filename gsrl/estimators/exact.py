@@ -32,7 +32,10 @@ class Exact(Estimator):
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Noise) -> Tensor:
         support = policy.enumerate_support()
-        return (policy.log_prob(support).exp() * evaluate(f, support)).sum(0)
+        values = evaluate(f, support)
+        if policy.n == 1:  # the same numbers at half the cost: configurations are choices
+            return (values * policy.probs.squeeze(-2).movedim(-1, 0)).sum(0)
+        return (policy.log_prob(support).exp() * values).sum(0)
 
 
 class LocalExpectation(Estimator):
@@ -44,7 +47,7 @@ class LocalExpectation(Estimator):
     Unbiased; exact, without variance, for a single factor. ``n K`` calls of ``f`` in one batch, which need no gradient
     of ``f``. The reference for factored policies whose ``K**n`` configurations are too many to list.
 
-    Source: Titsias and Lázaro-Gredilla 2015 (1503.01494).
+    Source: Titsias and Lázaro-Gredilla 2015 (1503.01494); Eq. 1 of docs/estimators.md, with its derivation.
     """
 
     name = "local-expectation"

@@ -27,7 +27,7 @@ class DecoupledStraightThrough(Pathwise):
     equal. One call of ``f``, at a vertex. Use it to sharpen or flatten the samples of a trained policy, or to smooth
     the gradient, one without the other.
 
-    Source: Shah et al. 2024 (2410.13331, second version).
+    Source: Shah et al. 2024 (2410.13331, second version); Eq. 2 of docs/estimators.md.
 
     Args:
         forward_temperature: Of the samples; positive, a float or a :class:`gsrl.temperature.Temperature`, but not a
@@ -78,7 +78,7 @@ class GappedStraightThrough(Pathwise):
     receives a gradient. Biased. One call of ``f``, at a vertex. Use it in the place of ``st-gumbel``: given the sample,
     its gradient has no noise.
 
-    Source: Fan et al. 2022 (2206.07235).
+    Source: Fan et al. 2022 (2206.07235); Eq. 3 of docs/estimators.md.
 
     Args:
         temperature: See :class:`Pathwise`.

@@ -1,4 +1,4 @@
-"""GymnasiumVecEnv against DummyVecEnv: the same steps in every autoreset mode, the same training, clear refusals."""
+"""Our vector environments against DummyVecEnv: the same steps in every mode, the same training, clear refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from gsrl import DiscreteSAC
-from gsrl.vec_env import GymnasiumVecEnv
+from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv
 
 SAME_STEP, NEXT_STEP, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
 OBSERVATION_SPACES = {
@@ -90,6 +90,28 @@ class Scripted(gym.Env[np.ndarray, np.int64]):
         self.time += 1
         terminated, truncated = self.endings[self.episode % 3] if self.time == 2 else (False, False)
         return np.array([self.episode, self.time], dtype=np.float32), 1.0 + self.episode, terminated, truncated, {}
+
+
+class Hoarder(gym.Env[np.ndarray, np.int64]):
+    """Observes an image; keeps one array, one info and one list in it for ever, and writes over them."""
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 255, (3, 4, 4), np.uint8)
+        self.action_space = spaces.Discrete(3)
+        self.image, self.time = np.zeros((3, 4, 4), np.uint8), 0
+        self.info: dict[str, Any] = {"trace": [], "action_mask": np.ones(3, np.bool_), "time": 0}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.image += 100
+        return self.image, {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self.image[:] = self.time
+        self.info["time"] = self.time
+        self.info["trace"].append(int(action))
+        self.info["action_mask"][:] = [True, self.time % 2 == 0, self.time % 3 == 0]
+        return self.image, float(self.time), self.time % 5 == 0, self.time % 4 == 0, self.info
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -472,3 +494,83 @@ def test_infos_and_final_observations_that_are_missing_are_named() -> None:
     env.reset()
     with pytest.raises(ValueError, match=r"infos\['fps'\] must have one entry a sub-environment \(1\), got 30.0"):
         env.step(np.array([0]))
+
+
+# Environments of one process
+
+
+@pytest.mark.parametrize("observe", OBSERVATION_SPACES)
+@pytest.mark.parametrize("n_envs", [2, 5])
+def test_sync_vec_env_steps_as_dummy_vec_env(observe: str, n_envs: int) -> None:
+    env = SyncVecEnv([lambda: Monitor(Draws(observe=observe))] * n_envs)
+    assert_same_steps(env, reference(n_envs, observe=observe))
+
+
+def test_sync_vec_env_steps_as_dummy_vec_env_on_cartpole() -> None:
+    make_env = [lambda: Monitor(gym.make("CartPole-v1", max_episode_steps=12))] * 2
+    ours, theirs = SyncVecEnv(make_env), DummyVecEnv(make_env)
+    ours.seed(0)
+    theirs.seed(0)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    rng, truncated = np.random.default_rng(0), 0
+    for _ in range(60):
+        actions = rng.integers(2, size=2)
+        (observations, rewards, dones, infos), expected = ours.step(actions), theirs.step(actions)
+        np.testing.assert_array_equal(observations, expected[0])
+        assert (observations.dtype, rewards.dtype, dones.dtype) == tuple(array.dtype for array in expected[:3])
+        np.testing.assert_array_equal(rewards, expected[1])
+        np.testing.assert_array_equal(dones, expected[2])
+        assert all(equal(without_seconds(a), without_seconds(b)) for a, b in zip(infos, expected[3], strict=True))
+        truncated += sum(info["TimeLimit.truncated"] for info in infos)
+    assert truncated > 0
+
+
+def test_what_sync_vec_env_returned_is_the_callers() -> None:
+    """Neither the environment, nor the caller who writes over a result, reaches any other one."""
+    ours, theirs = SyncVecEnv([Hoarder, Hoarder]), DummyVecEnv([Hoarder, Hoarder])
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    kept, expected = [], []
+    for step in range(12):
+        actions = np.array([step % 3, step % 2])
+        kept.append(ours.step(actions))
+        expected.append(theirs.step(actions))
+        spoilt = ours.step(actions)
+        theirs.step(actions)
+        spoilt[0][:], spoilt[1][:], spoilt[2][:] = 7, -1.0, True
+        for info in spoilt[3]:
+            info["action_mask"][:] = False
+            info["trace"].clear()
+    for (observations, rewards, dones, infos), (*arrays, their_infos) in zip(kept, expected, strict=True):
+        for array, theirs_array in zip((observations, rewards, dones), arrays, strict=True):
+            np.testing.assert_array_equal(array, theirs_array)
+        for info, their_info in zip(infos, their_infos, strict=True):
+            assert info.keys() == their_info.keys()
+            assert all(equal(info[key], their_info[key]) for key in info.keys() - {"terminal_observation"})
+
+
+def test_sync_vec_env_keeps_the_final_observation_of_an_environment_that_writes_over_it() -> None:
+    env = SyncVecEnv([Hoarder])
+    env.reset()
+    for _ in range(4):
+        observations, _, dones, infos = env.step(np.array([0]))
+    assert dones.tolist() == [True]
+    assert infos[0]["terminal_observation"].max() == 4
+    assert observations.max() == 104
+
+
+def test_sync_vec_env_refuses_one_environment_twice() -> None:
+    env = Draws()
+    with pytest.raises(ValueError, match="returned the same instance"):
+        SyncVecEnv([lambda: env] * 2)
+
+
+def test_a_single_environment_trains_as_in_dummy_vec_env() -> None:
+    def train(env: gym.Env | VecEnv) -> DiscreteSAC:
+        settings: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "seed": 1}
+        return DiscreteSAC("MultiInputPolicy", env, batch_size=8, **settings).learn(60)
+
+    ours, theirs = train(Draws(observe="dict")), train(reference(1, observe="dict"))
+    assert isinstance(ours.env, SyncVecEnv)
+    assert ours.masked
+    for left, right in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+        assert torch.equal(left, right)

@@ -364,3 +364,11 @@ def test_kl_is_infinite_where_an_underflowing_choice_is_forbidden():
     q = FactoredCategorical(torch.zeros(1, 2), torch.tensor([True, False]))
     assert kl_divergence(p, q) == torch.inf
     assert kl_divergence(q, p) == 0
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_indices_are_those_of_a_sample(batch):
+    policy = FactoredCategorical(normal(*batch, 3, 4), MASK)
+    indices = policy.sample_indices(generator=torch.Generator().manual_seed(1))
+    assert (indices.dtype, indices.shape) == (torch.int64, (*batch, 3))
+    assert torch.equal(indices, policy.sample(generator=torch.Generator().manual_seed(1)).argmax(-1))

@@ -651,6 +651,23 @@ def test_surrogate_adds_the_log_probs_of_a_sequence():
     assert first.grad.item() == second.grad.item() == 4
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("K", [2, 3, 18, 300])
+def test_exact_of_one_factor_is_the_sum_over_configurations_bit_for_bit(K, masked):
+    generator = torch.Generator().manual_seed(K)
+    logits = torch.randn(100, 1, K, generator=generator, requires_grad=True)
+    values = torch.randn(100, 1, K, generator=generator)
+    mask = torch.rand(100, 1, K, generator=generator) < 0.7
+    mask[..., 0] = True
+    policy = FactoredCategorical(logits, mask if masked else None)
+    support = policy.enumerate_support()
+    expected = (policy.log_prob(support).exp() * (values * support).sum((-2, -1))).sum(0)
+    expectation = Exact().expectation(policy, lambda one_hot: (values * one_hot).sum((-2, -1)))
+    assert torch.equal(expectation, expected)
+    gradients = [torch.autograd.grad(value.mean(), logits, retain_graph=True)[0] for value in (expectation, expected)]
+    assert torch.equal(*gradients)
+
+
 def test_exact_by_hand():
     # E f = 1/4 * 5, and d p_0 / d theta = p_0 p_1 (1, -1) = 3/16 (1, -1).
     logits = torch.tensor([[1.0, 3.0]]).log().requires_grad_()

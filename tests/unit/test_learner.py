@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gsrl.learner import Learner, adam_, clip_by_norm_
+from gsrl import learner as learner_module
+from gsrl.learner import Learner, LockstepLearner, adam_, bias_corrections, clip_by_norm_
 
 
 class Regression(nn.Module):
@@ -28,6 +29,12 @@ class Regression(nn.Module):
         second = (self.second(inputs) - self.follower(inputs)).square().mean()
         loss = first + scale * second
         return loss, {"loss": loss.detach()}
+
+
+class Known(Regression):
+    """As if it were one of the library's: what is not, is not recorded."""
+
+    __module__ = "gsrl.losses"
 
 
 def inputs(seed: int = 0) -> Tensor:
@@ -49,7 +56,7 @@ def test_adam_is_that_of_torch(betas: tuple[float, float], eps: float) -> None:
     for count in range(1, 51):
         gradient = torch.randn(6, generator=generator, dtype=torch.float64) * 10.0 ** (count % 5 - 2)
         learning_rate = 0.1 / count  # that changes, as with a schedule
-        adam_(ours, gradient, exp_avg, exp_avg_sq, count, learning_rate, betas, eps)
+        adam_(ours, gradient, exp_avg, exp_avg_sq, bias_corrections(count, learning_rate, betas, eps), betas)
         theirs.grad, optimizer.param_groups[0]["lr"] = gradient.clone(), learning_rate
         optimizer.step()
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=0.0)
@@ -58,7 +65,7 @@ def test_adam_is_that_of_torch(betas: tuple[float, float], eps: float) -> None:
 
 def test_the_first_step_of_adam_by_hand() -> None:
     parameters, gradient = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([4.0, -1e-3, 0.0])
-    adam_(parameters, gradient, torch.zeros(3), torch.zeros(3), 1, 0.1)
+    adam_(parameters, gradient, torch.zeros(3), torch.zeros(3), bias_corrections(1, 0.1))
     # Bias corrections cancel: a step is the learning rate times the sign.
     torch.testing.assert_close(parameters, torch.tensor([0.9, 1.1, 1.0]), rtol=1e-4, atol=0.0)
 
@@ -280,3 +287,162 @@ def test_moved_parameters_are_noticed() -> None:
     loss.double().float()
     with pytest.raises(RuntimeError, match="make a new learner"):
         learner.update(inputs(), learning_rate=0.1, tau=0.0)
+
+
+# Lock-step
+
+
+def lockstep(count: int = 3, **settings: Any) -> tuple[LockstepLearner, list[Learner], list[Learner]]:
+    """Members in lock-step, the members, and the same ones alone."""
+    members, alone = (
+        [
+            Learner(Regression(seed), [("first", "follower")], max_grad_norm=settings.get("max_grad_norm"))
+            for seed in range(count)
+        ]
+        for _ in range(2)
+    )
+    return LockstepLearner(members, compile=settings.get("compile", False)), members, alone
+
+
+RATES = torch.tensor([0.01, 0.03, 0.1], dtype=torch.float64)
+TAUS = torch.tensor([0.0, 0.1, 1.0], dtype=torch.float64)
+
+
+@pytest.fixture
+def compile_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimiser too, small as it is here."""
+    monkeypatch.setattr(learner_module, "LARGE", 0)
+
+
+@pytest.mark.usefixtures("compile_all")
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_members_learn_as_they_would_alone(max_norm: float | None, compile: bool) -> None:
+    together, members, alone = lockstep(max_grad_norm=max_norm, compile=compile)
+    for step in range(30):
+        batches = [inputs(100 * step + member) for member in range(3)]
+        metrics = together.update(torch.stack(batches), learning_rate=RATES, tau=TAUS)
+        for member, learner in enumerate(alone):
+            rate, tau = RATES[member].item(), TAUS[member].item()
+            own = learner.update(batches[member], learning_rate=rate, tau=tau)
+            torch.testing.assert_close(metrics["loss"][member], own["loss"], rtol=1e-4, atol=1e-6)
+    for member, learner in zip(members, alone, strict=True):
+        for (name, p), expected in zip(member.loss.named_parameters(), learner.loss.parameters(), strict=True):
+            torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+    assert together.count.tolist() == [30, 30, 30]
+    norms = [learner.gradient_norms() for learner in alone]
+    for child, norm in together.gradient_norms().items():
+        torch.testing.assert_close(norm, torch.stack([own[child] for own in norms]), rtol=1e-3, atol=1e-6)
+
+
+def test_members_are_views() -> None:
+    together, members, _ = lockstep()
+    weight = members[1].loss.get_parameter("second.weight")
+    before = weight.clone()
+    together.update(torch.stack([inputs()] * 3), learning_rate=RATES, tau=TAUS)
+    assert not torch.equal(weight, before)
+    assert torch.equal(together.tensors("second")["weight"][1], weight)
+    state = members[1].state_dict()
+    moment = state["exp_avg"]["second.weight"]
+    members[2].load_state_dict({**state, "exp_avg": {k: v.clone() for k, v in state["exp_avg"].items()}})
+    assert torch.equal(members[2].state_dict()["exp_avg"]["second.weight"], moment)
+
+
+@pytest.mark.usefixtures("compile_all")
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_what_is_not_finite_freezes_one_member(compile: bool) -> None:
+    together, members, _ = lockstep(compile=compile)
+    others, unharmed, _ = lockstep()
+    for step in range(3):
+        batch = torch.stack([inputs(step)] * 3)
+        others.update(batch, learning_rate=RATES, tau=TAUS)
+        if step == 1:
+            before = [p.clone() for p in members[1].loss.parameters()]
+        if step >= 1:
+            batch = batch.clone()
+            batch[1] = torch.nan
+        together.update(batch, learning_rate=RATES, tau=TAUS)
+    assert together.alive.tolist() == [True, False, True]
+    assert together.count.tolist() == [3, 1, 3]
+    assert all(torch.equal(p, old) for p, old in zip(members[1].loss.parameters(), before, strict=True))
+    for index in (0, 2):
+        for p, expected in zip(members[index].loss.parameters(), unharmed[index].loss.parameters(), strict=True):
+            torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_members_must_be_alike() -> None:
+    first = Learner(Regression(), max_grad_norm=1.0)
+    with pytest.raises(ValueError, match="max_grad_norm must be the same for all members, but member 1 has None"):
+        LockstepLearner([first, Learner(Regression())])
+    other = Regression()
+    other.second = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="networks of the same shapes"):
+        LockstepLearner([Learner(Regression()), Learner(other)])
+
+
+# Compiling
+
+
+@pytest.mark.usefixtures("compile_all")
+def test_compiled_updates_are_the_eager_ones() -> None:
+    eager = Learner(Regression(), [("first", "follower")], max_grad_norm=0.5)
+    compiled = Learner(Regression(), [("first", "follower")], max_grad_norm=0.5, compile=True)
+    for step in range(20):
+        for learner in (eager, compiled):
+            learner.update(inputs(step), learning_rate=0.01 / (step + 1), tau=0.1 * (step % 2))
+    for p, expected in zip(compiled.loss.parameters(), eager.loss.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+    assert compiled.state_dict()["count"] == 20
+    # Other shapes than those that were compiled for.
+    smaller = inputs(7)[:5]
+    for learner in (eager, compiled):
+        learner.update(smaller, learning_rate=0.01, tau=0.1)
+    for p, expected in zip(compiled.loss.parameters(), eager.loss.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_compiler_updates_stay_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nand a long trace")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    eager, other = Learner(Regression()), Learner(Regression(), compile=True)
+    with pytest.warns(UserWarning, match="cannot be compiled, and stays eager: no C\\+\\+ compiler$"):
+        other.update(inputs(), learning_rate=0.01, tau=0.0)
+    eager.update(inputs(), learning_rate=0.01, tau=0.0)
+    for learner in (eager, other):
+        learner.update(inputs(1), learning_rate=0.01, tau=0.0)
+    for p, expected in zip(other.loss.parameters(), eager.loss.parameters(), strict=True):
+        assert torch.equal(p, expected)
+
+
+def test_recorded_updates_are_the_eager_ones_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "EAGER_UPDATES", 3)
+    recorded = Learner(Known(), [("first", "follower")], max_grad_norm=0.5)
+    eager = Learner(Known(), [("first", "follower")], max_grad_norm=0.5)
+    eager._traced_gradients = None
+    for step in range(20):
+        for learner in (eager, recorded):
+            metrics = learner.update(inputs(step)[: 8 - step // 15], learning_rate=0.01, tau=0.1)
+            assert not metrics["loss"].requires_grad
+    assert recorded._traced_gradients is not None
+    assert recorded._traced_gradients._replay is not None  # it was recorded
+    for p, expected in zip(recorded.loss.parameters(), eager.loss.parameters(), strict=True):
+        assert torch.equal(p, expected)
+
+
+def test_what_a_stranger_wrote_is_not_recorded() -> None:
+    """It may decide by values: a record of one decision would be repeated for ever."""
+
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.linear(inputs if inputs.sum() > 0 else -inputs)
+
+    loss = Known()
+    assert Learner(loss)._traced_gradients is not None
+    loss.second = Deciding()  # type: ignore[assignment]
+    assert Learner(loss)._traced_gradients is None

@@ -1,0 +1,755 @@
+"""Many agents in lock-step: as many seeds, or as many settings, for the price of few."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_leaves
+
+from gsrl import checkpoint
+from gsrl._compile import Traced, is_traceable
+from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
+from gsrl.buffers import ReplayBatch, ReplayBuffer
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, Noise, make_estimator
+from gsrl.learner import LockstepLearner
+from gsrl.masking import adapt, current_masks, to_matrix
+from gsrl.relaxations import gumbel_noise
+from gsrl.temperature import Temperature
+from gsrl.timing import Stopwatch
+from gsrl.vec_env import SyncVecEnv
+
+__all__ = ["Episode", "Population", "PopulationCallback"]
+
+EnvFactory: TypeAlias = str | Callable[[], gym.Env]
+
+VECTORS = (
+    "learning_rate",
+    "gamma",
+    "tau",
+    "ent_coef",
+    "target_entropy",
+    "target_entropy_ratio",
+    "temperature",
+    "n_steps",
+)
+"""Settings that may differ between members: those that change no shape."""
+
+
+class Episode(NamedTuple):
+    """A training episode that ended."""
+
+    member: int
+    """Index of the member."""
+    steps: int
+    """Steps of the member by then."""
+    episode_return: float
+    """Undiscounted."""
+    length: int
+    """In steps."""
+
+
+class PopulationCallback:
+    """What is called while a population learns; override what is needed."""
+
+    def on_rollout_start(self, population: Population) -> bool | None:
+        """Called between updates and the next steps, where nothing is under way. False ends the training."""
+
+    def on_episodes(self, population: Population, episodes: Sequence[Episode]) -> None:
+        """Called when episodes have ended, after the step in which they did."""
+
+
+class Population:
+    """S members that learn in lock-step, each by itself: independent seeds, or settings, in one batched computation.
+
+    Networks are stacked, and one update serves all members; there is one replay array, and one vectorised environment
+    of S times ``n_envs`` sub-environments. Members share nothing that one could notice: each has the networks, random
+    numbers and environments that ``algorithm(policy, env, seed=seed)`` would have. So its streams of random numbers do
+    not depend on its company at all, and its parameters only by rounding.
+
+    A member whose loss is not finite is reported by a warning and frozen; the others go on.
+
+    Args:
+        algorithm: :class:`gsrl.DiscreteSAC`, or a subclass that changes its construction alone.
+        env: Gymnasium's name of the environment, or a function that makes one.
+        seeds: Seed of each member.
+        policy: See the algorithm.
+        n_envs: Environments of each member.
+        temperature: Of the estimator named by ``estimator``; None: the estimator's own default.
+        device: Of networks and noise.
+        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        **settings: Of the algorithm. Each of :data:`VECTORS` may be a sequence with a value for each member.
+
+    Attributes:
+        seeds: The same, as a list.
+        settings: The settings of each member.
+        env: The vectorised environment, the members' one after another.
+        num_timesteps: Steps of each member.
+        stopped_at: Steps after which each member was frozen, by :meth:`stop` or because it diverged; None: it learns.
+        diverged: Whether each member was frozen because its loss was not finite.
+        metrics: What the last update knew, tensors with a leading dimension of members.
+        stopwatch: Where the time went.
+
+    Raises:
+        TypeError: ``env`` is an environment instead of a way to make many; an argument is of another kind.
+        ValueError: A setting is out of range, has another length than ``seeds``, or must be the same for all members.
+    """
+
+    def __init__(
+        self,
+        algorithm: type[DiscreteSAC],
+        env: EnvFactory,
+        seeds: Iterable[int],
+        *,
+        policy: str | type = "MlpPolicy",
+        n_envs: int = 1,
+        temperature: float | Sequence[float] | None = None,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        **settings: Any,
+    ) -> None:
+        if not (isinstance(env, str) or callable(env)) or isinstance(env, gym.Env | VecEnv):
+            raise TypeError(
+                "env must be the name of an environment or a function that makes one, since every member needs its "
+                f"own, but got {type(env).__name__}."
+            )
+        self.seeds = [int(seed) for seed in seeds]
+        if not self.seeds:
+            raise ValueError("seeds must hold at least one seed, but got none.")
+        if n_envs < 1:
+            raise ValueError(f"n_envs must be at least 1, but got {n_envs}.")
+        self.algorithm = algorithm
+        self.policy = policy
+        self.n_envs = n_envs
+        self.compile = compile
+        self._make_env = _factory(env)
+        self.settings = _settings_of_members({"temperature": temperature, **settings}, len(self.seeds))
+        environments = [self._make_env() for _ in range(len(self.seeds) * n_envs)]
+        self._environments = environments
+        self._members = [
+            self._make_member(index, environments[index * n_envs : (index + 1) * n_envs], device)
+            for index in range(len(self.seeds))
+        ]
+        self.device = self._members[0].device
+        self.num_timesteps = 0
+        self.stopped_at: list[int | None] = [None] * len(self.seeds)
+        self.diverged = [False] * len(self.seeds)
+        self.stopwatch = Stopwatch()
+        self.metrics: dict[str, Tensor] = {}
+        self._last_obs: Any = None
+        self._last_masks: NDArray[Any] | None = None
+        self._total_timesteps = 0
+        self._make_env_of_all()
+        self.replay_buffer = self._make_replay_buffer(masked=False)
+        self._lock()
+
+    # Construction
+
+    def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
+        settings = dict(self.settings[index])
+        estimator = _make_estimator(self.algorithm, settings.pop("estimator", None), settings.pop("temperature"))
+        vec_env = SyncVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
+        member = self.algorithm(
+            self.policy, vec_env, seed=self.seeds[index], device=device, estimator=estimator, **settings
+        )
+        member.ep_info_buffer, member.ep_success_buffer = (deque(maxlen=member._stats_window_size) for _ in range(2))
+        if member.train_freq.unit is not TrainFrequencyUnit.STEP:  # type: ignore[union-attr]
+            raise ValueError(
+                f"train_freq must count steps in a population, but got {settings['train_freq']!r}: the episodes of "
+                "members end at different times."
+            )
+        return member
+
+    def _make_env_of_all(self) -> None:
+        env = SyncVecEnv([lambda env=env: env for env in self._environments])  # type: ignore[misc]
+        env._seeds = [seed + j for seed in self.seeds for j in range(self.n_envs)]  # of the first reset
+        self.env: VecEnv = self.algorithm._wrap_env(env)
+
+    def _make_replay_buffer(self, *, masked: bool) -> ReplayBuffer:
+        first = self._members[0]
+        return ReplayBuffer(
+            first.buffer_size,
+            first.observation_space,
+            first.action_space,
+            self.device,
+            self.n_envs,
+            gamma=[member.gamma for member in self._members],
+            n_steps=[member.n_steps for member in self._members],
+            masked=masked,
+            generator=[member._replay_generator for member in self._members],
+            num_members=len(self._members),
+        )
+
+    def _lock(self) -> None:
+        """Makes the members' networks rows of the learner's."""
+        members = self._members
+        for member in members:
+            member.replay_buffer = None  # it would only take memory: the population's has the rows of all
+        try:
+            self.learner = LockstepLearner([member.learner for member in members], compile=self.compile)
+        except ValueError as error:
+            raise ValueError(f"settings that change networks must be the same for all members: {error}") from error
+        self._actor_tensors = self.learner.tensors("actor")
+        traceable = self.compile or is_traceable(members[0].policy.actor.modules())
+        choose = Traced(self._choose, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
+        self._traced_choose = choose if traceable else None
+        self._generators = [member.generator for member in members]
+        # Estimators without a state have nothing to advance.
+        self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
+        self._template = members[0]._template
+        self._target_entropy = torch.stack([member._target_entropy for member in members])
+        ratios = [member._target_entropy_ratio for member in members]
+        self._target_entropy_ratio = torch.tensor(ratios, device=self.device)[:, None, None]
+        self._tau = torch.tensor([member.tau for member in members], dtype=torch.float64, device=self.device)
+
+    # Training
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: PopulationCallback | None = None,
+        *,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Population:
+        """Trains every member for ``total_timesteps`` more steps.
+
+        Args:
+            total_timesteps: Environment steps of each member.
+            callback: Called along the way.
+            reset_num_timesteps: Whether steps are counted from 0, and new episodes begin.
+            progress_bar: Whether a progress bar is shown; needs tqdm.
+
+        Returns:
+            This population.
+        """
+        callback = callback or PopulationCallback()
+        self._set_up(total_timesteps, reset=reset_num_timesteps)
+        first = self._members[0]
+        with _progress_bar(self._total_timesteps, self.num_timesteps, shown=progress_bar) as bar:
+            self.stopwatch.start()
+            while self.num_timesteps < self._total_timesteps and None in self.stopped_at:
+                if callback.on_rollout_start(self) is False:
+                    break
+                self.stopwatch.lap("callbacks")
+                steps = self._collect(callback)
+                # Here, not after the updates: actions were read back, so that no device needs to be waited for.
+                self._report_diverged()
+                if self.num_timesteps > first.learning_starts:
+                    for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
+                        self.update(self.sample())
+                bar.update(steps)
+        self._report_diverged()
+        return self
+
+    def _set_up(self, total_timesteps: int, *, reset: bool) -> None:
+        self._total_timesteps = total_timesteps
+        if reset:
+            self.num_timesteps = 0
+        else:
+            self._total_timesteps += self.num_timesteps
+        if reset or self._last_obs is None:
+            self.replay_buffer.end_episodes()  # the environments are about to be reset
+            self._last_obs = self.env.reset()
+            self._last_masks = current_masks(self.env)
+            masked = self._last_masks is not None
+            if masked != self.replay_buffer.masked:
+                if len(self.replay_buffer):
+                    raise ValueError("env gives action masks at some resets and not at others.")
+                self.replay_buffer = self._make_replay_buffer(masked=masked)
+
+    def _collect(self, callback: PopulationCallback) -> int:
+        """Takes the steps between two updates; returns how many of each member."""
+        steps = self._members[0].train_freq.frequency  # type: ignore[union-attr]
+        for _ in range(steps):
+            actions = self._act()
+            self.stopwatch.lap("acting")
+            observations, rewards, dones, infos = self.env.step(actions)
+            self.stopwatch.lap("environment")
+            self.num_timesteps += self.n_envs
+            if dones.any():
+                self._end_episodes(callback, dones, infos)
+                self.stopwatch.lap("callbacks")
+            successors = _successors(observations, dones, infos, None)
+            self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
+            self._last_obs, self._last_masks = observations, current_masks(self.env, infos, dones)
+            self.stopwatch.lap("replay")
+        return steps * self.n_envs
+
+    def _end_episodes(self, callback: PopulationCallback, dones: NDArray[Any], infos: list[dict[str, Any]]) -> None:
+        """Counts the episodes that ended, and tells of them."""
+        episodes = []
+        for i in dones.nonzero()[0].tolist():
+            member = i // self.n_envs
+            ended = infos[i]["episode"]
+            self._members[member]._episode_num += 1
+            self._members[member]._update_info_buffer([infos[i]])
+            episodes.append(Episode(member, self.num_timesteps, float(ended["r"]), int(ended["l"])))
+        callback.on_episodes(self, episodes)
+
+    def _act(self) -> NDArray[Any]:
+        """Actions of all sub-environments: of the policies, or random ones before learning starts."""
+        if self.num_timesteps >= self._members[0].learning_starts:
+            return self.predict(self._last_obs, self._last_masks)
+        head = self._members[0].policy.actor.head
+        legal = head.mask
+        if self._last_masks is not None:
+            matrix = to_matrix(head.codec, self._last_masks)
+            legal = self._grouped(torch.as_tensor(matrix, device=self.device))
+        noise = self._action_noise(self.n_envs)
+        uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
+        return self._to_actions(uniform.sample(noise=noise).argmax(-1))
+
+    def predict(
+        self, observations: Any, action_masks: NDArray[Any] | None = None, *, deterministic: bool = False
+    ) -> NDArray[Any]:
+        """Returns the actions of all members, each at its own observations.
+
+        Args:
+            observations: ``[S * m, ...]``, those of a member next to each other; an array, or a dict of arrays.
+            action_masks: Flat masks ``[S * m, L]``, see :mod:`gsrl.masking`.
+            deterministic: Whether the most probable choices are taken; else they are sampled.
+        """
+        first = self._members[0]
+        tensors, _ = first.policy.obs_to_tensor(observations)
+        mask = None
+        if action_masks is not None:
+            matrix = to_matrix(first.policy.actor.head.codec, action_masks)
+            mask = self._grouped(torch.as_tensor(matrix, device=self.device))
+        tensors = _map(self._grouped, tensors)
+        noise = None if deterministic else self._action_noise(tree_leaves(tensors)[0].shape[1])
+        with torch.no_grad():
+            inputs = (tensors, mask, noise)
+            choices = None if self._traced_choose is None else self._traced_choose(*inputs)
+            if choices is None:
+                choices = self._choose(self._actor_tensors, *inputs)
+        return self._to_actions(choices)
+
+    def _choose(self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Indices of choices, ``[S, m, n]``: the most probable ones, or those that the noise decides."""
+
+        def choose_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
+            policy = functional_call(self._members[0].policy.actor, actor, (observations, mask), tie_weights=False)
+            one_hot = policy.mode if noise is None else policy.sample(noise=noise)
+            return one_hot.argmax(-1)
+
+        in_dims = (0, 0, None if mask is None else 0, None if noise is None else 0)
+        return vmap(choose_one, in_dims=in_dims)(actor, observations, mask, noise)
+
+    def _action_noise(self, count: int) -> Tensor:
+        """Gumbel noise of ``count`` actions of each member."""
+        return gumbel_noise((len(self), count, *self._template.event_shape), generator=self._generators)
+
+    def _to_actions(self, choices: Tensor) -> NDArray[Any]:
+        """Actions of the space, ``[S * m, ...]``, from choices ``[S, m, n]``."""
+        codec = self._members[0].policy.actor.head.codec
+        actions: NDArray[Any] = codec.from_indices(choices.flatten(0, 1)).cpu().numpy()
+        return actions
+
+    def _grouped(self, tensor: Tensor) -> Tensor:
+        """``[S * m, ...]`` as ``[S, m, ...]``."""
+        return tensor.view(len(self._members), -1, *tensor.shape[1:])
+
+    def sample(self) -> ReplayBatch:
+        """Draws a batch of transitions for each member, ``[S, B, ...]``."""
+        batch = self.replay_buffer.sample(self._members[0].batch_size)
+        self.stopwatch.lap("replay")
+        return batch
+
+    def update(self, batch: ReplayBatch) -> None:
+        """Does one update of all members.
+
+        Args:
+            batch: With a leading dimension of members.
+        """
+        first = self._members[0]
+        if self._template.batch_shape != batch.rewards.shape[1:]:
+            zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
+            self._template = FactoredCategorical(zeros, validate_args=False)
+        noise, next_noise = self._draw_noise(), None
+        if first.policy.critic.form == "network":
+            shape = (len(self), *self._template.logits.shape)
+            next_noise = gumbel_noise(shape, generator=self._generators)
+        target_entropy = self._target_entropy
+        if batch.action_mask is not None:
+            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
+        for member in self._members:
+            member._n_updates += 1
+        is_due = first._n_updates % first.target_update_interval == 0
+        self.metrics = self.learner.update(
+            batch,
+            noise,
+            target_entropy,
+            next_noise,
+            learning_rate=self._learning_rate(),
+            tau=self._tau if is_due else torch.zeros_like(self._tau),
+        )
+        for index, estimator in self._stepped:
+            estimator.step(self.metrics["expected_q"][index])
+        self.stopwatch.lap("update")
+
+    def _draw_noise(self) -> Noise:
+        """What each member's estimator would draw, with a leading dimension of members."""
+        estimator = self._members[0].estimator
+        if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
+            shape = estimator.noise_shape(self._template) or self._template.logits.shape
+            return gumbel_noise((len(self), *shape), generator=self._generators)
+        drawn = [
+            member.estimator.draw_noise(self._template, generator)
+            for member, generator in zip(self._members, self._generators, strict=True)
+        ]
+        if isinstance(drawn[0], Tensor):
+            return torch.stack(drawn)  # type: ignore[arg-type]
+        return tuple(torch.stack(each) for each in zip(*drawn, strict=True))
+
+    def _learning_rate(self) -> Tensor:
+        """Of each member, float64 ``[S]``."""
+        remaining = 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
+        rates = [member.lr_schedule(remaining) for member in self._members]
+        return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def scalars(self) -> list[dict[str, float]]:
+        """What :meth:`gsrl.DiscreteSAC.dump_logs` logs, of each member: of its episodes, and of the last update.
+
+        Names are the same. Times are left out, and so is what is not finite.
+        """
+        columns: dict[str, list[float]] = {}
+        for name in ("l", "r"):
+            columns[f"rollout/ep_{'len' if name == 'l' else 'rew'}_mean"] = [
+                float(np.mean([episode[name] for episode in member.ep_info_buffer or ()] or [np.nan]))
+                for member in self._members
+            ]
+        if self.metrics:
+            metrics = {**self.metrics, "target_entropy": self.metrics["target_entropy"].sum(-1)}
+            for name, value in metrics.items():
+                columns[f"train/{name}"] = value.reshape(len(self), -1).mean(-1).tolist()
+            columns["train/q_max"] = metrics["q"].reshape(len(self), -1).amax(-1).tolist()
+            for name, norm in self.learner.gradient_norms().items():
+                columns[f"train/gradient_norm_{name}"] = norm.tolist()
+            columns["train/learning_rate"] = self._learning_rate().tolist()
+            columns["train/n_updates"] = [float(member._n_updates) for member in self._members]
+        rows = [{name: column[index] for name, column in columns.items()} for index in range(len(self))]
+        for row, member in zip(rows, self._members, strict=True):
+            temperature = getattr(member.estimator, "temperature", None)
+            if self.metrics and isinstance(temperature, Temperature):
+                row["train/temperature"] = temperature().item()
+        return [{name: value for name, value in sorted(row.items()) if np.isfinite(value)} for row in rows]
+
+    def _report_diverged(self) -> None:
+        """Warns of the members that the last updates have frozen."""
+        for index, alive in enumerate(self.learner.alive.tolist()):
+            if not alive and self.stopped_at[index] is None:
+                self.stopped_at[index], self.diverged[index] = self.num_timesteps, True
+                warnings.warn(
+                    f"member {index}, of seed {self.seeds[index]}, diverged at {self.num_timesteps} steps: its loss is "
+                    "not finite. It is frozen, the others go on. Try a lower learning_rate, smaller rewards, or "
+                    "max_grad_norm.",
+                    stacklevel=3,
+                )
+
+    # Members
+
+    def __len__(self) -> int:
+        """S, the number of members."""
+        return len(self._members)
+
+    def member(self, index: int) -> DiscreteSAC:
+        """Returns a copy of a member as it is now: an ordinary agent, with replay and an environment of its own.
+
+        It predicts, saves and goes on learning alone, from new episodes.
+
+        Args:
+            index: Of the member, from 0.
+        """
+        agent = self._make_member(index, [self._make_env() for _ in range(self.n_envs)], self.device)
+        agent.load_state_dict({**self._member_state(index), "replay_buffer": self.replay_buffer.member_state(index)})
+        return agent
+
+    def stop(self, index: int) -> None:
+        """Freezes a member as it is, for good; the others go on. Its environments are stepped still, to no effect."""
+        if self.stopped_at[index] is None:
+            self.stopped_at[index] = self.num_timesteps
+            self.learner.alive[index] = False
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with some of the members alone, which then cost less; they are numbered anew, in this order.
+
+        Args:
+            indices: Of the members to keep.
+
+        Raises:
+            ValueError: There is none, or one is named twice.
+        """
+        indices = [range(len(self))[index] for index in indices]
+        if not indices or len(set(indices)) < len(indices):
+            raise ValueError(f"indices must name at least one member, and each once, but got {indices}.")
+        for index in indices:
+            self._synchronise(index)
+        replay_buffer, alive = self.replay_buffer, self.learner.alive[indices]
+        resets = [self.env.unwrapped.reset_infos[row] for row in self._rows(indices)]
+        self._environments = [self._environments[row] for row in self._rows(indices)]
+        if self._last_obs is not None:
+            self._last_obs = _map(lambda array: array[self._rows(indices)], self._last_obs)
+        if self._last_masks is not None:
+            self._last_masks = self._last_masks[self._rows(indices)]
+        for name in ("_members", "seeds", "settings", "stopped_at", "diverged"):
+            values = getattr(self, name)
+            setattr(self, name, [values[index] for index in indices])
+        self._make_env_of_all()
+        if self._last_obs is not None:
+            self.env.unwrapped.reset_infos = resets
+        self._lock()
+        self.learner.alive.copy_(alive)
+        self.replay_buffer = self._make_replay_buffer(masked=replay_buffer.masked)
+        self.replay_buffer.load_members(replay_buffer, indices)
+        self.metrics = {}
+
+    def evaluate(
+        self,
+        n_eval_episodes: int = 10,
+        *,
+        seeds: Sequence[int] | None = None,
+        n_envs: int = 5,
+        deterministic: bool = True,
+        callback: Callable[[], None] = lambda: None,
+    ) -> NDArray[np.float64]:
+        """Evaluates all members at once, each in environments of its own.
+
+        What a member gets is what :func:`gsrl.evaluation.evaluate_policy` gives it in ``n_envs`` environments.
+
+        Args:
+            n_eval_episodes: Episodes of each member.
+            seeds: Seed of each member's environments, the j-th has ``seed + j``; the members' own if None.
+            n_envs: Environments that a member's episodes are shared out to.
+            deterministic: Whether the most probable actions are taken.
+            callback: Called at every step.
+
+        Returns:
+            The undiscounted returns, ``[S, n_eval_episodes]``.
+        """
+        count = len(self) * n_envs
+        sub_environments = SyncVecEnv([self._make_env] * count)
+        sub_environments._seeds = [seed + j for seed in seeds or self.seeds for j in range(n_envs)]
+        env = self.algorithm._wrap_env(sub_environments)
+        targets = [(n_eval_episodes + row % n_envs) // n_envs for row in range(count)]
+        returns: list[list[float]] = [[] for _ in range(len(self))]
+        observations, masks = env.reset(), current_masks(env)
+        while any(targets):
+            actions = self.predict(observations, masks, deterministic=deterministic)
+            observations, _, dones, infos = env.step(actions)
+            masks = current_masks(env, infos, dones)
+            for row in dones.nonzero()[0].tolist():
+                if targets[row]:
+                    targets[row] -= 1
+                    returns[row // n_envs].append(infos[row]["episode"]["r"])
+            callback()
+        env.close()
+        self.stopwatch.lap("evaluation")
+        return np.array(returns, dtype=np.float64)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while the population learns, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        It does not hold where the environments are.
+        """
+        return {
+            "members": [self._member_state(index) for index in range(len(self))],
+            "replay_buffer": self.replay_buffer.state_dict(),
+            "masked": self.replay_buffer.masked,
+            "num_timesteps": self.num_timesteps,
+            "total_timesteps": self._total_timesteps,
+            "alive": self.learner.alive,
+            "stopped_at": self.stopped_at,
+            "diverged": self.diverged,
+            "last_obs": self._last_obs,
+            "last_masks": self._last_masks,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of a population of the same members.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
+            ValueError: There is another number of members.
+        """
+        names = (
+            "members", "replay_buffer", "masked", "num_timesteps", "total_timesteps", "alive", "stopped_at", "diverged",
+            "last_obs", "last_masks",
+        )  # fmt: skip
+        checkpoint.check_entries(state, dict.fromkeys(names))
+        if len(state["members"]) != len(self):
+            raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
+        for member, member_state in zip(self._members, state["members"], strict=True):
+            member.load_state_dict(member_state)
+        self.learner.count.copy_(torch.tensor([member.learner.count for member in self._members]))
+        self.learner.alive.copy_(state["alive"])
+        self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
+        self.replay_buffer.load_state_dict(state["replay_buffer"])
+        self.num_timesteps, self._total_timesteps = state["num_timesteps"], state["total_timesteps"]
+        self.stopped_at, self.diverged = list(state["stopped_at"]), list(state["diverged"])
+        self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
+
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
+        """Saves the population with its replay, as tensors and JSON: loading such a file runs no code.
+
+        Args:
+            path: Path or binary file object.
+        """
+        members = {"seeds": self.seeds, "settings": self.settings, "n_envs": self.n_envs, "policy": self.policy}
+        checkpoint.save(path, {"population": self.algorithm.__name__, **members, **self.state_dict()})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | BinaryIO,
+        algorithm: type[DiscreteSAC],
+        env: EnvFactory,
+        *,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        trusted: bool = False,
+    ) -> Population:
+        """Loads a saved population, which goes on where it was, with new episodes.
+
+        Args:
+            path: What :meth:`save` wrote.
+            algorithm: Of the members, as it was.
+            env: See :class:`Population`.
+            device: Of networks and noise.
+            compile: Whether the update is compiled.
+            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, or is no saved population.
+            ValueError: The members are of another algorithm.
+        """
+        tree = checkpoint.load(path, trusted=trusted)
+        with checkpoint.fitting(path):
+            checkpoint.check_entries(tree, dict.fromkeys(("population", "seeds", "settings", "n_envs", "policy")))
+        if tree["population"] != algorithm.__name__:
+            raise ValueError(
+                f"path holds members that are {tree['population']}, but algorithm is {algorithm.__name__}."
+            )
+        settings = {name: [each.get(name) for each in tree["settings"]] for name in tree["settings"][0]}
+        merged = {name: values if name in VECTORS else values[0] for name, values in settings.items()}
+        population = cls(
+            algorithm,
+            env,
+            tree["seeds"],
+            policy=tree["policy"],
+            n_envs=tree["n_envs"],
+            device=device,
+            compile=compile,
+            **merged,
+        )
+        with checkpoint.fitting(path):
+            population.load_state_dict(tree)
+        population._last_obs = None
+        return population
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.env.close()
+
+    def _rows(self, indices: Sequence[int]) -> list[int]:
+        """The sub-environments of some members."""
+        return [index * self.n_envs + j for index in indices for j in range(self.n_envs)]
+
+    def _synchronise(self, index: int) -> None:
+        """Tells a member what only the population has counted."""
+        member = self._members[index]
+        member.num_timesteps = self.num_timesteps
+        member._total_timesteps = self._total_timesteps
+        member.learner.count = int(self.learner.count[index])
+        member.masked = self.replay_buffer.masked
+
+    def _member_state(self, index: int) -> dict[str, Any]:
+        self._synchronise(index)
+        return self._members[index].state_dict(replay_buffer=False)
+
+
+def _factory(env: EnvFactory) -> Callable[[], gym.Env]:
+    """A function that makes an environment as the algorithm would wrap it."""
+
+    def make() -> gym.Env:
+        made = adapt(gym.make(env) if isinstance(env, str) else env())
+        return made if is_wrapped(made, Monitor) else Monitor(made)
+
+    return make
+
+
+def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The settings of each member."""
+    for name, value in settings.items():
+        if not isinstance(value, list | np.ndarray | Tensor | range) and not (
+            isinstance(value, tuple) and name in VECTORS
+        ):
+            continue
+        if name not in VECTORS:
+            raise ValueError(
+                f"{name} must be the same for all members, but got {value!r}: what may differ is {', '.join(VECTORS)}."
+            )
+        if len(value) != count:
+            raise ValueError(f"{name} must be one value, or one for each of {count} members, but got {len(value)}.")
+        settings[name] = value.tolist() if isinstance(value, np.ndarray | Tensor) else list(value)
+    members = [
+        {name: value[index] if isinstance(value, list) else value for name, value in settings.items()}
+        for index in range(count)
+    ]
+    if len({isinstance(member.get("ent_coef", "auto"), str) for member in members}) > 1:
+        raise ValueError(f"ent_coef must be learned by all members or by none, but got {settings['ent_coef']}.")
+    return members
+
+
+def _make_estimator(
+    algorithm: type[DiscreteSAC], estimator: str | Estimator | None, temperature: float | None
+) -> str | Estimator:
+    """A member's own estimator."""
+    if estimator is None:
+        estimator = str(inspect.signature(algorithm).parameters["estimator"].default)
+    if temperature is None:
+        return estimator if isinstance(estimator, str) else copy.deepcopy(estimator)
+    name, settings = (estimator, {}) if isinstance(estimator, str) else (estimator.name, estimator.settings)
+    try:
+        return make_estimator(name, **{**settings, "temperature": temperature})
+    except TypeError as error:
+        raise ValueError(f"temperature must be None for {name}, but got {temperature}: {error}") from error
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """Applies a function to a value, or to each of a dict of them (the entries of a Dict observation)."""
+    return {key: function(item) for key, item in value.items()} if isinstance(value, dict) else function(value)
+
+
+def _progress_bar(total: int, initial: int, *, shown: bool) -> Any:
+    if not shown:
+        return nullcontext(_NoBar())
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('progress_bar needs tqdm: pip install "gsrl[cli]"') from None
+    return tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True)
+
+
+class _NoBar:
+    def update(self, steps: int) -> None:
+        """Shows nothing."""

@@ -1,0 +1,413 @@
+"""Population: members are what single agents are, whatever their company; they diverge, stop and are saved apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from torch import Tensor
+
+import envs  # noqa: F401  # registers environments
+from gsrl import DiscreteSAC, Population, make_estimator
+from gsrl.algorithms.extractors import SmallCNN
+from gsrl.checkpoint import CheckpointError
+from gsrl.estimators import ESTIMATORS
+from gsrl.evaluation import evaluate_policy
+from gsrl.population import Episode, PopulationCallback
+from gsrl.temperature import ExponentialTemperature
+from gsrl.vec_env import SyncVecEnv
+
+CARTPOLE = "CartPole-v1"
+SMALL: dict[str, Any] = {
+    "policy_kwargs": {"net_arch": [16, 16]},
+    "buffer_size": 1000,
+    "learning_starts": 20,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "device": "cpu",
+}
+
+
+class Picture(gym.Env[Any, np.int64]):
+    """A bright row to be named; four steps, the last one truncated in every other episode."""
+
+    observation_space = spaces.Box(0, 255, (1, 12, 12), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._draw(), {}
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = float(action == self.row)
+        self.steps += 1
+        ended = self.steps == 4
+        truncated = ended and bool(self.np_random.integers(2))
+        return self._draw(), reward, ended and not truncated, truncated, {}
+
+    def _draw(self) -> np.ndarray:
+        self.row = self.np_random.integers(3)
+        picture = np.zeros((1, 12, 12), np.uint8)
+        picture[0, 4 * self.row : 4 * self.row + 4] = 255
+        return picture
+
+
+def parameters(agent: DiscreteSAC) -> dict[str, Tensor]:
+    return {**agent.policy.state_dict(), "alpha": agent.entropy_coefficient.log_value.detach()}
+
+
+def assert_equal(member: DiscreteSAC, single: DiscreteSAC, tolerance: float = 1e-5) -> None:
+    assert member._n_updates == single._n_updates > 0
+    theirs = parameters(single)
+    for name, value in parameters(member).items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def make_single(env: str | Callable[[], gym.Env], seed: int, policy: str = "MlpPolicy", **settings: Any) -> DiscreteSAC:
+    return DiscreteSAC(policy, gym.make(env) if isinstance(env, str) else env(), seed=seed, **(SMALL | settings))
+
+
+# A member is what a single agent is
+
+CASES: dict[str, tuple[str | Callable[[], gym.Env], dict[str, Any]]] = {
+    "layer norm, n-step, clipped": (
+        CARTPOLE,
+        {
+            "n_steps": 5,
+            "max_grad_norm": 0.5,
+            "critics": "mean",
+            "q_clip": 1.0,
+            "policy_kwargs": {"net_arch": [16, 16], "layer_norm": True},
+        },
+    ),
+    "delayed targets": (CARTPOLE, {"target_update_interval": 3, "tau": 0.5, "train_freq": 2, "gradient_steps": -1}),
+    "fixed alpha": (CARTPOLE, {"ent_coef": 0.1, "entropy_in_target": False}),
+    "falling learning rate": (CARTPOLE, {"learning_rate": lambda remaining: 1e-3 * remaining}),
+    "several factors, networks": ("gsrl/FactoredMatch-v0", {"estimator": "st-gumbel"}),
+    "several factors, multilinear": (
+        "gsrl/BitMatch-v0",
+        {"policy_kwargs": {"net_arch": [16], "critic": "multilinear"}, "estimator": "local-expectation"},
+    ),
+    "masks": ("gsrl/MaskedGrid-v0", {"estimator": "rloo"}),
+    "images": (
+        Picture,
+        {"policy": "CnnPolicy", "policy_kwargs": {"features_extractor_class": SmallCNN, "net_arch": [16]}},
+    ),
+    "dict": (
+        lambda: gym.wrappers.TransformObservation(
+            gym.make(CARTPOLE),
+            lambda x: {"cart": x[:2], "pole": x[2:]},
+            spaces.Dict({"cart": spaces.Box(-9, 9, (2,)), "pole": spaces.Box(-9, 9, (2,))}),
+        ),
+        {"policy": "MultiInputPolicy"},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*Box observation space.*")
+@pytest.mark.parametrize("name", CASES)
+def test_200_updates_of_a_member_are_those_of_a_single_agent(name: str) -> None:
+    env, settings = CASES[name]
+    policy = settings.get("policy", "MlpPolicy")
+    rest = {key: value for key, value in settings.items() if key != "policy"}
+    population = Population(DiscreteSAC, env, [4, 2, 9], policy=policy, **(SMALL | rest)).learn(220)
+    single = make_single(env, 2, policy, **rest).learn(220)
+    assert_equal(population.member(1), single)
+    ours, theirs = population.replay_buffer.member_state(1), single.replay_buffer.state_dict()  # type: ignore[union-attr]
+    for key in ("actions", "rewards", "terminated", "truncated"):  # the streams are the same to the bit
+        np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"arm", "disarm", "exact", "decoupled-st"}))
+def test_every_estimator_works_in_lock_step(name: str) -> None:
+    env = "gsrl/BitMatch-v0" if name != "unordered-set" else CARTPOLE
+    extra = {"n": 16, "K": 2} if name == "relax" else {}
+    ours, theirs = (
+        {"policy_kwargs": {"net_arch": [8]}, "estimator": make_estimator(name, **extra)} for _ in ("ours", "theirs")
+    )
+    if name == "relax":  # its surrogate network is drawn from torch's generator
+        theirs["estimator"].load_state_dict(ours["estimator"].state_dict())  # type: ignore[attr-defined]
+    population = Population(DiscreteSAC, env, [0, 1], **(SMALL | ours)).learn(60)
+    assert_equal(population.member(1), make_single(env, 1, **theirs).learn(60))
+
+
+def test_what_an_estimator_keeps_is_each_members_own() -> None:
+    temperature = ExponentialTemperature(2.0, 0.1, 100)
+    estimator = make_estimator("st-gumbel", temperature=temperature)
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], estimator=estimator, **SMALL).learn(80)
+    assert temperature.count == 0  # the one that was given is a pattern
+    assert population.member(0).estimator.temperature.count == 60  # type: ignore[union-attr, operator]
+    baseline = make_estimator("reinforce", baseline="running-mean")
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], estimator=baseline, **SMALL).learn(80)
+    single = make_single(CARTPOLE, 1, estimator=make_estimator("reinforce", baseline="running-mean")).learn(80)
+    assert_equal(population.member(1), single)
+    assert population.member(1).estimator.total == single.estimator.total  # type: ignore[union-attr]
+
+
+def test_settings_may_differ_between_members() -> None:
+    vectors: dict[str, Any] = {
+        "learning_rate": [1e-3, 3e-3, lambda remaining: 1e-3 * remaining],
+        "gamma": np.array([0.99, 0.9, 0.5]),
+        "tau": torch.tensor([0.01, 0.1, 1.0]),
+        "ent_coef": ["auto", "auto_0.1", "auto_3"],
+        "target_entropy_ratio": (0.1, 0.5, 0.9),
+        "n_steps": [1, 3, 7],
+    }
+    population = Population(
+        DiscreteSAC, CARTPOLE, [0, 0, 1], estimator="st-gumbel", temperature=[0.5, 1.0, 2.0], **(SMALL | vectors)
+    ).learn(220)
+    for index, seed in enumerate((0, 0, 1)):
+        own = {name: values[index] for name, values in vectors.items()}
+        own = {name: value.item() if isinstance(value, Tensor | np.generic) else value for name, value in own.items()}
+        own["estimator"] = make_estimator("st-gumbel", temperature=[0.5, 1.0, 2.0][index])
+        assert_equal(population.member(index), make_single(CARTPOLE, seed, **own).learn(220))
+
+
+def test_several_environments_a_member() -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [3, 8], n_envs=2, **SMALL).learn(200)
+    env = SyncVecEnv([lambda: Monitor(gym.make(CARTPOLE))] * 2)
+    single = DiscreteSAC("MlpPolicy", env, seed=8, **SMALL).learn(200)
+    assert_equal(population.member(1), single)
+    assert population.num_timesteps == single.num_timesteps == 200
+
+
+def test_compiled_updates_are_the_eager_ones(capfd: pytest.CaptureFixture[str]) -> None:
+    settings = SMALL | {"estimator": "st-gumbel", "max_grad_norm": 1.0}
+    eager = Population(DiscreteSAC, CARTPOLE, [0, 1], **settings).learn(80)
+    compiled = Population(DiscreteSAC, CARTPOLE, [0, 1], compile=True, **settings).learn(80)
+    said = capfd.readouterr().err
+    assert "compiling the gradient ... " in said
+    assert "failed" not in said
+    for index in range(2):
+        assert_equal(compiled.member(index), eager.member(index))
+    for name, norm in eager.learner.gradient_norms().items():
+        torch.testing.assert_close(compiled.learner.gradient_norms()[name], norm, rtol=1e-3, atol=1e-6)
+
+
+# Independence
+
+
+def test_company_changes_nothing() -> None:
+    alone = Population(DiscreteSAC, CARTPOLE, [5], **SMALL).learn(150)
+    crowd = Population(DiscreteSAC, CARTPOLE, [1, 2, 5, 7, 3], **SMALL).learn(150)
+    assert_equal(crowd.member(2), alone.member(0))
+    assert torch.equal(crowd.member(2).generator.get_state(), alone.member(0).generator.get_state())
+
+
+def test_a_member_that_diverges_is_frozen_and_touches_no_other() -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1, 2], estimator="st-gumbel", **SMALL).learn(60)
+    others = Population(DiscreteSAC, CARTPOLE, [0, 1, 2], estimator="st-gumbel", **SMALL).learn(60)
+    population.replay_buffer.rewards[1] = np.nan
+    before = {name: value.clone() for name, value in parameters(population._members[1]).items()}
+    with pytest.warns(UserWarning, match="member 1, of seed 1, diverged at 62 steps"):
+        population.learn(60, reset_num_timesteps=False)
+    others.learn(60, reset_num_timesteps=False)
+    for index in (0, 2):
+        assert_equal(population.member(index), others.member(index), tolerance=0.0)
+    assert population.diverged == [False, True, False]
+    assert population.stopped_at == [None, 62, None]
+    assert all(torch.equal(value, before[name]) for name, value in parameters(population._members[1]).items())
+    assert population.learner.count.tolist() == [100, 40, 100]
+
+
+def test_clipping_is_per_member() -> None:
+    """A member with huge gradients does not shrink another's."""
+    settings = SMALL | {"max_grad_norm": 0.1}
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **settings)
+    single = make_single(CARTPOLE, 1, max_grad_norm=0.1)
+    population._members[0].policy.critic.weight.data *= 100
+    population.learn(100)
+    assert_equal(population.member(1), single.learn(100))
+    norms = population.learner.gradient_norms()["critic"]
+    assert norms[0] > 3 * norms[1]
+
+
+# Members finish apart
+
+
+def test_a_member_is_an_ordinary_agent(tmp_path: Path) -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL).learn(100)
+    member = population.member(1)
+    before = {name: value.clone() for name, value in parameters(population._members[1]).items()}
+    observations = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    actions = population.predict(observations, deterministic=True)  # the first of member 0, the second of member 1
+    assert member.predict(observations, deterministic=True)[0][1] == actions[1]
+    member.learn(50, reset_num_timesteps=False)
+    assert member.num_timesteps == 150
+    assert member._n_updates == 130
+    member.save(tmp_path / "member.zip")
+    assert_equal(DiscreteSAC.load(tmp_path / "member.zip"), member, tolerance=0.0)
+    for name, value in parameters(population._members[1]).items():  # it was a copy
+        assert torch.equal(value, before[name])
+
+
+def test_stop_freezes_one_member() -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL).learn(100)
+    untouched = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL).learn(100)
+    population.stop(0)
+    before = {name: value.clone() for name, value in parameters(population._members[0]).items()}
+    for each in (population, untouched):
+        each.learn(100, reset_num_timesteps=False)
+    assert all(torch.equal(value, before[name]) for name, value in parameters(population._members[0]).items())
+    assert_equal(population.member(1), untouched.member(1))
+    assert population.stopped_at == [100, None]
+    assert population.diverged == [False, False]
+    population.stop(1)
+    population.learn(100, reset_num_timesteps=False)  # nobody is left to learn
+    assert population.num_timesteps == 200
+
+
+def test_keep_goes_on_with_some_members() -> None:
+    settings = SMALL | {"gamma": [0.9, 0.95, 0.99], "n_steps": [1, 2, 3]}
+    fewer, all_of_them = (Population(DiscreteSAC, CARTPOLE, [0, 1, 2], **settings).learn(100) for _ in range(2))
+    fewer.keep([2, 0])
+    for population in (fewer, all_of_them):
+        population.learn(100, reset_num_timesteps=False)
+    assert fewer.seeds == [2, 0]
+    for mine, theirs in ((0, 2), (1, 0)):
+        assert_equal(fewer.member(mine), all_of_them.member(theirs))
+        assert fewer.member(mine).gamma == all_of_them.member(theirs).gamma
+
+
+@pytest.mark.parametrize("indices", [[], [0, 0], [5]])
+def test_keep_refuses(indices: list[int]) -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL)
+    with pytest.raises((ValueError, IndexError)):
+        population.keep(indices)
+
+
+def test_evaluation_is_that_of_single_agents() -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL).learn(150)
+    returns = population.evaluate(7, seeds=[11, 22], n_envs=3)
+    assert returns.shape == (2, 7)
+    for index, seed in enumerate((11, 22)):
+        env = SyncVecEnv([lambda: Monitor(gym.make(CARTPOLE))] * 3)
+        env.seed(seed)
+        expected, _ = evaluate_policy(population.member(index), env, 7, return_episode_rewards=True)
+        assert returns[index].tolist() == expected
+
+
+def test_evaluation_keeps_to_masks() -> None:
+    population = Population(DiscreteSAC, "gsrl/MaskedGrid-v0", [0, 1], **SMALL).learn(60)
+    assert population.evaluate(2, n_envs=2).shape == (2, 2)  # the maze raises where an illegal move is made
+
+
+def test_callbacks() -> None:
+    class Recorder(PopulationCallback):
+        def __init__(self) -> None:
+            self.rollouts: list[int] = []
+            self.episodes: list[Episode] = []
+
+        def on_rollout_start(self, population: Population) -> bool:
+            self.rollouts.append(population.num_timesteps)
+            return population.num_timesteps < 90
+
+        def on_episodes(self, population: Population, episodes: Any) -> None:
+            self.episodes.extend(episodes)
+
+    recorder = Recorder()
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1, 2], **SMALL).learn(100, recorder)
+    assert recorder.rollouts == list(range(91))
+    assert population.num_timesteps == 90
+    assert {episode.member for episode in recorder.episodes} == {0, 1, 2}
+    for member in range(3):
+        own = [episode for episode in recorder.episodes if episode.member == member]
+        assert own[0].steps == own[0].length == own[0].episode_return  # CartPole gives 1 a step
+        agent = population.member(member)
+        assert agent._episode_num == len(own)
+        assert [info["r"] for info in agent.ep_info_buffer] == [episode.episode_return for episode in own]  # type: ignore[union-attr]
+
+
+# State
+
+
+class Coin(gym.Env[Any, np.int64]):
+    """Episodes of one step, whose start depends on nothing: a population can be resumed exactly here."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(2, np.float32), float(action), True, False, {}
+
+
+def test_a_saved_population_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    estimator = make_estimator("st-gumbel", temperature=ExponentialTemperature(2.0, 0.1, 100))
+    settings = SMALL | {"gamma": [0.9, 0.99], "ent_coef": ["auto_0.5", "auto_2"], "estimator": estimator}
+    population = Population(DiscreteSAC, Coin, [3, 4], **settings).learn(100)
+    population.stop(0)
+    population.save(tmp_path / "population.zip")
+    loaded = Population.load(tmp_path / "population.zip", DiscreteSAC, Coin)
+    for each in (population, loaded):
+        each.learn(80, reset_num_timesteps=False)
+    assert loaded.num_timesteps == population.num_timesteps == 180
+    assert loaded.stopped_at == population.stopped_at == [100, None]
+    for index in range(2):
+        assert_equal(loaded.member(index), population.member(index), tolerance=0.0)
+        state, other = loaded.member(index).learner.state_dict(), population.member(index).learner.state_dict()
+        assert state["count"] == other["count"]
+        for name, moment in state["exp_avg"].items():
+            assert torch.equal(moment, other["exp_avg"][name])
+
+
+def test_load_refuses_other_files(tmp_path: Path) -> None:
+    make_single(CARTPOLE, 0).save(tmp_path / "agent.zip")
+    with pytest.raises(CheckpointError, match="population is missing"):
+        Population.load(tmp_path / "agent.zip", DiscreteSAC, CARTPOLE)
+
+
+def test_same_seeds_same_result() -> None:
+    first, second = (Population(DiscreteSAC, CARTPOLE, [0, 1], estimator="st-gumbel", **SMALL).learn(80) for _ in "ab")
+    for index in range(2):
+        assert_equal(first.member(index), second.member(index), tolerance=0.0)
+
+
+def test_no_global_random_numbers_are_used() -> None:
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    Population(DiscreteSAC, CARTPOLE, [0, 1], estimator="st-gumbel", **SMALL).learn(60)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])  # type: ignore[arg-type]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": []}, "seeds must hold at least one seed"),
+        ({"n_envs": 0}, "n_envs must be at least 1, but got 0"),
+        ({"gamma": [0.9, 0.9, 0.9]}, "gamma must be one value, or one for each of 2 members, but got 3"),
+        ({"batch_size": [8, 16]}, r"batch_size must be the same for all members, but got \[8, 16\]"),
+        ({"ent_coef": [0.1, "auto"]}, "ent_coef must be learned by all members or by none"),
+        ({"estimator": "rloo", "temperature": 0.5}, "temperature must be None for rloo, but got 0.5"),
+        ({"train_freq": (1, "episode")}, "train_freq must count steps in a population"),
+        ({"gamma": [0.9, 1.5]}, "gamma must lie in"),
+        ({"tau": [0.1, 0.0]}, "tau must be in"),
+        ({"env": gym.make(CARTPOLE)}, "env must be the name of an environment or a function that makes one"),
+        ({"horizon": 3}, "DiscreteSAC has no argument 'horizon'"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Population(DiscreteSAC, **({"env": CARTPOLE, "seeds": [0, 1]} | SMALL | arguments))
+
+
+def test_one_warning_a_population() -> None:
+    """What every member would say of itself is not said by each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL).learn(40)
+    assert not caught
