@@ -26,7 +26,7 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED) ## time one update of the learner, and the samplers
-	$(BIN)/python benchmarks/update_speed.py $(ARGS)
+	$(BIN)/python benchmarks/speed/update_speed.py $(ARGS)
 	$(BIN)/python benchmarks/sampler_speed.py $(ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays

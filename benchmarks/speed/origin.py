@@ -1,0 +1,40 @@
+"""Where a measurement comes from: command, versions, processor."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy
+import stable_baselines3
+import torch
+
+import gsrl
+
+
+def origin(command: str) -> dict[str, Any]:
+    """What a file of results begins with; ``load`` is that of the last minute: 1 is the measurement itself."""
+    return {
+        "command": command,
+        "versions": {
+            "gsrl": gsrl.__version__,
+            "torch": torch.__version__,
+            "stable-baselines3": stable_baselines3.__version__,
+            "gymnasium": gymnasium.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
+        "processor": processor(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def processor() -> str:
+    """The processor's name, where Linux tells it; else the machine's kind."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,223 @@
+r"""Time of one update of discrete SAC a member, against members, width and batch, beside the arithmetic limit.
+
+CartPole's shapes: four observations, two actions; two hidden layers; one thread. Against the members S from 1 to 256,
+at 64x64 and batches of 64; against the width from 32 to 512, at batches of 64, and against the batch from 32 to 512, at
+64x64, both for one member and for sixteen. One member is a ``DiscreteSAC``, more are a ``Population``. And one member
+at 256x256 with batches of 256, whose share of the limit is printed.
+
+The limit is the time that the matrix products would take alone, at the rate of a product of two 1024x1024 matrices,
+measured in turn with the updates. A layer of i inputs and o outputs takes 2 B i o operations forward, as many for the
+gradient of its weights, and as many for that of its inputs, which the first layer has no use for. With
+:math:`P = \sum i o` over the layers of a network, d observations, a width w and C = 2 critics, there are
+
+- forward, 2 B P each: the actor at the next states and at the states, C target critics at the next states, C critics;
+- backward, 4 B P - 2 B d w each: the actor, C critics,
+
+so 24 B P - 6 B d w together. It is checked against ``torch.utils.flop_counter`` in each case.
+
+Rows are kept: a run goes on where another one ended; ``--draw`` measures nothing.
+
+    python benchmarks/speed/scaling.py [--rounds 15] [--out benchmarks/speed/results/scaling] [--draw]
+        [--modes eager compiled]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from origin import origin
+from torch.utils.flop_counter import FlopCounterMode
+
+import gsrl
+from gsrl.buffers import ReplayBatch
+
+OBSERVATIONS, ACTIONS, CRITICS = 4, 2, 2
+MODES = ("eager", "compiled")
+SECONDS_A_ROUND = 0.1
+OUT = Path(__file__).parent / "results" / "scaling"
+
+
+class Case(NamedTuple):
+    """What is measured at once."""
+
+    members: int
+    width: int
+    batch: int
+
+
+MEMBERS = [Case(2**i, 64, 64) for i in range(9)]
+WIDTHS = {members: [Case(members, width, 64) for width in (32, 64, 128, 256, 512)] for members in (1, 16)}
+BATCHES = {members: [Case(members, 64, batch) for batch in (32, 64, 128, 256, 512)] for members in (1, 16)}
+LARGE = Case(1, 256, 256)
+CASES = list(dict.fromkeys([*MEMBERS, *WIDTHS[1], *WIDTHS[16], *BATCHES[1], *BATCHES[16], LARGE]))
+
+
+def operations(width: int, batch: int) -> int:
+    """Floating-point operations of the matrix products of one member's update."""
+    weights = OBSERVATIONS * width + width * width + width * ACTIONS
+    forward = 2 * batch * weights
+    backward = 2 * forward - 2 * batch * OBSERVATIONS * width
+    return (2 + 2 * CRITICS) * forward + (1 + CRITICS) * backward
+
+
+def counted_operations(update: Callable[[], object]) -> int:
+    """The same, as torch counts it."""
+    with FlopCounterMode(display=False) as counter:
+        update()
+    return counter.get_total_flops()
+
+
+def random_batch(*shape: int) -> ReplayBatch:
+    """Transitions of noise: the time does not depend on them."""
+    generator = torch.Generator().manual_seed(0)
+    observations, next_observations = torch.randn(2, *shape, OBSERVATIONS, generator=generator)
+    actions = torch.randint(ACTIONS, (*shape, 1), generator=generator)
+    rewards = torch.randn(shape, generator=generator)
+    return ReplayBatch(observations, actions, rewards, next_observations, torch.full(shape, 0.99))
+
+
+def updater(case: Case, mode: str) -> Callable[[], object]:
+    """One update of all members."""
+    settings: dict[str, Any] = {
+        "batch_size": case.batch,
+        "buffer_size": 1,
+        "policy_kwargs": {"net_arch": [case.width, case.width]},
+        "device": "cpu",
+        "compile": mode == "compiled",
+    }
+    if case.members == 1:
+        agent = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0, **settings)
+        batch = random_batch(case.batch)
+    else:
+        agent = gsrl.Population(gsrl.DiscreteSAC, "CartPole-v1", seeds=range(case.members), **settings)
+        batch = random_batch(case.members, case.batch)
+    return lambda: agent.update(batch)
+
+
+def multiplier() -> Callable[[], object]:
+    """A product of two 1024x1024 matrices."""
+    left, right, out = torch.randn(3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    return lambda: torch.mm(left, right, out=out)
+
+
+def seconds_a_call(subjects: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Medians over rounds in which all take turns, after one that sets how many calls a round has."""
+    calls = []
+    for subject in subjects:
+        for _ in range(3):  # compiles, allocates
+            subject()
+        start = time.perf_counter()
+        subject()
+        calls.append(math.ceil(SECONDS_A_ROUND / (time.perf_counter() - start)))
+    times: list[list[float]] = [[] for _ in subjects]
+    for _ in range(rounds):
+        for subject, count, taken in zip(subjects, calls, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                subject()
+            taken.append((time.perf_counter() - start) / count)
+    return [statistics.median(taken) for taken in times]
+
+
+def measure(case: Case, modes: Sequence[str], rounds: int) -> list[dict[str, float | str]]:
+    """A row for each mode.
+
+    Raises:
+        RuntimeError: The formula of the operations does not hold.
+    """
+    flops = operations(case.width, case.batch)
+    counted = counted_operations(updater(case, "eager"))
+    if counted != case.members * flops:
+        raise RuntimeError(f"{case}: torch counts {counted} operations, the formula says {case.members * flops}.")
+    multiplication, *updates = seconds_a_call([multiplier(), *(updater(case, mode) for mode in modes)], rounds)
+    rate = 2 * 1024**3 / multiplication
+    return [
+        {
+            **case._asdict(),
+            "mode": mode,
+            "milliseconds": round(1e3 * seconds / case.members, 5),
+            "limit_milliseconds": round(1e3 * flops / rate, 5),
+            "share": round(case.members * flops / rate / seconds, 4),
+            "gigaflops_a_second": round(rate / 1e9, 1),
+        }
+        for mode, seconds in zip(modes, updates, strict=True)
+    ]
+
+
+def select(table: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
+    """The rows of these cases."""
+    return table[table[list(Case._fields)].apply(tuple, axis=1).isin(cases)]
+
+
+def draw(table: pd.DataFrame, file: Path) -> None:
+    """Draws the milliseconds against members, width and batch."""
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
+    one, sixteen = ("#0072B2", ", S = 1"), ("#D55E00", ", S = 16")
+    contents = (
+        ("members", ((MEMBERS, ("#000000", "")),)),
+        ("width", ((WIDTHS[1], one), (WIDTHS[16], sixteen))),
+        ("batch", ((BATCHES[1], one), (BATCHES[16], sixteen))),
+    )
+    for axes, (field, lines) in zip(panels, contents, strict=True):
+        for cases, (colour, suffix) in lines:
+            for mode, style in zip(MODES, ("o:", "o-"), strict=True):
+                part = select(table, cases).query("mode == @mode").sort_values(field)
+                axes.plot(part[field], part["milliseconds"], style, ms=3, color=colour, label=f"{mode}{suffix}")
+        limit = select(table, lines[0][0]).groupby(field)["limit_milliseconds"].median()
+        axes.plot(limit.index, limit, "--", color="#666666", label="limit")
+        axes.set(xscale="log", yscale="log", xlabel=field)
+        axes.set_xticks(limit.index, [str(size) for size in limit.index])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="milliseconds an update of a member")
+    figure.savefig(file, dpi=200)
+
+
+def main() -> None:
+    """Measures what is missing, keeps each row, and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--draw", action="store_true", help="only draw the rows that there are")
+    parser.add_argument("--out", type=Path, default=OUT, help="path of table and picture without suffix")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as run_agent.py does
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    file = arguments.out.with_suffix(".csv")
+
+    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
+    done = {(row["members"], row["width"], row["batch"], row["mode"]) for row in rows}
+    for case in () if arguments.draw else CASES:
+        if modes := [mode for mode in arguments.modes if (*case, mode) not in done]:
+            rows += measure(case, modes, arguments.rounds)
+            pd.DataFrame(rows).to_csv(file, index=False)
+            command = f"python benchmarks/speed/scaling.py --rounds {arguments.rounds}"
+            arguments.out.with_suffix(".json").write_text(json.dumps(origin(command), indent=2) + "\n")
+            for row in rows[-len(modes) :]:
+                print(f"{case}, {row['mode']}: {row['milliseconds']} ms, {row['share']:.0%} of the limit", flush=True)
+
+    if not rows:
+        parser.error(f"there are no rows in {file} to draw")
+    table = pd.DataFrame(rows)
+    draw(table, arguments.out.with_suffix(".png"))
+    print(table.to_string(index=False))
+    for row in rows:
+        if (row["members"], row["width"], row["batch"]) == LARGE:
+            print(f"one member, 256x256, batch 256, {row['mode']}: {row['share']:.0%} of the limit")
+
+
+if __name__ == "__main__":
+    main()
