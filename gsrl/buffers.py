@@ -22,6 +22,7 @@ from gsrl.spaces import OneHotCodec
 __all__ = ["ReplayBatch", "ReplayBuffer"]
 
 Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
+Stored: TypeAlias = "np.ndarray | _DeviceArray | dict[str, np.ndarray | _DeviceArray]"
 Index: TypeAlias = tuple[int | slice | list[int], ...]
 
 
@@ -69,7 +70,8 @@ class ReplayBuffer(BaseBuffer):
 
     Memory, in bytes: `buffer_size * (2 * observation + n * action + 8)`, plus `buffer_size * 2 * ceil(L / 8)` with
     masks; times `num_members`. CartPole: 2 * 16 + 1 + 8 = 41 a transition, so that 64 members with 100,000 each take
-    0.25 GiB. It is asked for at once, but most operating systems hand it out only as it is written.
+    0.25 GiB. It is asked for at once, but most operating systems hand it out only as it is written. Observations are
+    kept on `device`, all else in the memory of the host.
 
     With `num_members` S, this is S buffers of one member in lock-step: every array is `[S, rows, n_envs, ...]`, and
     `buffer_size`, `n_envs`, `size()` and `len()` are those of a member. `add` takes the sub-environments grouped by
@@ -151,8 +153,8 @@ class ReplayBuffer(BaseBuffer):
             if isinstance(observation_space, spaces.Dict)
             else _Layout.of(observation_space)
         )
-        self.observations: Observation = _map(lambda layout: layout.allocate(leading), self._layout)
-        self.next_observations: Observation = _map(lambda layout: layout.allocate(leading), self._layout)
+        self.observations: Stored = _map(lambda layout: layout.allocate(leading, self.device), self._layout)
+        self.next_observations: Stored = _map(lambda layout: layout.allocate(leading, self.device), self._layout)
         self.actions = np.zeros((*leading, self.codec.n), dtype=np.min_scalar_type(self.codec.K - 1))
         self.rewards = np.zeros(leading, dtype=np.float32)
         self.terminated = np.zeros(leading, dtype=np.bool_)
@@ -351,10 +353,10 @@ class ReplayBuffer(BaseBuffer):
         observations = _map(lambda stored: self._gather(stored, batch_inds), self.observations)
         next_observations = _map(lambda stored: self._gather(stored, last), self.next_observations)
         return ReplayBatch(
-            observations=_map(self._to_tensor, self._normalize_obs(observations, env)),
+            observations=_map(self._to_tensor, self._normalized(observations, env)),
             actions=self._to_tensor(self._gather(self.actions, batch_inds).astype(np.int64)),
             rewards=self._to_tensor(rewards),
-            next_observations=_map(self._to_tensor, self._normalize_obs(next_observations, env)),
+            next_observations=_map(self._to_tensor, self._normalized(next_observations, env)),
             discounts=self._to_tensor(discounts),
             action_mask=self._gather_masks(self.action_masks, batch_inds) if self.masked else None,
             next_action_mask=self._gather_masks(self.next_action_masks, last) if self.masked else None,
@@ -482,9 +484,9 @@ class ReplayBuffer(BaseBuffer):
         if self.num_members is None or not 0 <= member < self.num_members:
             raise ValueError(f"member must be one of the {self.num_members or 0} of the buffer, got {member}")
 
-    def _arrays(self) -> dict[str, Observation]:
+    def _arrays(self) -> dict[str, Stored]:
         """What is stored of each transition, by name."""
-        arrays = {
+        arrays: dict[str, Stored] = {
             "observations": self.observations,
             "next_observations": self.next_observations,
             "actions": self.actions,
@@ -497,19 +499,29 @@ class ReplayBuffer(BaseBuffer):
             arrays |= {"action_masks": self.action_masks, "next_action_masks": self.next_action_masks}
         return arrays
 
-    def _gather(self, stored: np.ndarray, flat_indices: np.ndarray) -> np.ndarray:
-        """What is stored at these indices, `[*flat_indices.shape, ...]`; always a fresh array."""
-        return stored.reshape(-1, *stored.shape[len(self._step_shape) + 1 :]).take(flat_indices, axis=0)
+    def _gather(self, stored: np.ndarray | _DeviceArray, flat_indices: np.ndarray) -> Any:
+        """What is stored at these indices, `[*flat_indices.shape, ...]`, where it is stored; always fresh."""
+        dims = len(self._step_shape) + 1
+        if isinstance(stored, _DeviceArray):
+            return stored.gather(flat_indices, dims)
+        return stored.reshape(-1, *stored.shape[dims:]).take(flat_indices, axis=0)
 
     def _gather_masks(self, stored: np.ndarray, flat_indices: np.ndarray) -> Tensor:
         """Masks `[*flat_indices.shape, n, K]` of rows of bits."""
         masks = np.unpackbits(self._gather(stored, flat_indices), axis=-1, count=self._num_choices).view(np.bool_)
         return self._to_tensor(to_matrix(self.codec, masks, validate_args=False))
 
-    def _to_tensor(self, array: np.ndarray) -> Tensor:
-        """The array's own memory on the CPU: only for arrays nobody else holds."""
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+    def _normalized(self, observations: Any, env: VecNormalize | None) -> Any:
+        if env is None:
+            return observations
+        return self._normalize_obs(_map(_to_numpy, observations), env)
+
+    def _to_tensor(self, values: np.ndarray | Tensor) -> Tensor:
+        """An array's own memory on the CPU: only for arrays nobody else holds."""
+        if isinstance(values, Tensor):
+            return values
+        tensor = torch.from_numpy(values)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
     def _checked_observation(self, name: str, observation: Observation) -> Observation:
         """Observations `[*members, n_envs, ...]` in the shape and dtype they are stored in, or an error."""
@@ -587,15 +599,49 @@ class _Layout(NamedTuple):
         dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
         return cls(space.shape or (), cast("tuple[int, ...]", get_obs_shape(space)), dtype)
 
-    def allocate(self, leading: tuple[int, ...]) -> np.ndarray:
+    def allocate(self, leading: tuple[int, ...], device: torch.device) -> np.ndarray | _DeviceArray:
         shape = (*leading, *self.stored_shape)
         try:
-            return np.zeros(shape, dtype=self.dtype)
-        except MemoryError:
+            return np.zeros(shape, dtype=self.dtype) if _is_host(device) else _DeviceArray(shape, self.dtype, device)
+        except (MemoryError, torch.OutOfMemoryError):
             gibibytes = np.prod(shape, dtype=float) * self.dtype.itemsize / 2**30
             raise MemoryError(
                 f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
             ) from None
+
+
+class _DeviceArray:
+    """An array in a device's memory, read and written as NumPy's are, and gathered where it lies.
+
+    Nothing here waits for the device but reading an item, which only saving and loading do.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, device: torch.device) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._tensor = torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        array: np.ndarray = self._tensor[index].cpu().numpy()
+        return array
+
+    def __setitem__(self, index: Any, values: np.ndarray) -> None:
+        self._tensor[index] = self._from_numpy(values)
+
+    def gather(self, flat_indices: NDArray[np.int64], dims: int) -> Tensor:
+        """Entries, by their place in the first `dims` dimensions made one."""
+        return self._tensor.flatten(0, dims - 1)[self._from_numpy(flat_indices)]
+
+    def _from_numpy(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._tensor.device, non_blocking=True)
+
+
+def _to_numpy(values: np.ndarray | Tensor) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def _is_host(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _map(function: Callable[..., Any], first: Any, *rest: Any) -> Any:
@@ -627,7 +673,7 @@ def _check_finite(name: str, array: np.ndarray) -> None:
         raise ValueError(f"{name} must be finite, got {array[tuple(where)]} in environment {where[0]}")
 
 
-def _check_stored(name: str, new: Any, stored: Observation, rows: Index) -> None:
+def _check_stored(name: str, new: Any, stored: Stored, rows: Index) -> None:
     """Refuse what cannot take the place of these rows of `stored`."""
     if isinstance(stored, dict):
         if not isinstance(new, dict) or new.keys() != stored.keys():

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from gsrl import buffers
 from gsrl.buffers import ReplayBuffer
 
 COUNTER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -888,6 +889,45 @@ class TestMembers:
     def test_a_single_buffer_has_no_members(self) -> None:
         with pytest.raises(ValueError, match="member must be one of the 0 of the buffer, got 0"):
             make_buffer().member_state(0)
+
+
+class TestDevices:
+    """Observations that are kept on a device; here it is the CPU's memory, as if it were another's."""
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_what_is_sampled_and_saved_is_the_same(self, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        twins = []
+        for on_host in (True, False):
+            monkeypatch.setattr(buffers, "_is_host", lambda device, on_host=on_host: on_host)
+            twins.append(Twins([0.9, 0.99], [1, 3], rows=5, n_envs=2, masked=masked))
+        host, device = twins
+        assert not isinstance(device.together.observations["speed"], np.ndarray)
+        for _ in range(12):
+            for each in twins:
+                each.add()
+                each.assert_same_sample()
+        for ours, theirs in ((device.together, host.together), (device.alone[1], host.alone[1])):
+            assert_same_state(ours.state_dict(), theirs.state_dict())
+            assert_same_batch(ours.sample(16), theirs.sample(16))
+        assert_same_state(device.together.member_state(1), host.alone[1].state_dict())
+        fresh = Twins([0.9, 0.99], [1, 3], rows=5, n_envs=2, masked=masked).together  # on the device
+        fresh.load_state_dict(host.together.state_dict())
+        assert_same_state(fresh.state_dict(), host.together.state_dict())
+        assert_same_batch(fresh.sample(16), host.together.sample(16))
+
+    def test_normalised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+        env.obs_rms.mean[:] = 2.0
+        batches = []
+        for on_host in (True, False):
+            monkeypatch.setattr(buffers, "_is_host", lambda device, on_host=on_host: on_host)
+            space = env.observation_space
+            buffer = make_buffer(8, space, action_space=env.action_space)
+            step = np.ones((1, 4), np.float32)
+            for _ in range(3):
+                buffer.add(step, step + 1, np.array([1]), np.array([1.0]), np.array([False]), [{}])
+            batches.append(buffer.sample(4, env))
+        assert_same_batch(*batches)
 
 
 class TestVecNormalize:
