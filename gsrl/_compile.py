@@ -6,22 +6,29 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-__all__ = ["Traced", "is_traceable"]
+__all__ = ["Fingerprint", "Traced", "is_traceable"]
 
 KNOWN_MODULES = ("gsrl.", "torch.nn.modules.", "stable_baselines3.common.torch_layers")
 """Where modules come from that do the same operations on every input of a shape."""
 
+MAX_RECORDS = 4
+"""Kinds of inputs that a function is recorded for; those of all others are left to the caller."""
+
 
 def is_traceable(modules: Iterable[nn.Module]) -> bool:
     """Whether what these modules do may be recorded: whether they are known to decide nothing by values."""
-    return all(type(module).__module__.startswith(KNOWN_MODULES) for module in modules)
+    return all(
+        type(module).__module__.startswith(KNOWN_MODULES)
+        and not any(callable(value) and not isinstance(value, type) for value in vars(module).values())
+        for module in modules
+    )
 
 
 class Traced:
@@ -32,7 +39,8 @@ class Traced:
     (Recording sees through ``vmap`` and ``autograd.grad``.) Compiled, the operations are fused as well: that is
     faster, takes some seconds at first, and rounds differently.
 
-    What a function decides by values is decided once and for all. See :func:`is_traceable`.
+    What a function decides by values, or by the state of Python objects, is decided once and for all. See
+    :func:`is_traceable`, and :class:`Fingerprint`.
 
     Args:
         function: Of ``state`` and further inputs, trees of tensors and constants. Returns a tree of tensors. Only a
@@ -52,42 +60,39 @@ class Traced:
         self._fixed = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
         self._compile = compile
         self._calls_left: float = after
-        self._replay: Callable[..., Any] | None = None
-        self._shapes: list[Any] = []
-        self._output: Any = None
+        self._records: list[_Record] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the records, which are of this process."""
+        return {**self.__dict__, "_records": []}
 
     def __call__(self, *inputs: Any) -> Any:
         """Returns what the function returns; None where that is left to the caller.
 
-        That is so before the recording, for inputs of other shapes, and where recording or compiling has failed.
+        That is so before the recording, for inputs of too many kinds, and where recording or compiling has failed.
         """
         if self._calls_left > 0:
             self._calls_left -= 1
             return None
-        leaves = tree_leaves(inputs)
-        shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        leaves, structure = tree_flatten(inputs)
+        kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         with torch.no_grad():
-            if self._replay is None:
-                self._shapes = shapes
-                outputs = self._first(inputs, tensors)
-                if outputs is None:
-                    self._calls_left = float("inf")
-                    return None
-            elif shapes == self._shapes:
-                outputs = self._replay(*self._fixed, *tensors)
-            else:
+            for record in self._records:
+                if kinds == record.kinds and structure == record.structure:
+                    return tree_unflatten(record.replay(*self._fixed, *tensors), record.output)
+            if len(self._records) == MAX_RECORDS:
                 return None
-        return tree_unflatten(outputs, self._output)
+            return self._first(inputs, tensors, kinds, structure)
 
-    def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor]) -> Any:
+    def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor], kinds: list[Any], structure: Any) -> Any:
         """Records the function and runs the record; None: that is not possible."""
         given = (*self._fixed, *tensors)
         begin = time.perf_counter()
         if self._compile:
             print(f"compiling {self._name} ...", end="", file=sys.stderr, flush=True)
         try:
-            graph = self._record(inputs, given)
+            graph, output = self._record(inputs, given)
             replay = torch.compile(graph, dynamic=False) if self._compile else _script(graph, given)
             outputs = replay(*given)  # here the compiler runs
         except Exception as error:  # torch's tracer, its compilers and the system's raise many kinds
@@ -95,26 +100,59 @@ class Traced:
                 print(" failed", file=sys.stderr)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"{self._name} cannot be compiled, and stays eager: {reason}", stacklevel=5)
+            self._calls_left = float("inf")
             return None
         if self._compile:
             print(f" {time.perf_counter() - begin:.1f} s", file=sys.stderr)
-        self._replay = replay
-        return outputs
+        self._records.append(_Record(kinds, structure, replay, output))
+        return tree_unflatten(outputs, output)
 
-    def _record(self, inputs: tuple[Any, ...], given: tuple[Tensor, ...]) -> torch.fx.GraphModule:
+    def _record(self, inputs: tuple[Any, ...], given: tuple[Tensor, ...]) -> tuple[torch.fx.GraphModule, Any]:
         leaves, structure = tree_flatten((self._state, inputs))
+        output = None
 
         def flat(*tensors: Tensor) -> list[Tensor]:
+            nonlocal output
             iterator = iter(tensors)
             rebuilt = [next(iterator) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             state, rest = tree_unflatten(rebuilt, structure)
             with torch.enable_grad():
-                outputs, self._output = tree_flatten(self._function(state, *rest))
+                outputs, output = tree_flatten(self._function(state, *rest))
             return outputs
 
         # Recording runs the function: on copies, which it may write to.
         graph: torch.fx.GraphModule = make_fx(flat)(*(tensor.detach().clone() for tensor in given))
-        return graph
+        return graph, output
+
+
+class _Record(NamedTuple):
+    kinds: list[Any]
+    structure: Any
+    replay: Callable[..., Any]
+    output: Any
+
+
+class Fingerprint:
+    """Tells whether Python objects of modules were exchanged: buffers, submodules, hooks, settings.
+
+    A record goes on doing what they did before. Tensors that are written to in place are no change: it reads them.
+
+    Args:
+        module: The module. Of it and its children all attributes are watched; below, buffers, submodules and hooks.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        top = [vars(each) for each in (module, *module.children())]
+        kinds = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+        self._watched = [*top, *(vars(each)[kind] for each in module.modules() for kind in kinds)]
+        self._was = self._now()
+
+    def is_same(self) -> bool:
+        """Whether everything is what it was at the beginning."""
+        return self._now() == self._was
+
+    def _now(self) -> list[int]:
+        return [id(value) for values in self._watched for value in values.values()]
 
 
 def _script(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[..., Any]:
@@ -129,7 +167,7 @@ def _script(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[
         script = torch.jit.trace(graph, given, check_trace=False)
 
     def replay(*tensors: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # which could change the order of sums
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # it could change the order of sums
             return script(*tensors)
 
     return replay

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from gsrl._compile import Traced, is_traceable
+from gsrl._compile import Fingerprint, Traced, is_traceable
 
 __all__ = ["Learner", "LockstepLearner", "adam_", "bias_corrections", "clip_by_norm_"]
 
@@ -162,12 +162,29 @@ class Learner:
 
     def _trace(self, *, compile: bool) -> None:
         # In two parts. In one, what gathers the gradients into a flat tensor is compiled to slow code.
+        self._compile = compile
+        self._fingerprint = Fingerprint(self.loss)
         traceable = compile or is_traceable(self.loss.modules())
         after = 0 if compile else EAGER_UPDATES
         gradients = Traced(self._gradients, "the gradient", self._tensors, compile=compile, after=after)
         self._traced_gradients = gradients if traceable else None
         step = Traced(self._step_, "the optimiser", self._tensors, compile=True)
         self._compiled_step = step if compile and self._tensors.parameters.numel() >= LARGE else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or a pickle, whose tensors are views of one another no more."""
+        self.__dict__.update(state)
+        self._bind(self._tensors)
+        self._trace(compile=self._compile)
+
+    def _traced(self, args: tuple[Any, ...]) -> Any:
+        """Loss, gradients and metrics by the record; None: there is none that holds."""
+        if self._traced_gradients is None:
+            return None
+        if not self._fingerprint.is_same():  # somebody has exchanged what was recorded
+            self._traced_gradients = None
+            return None
+        return self._traced_gradients(args)
 
     def _bind(self, tensors: _Tensors) -> None:
         """Moves the state into these tensors: the loss's own keep their identity, and become views."""
@@ -198,7 +215,7 @@ class Learner:
         if [p.data_ptr() for p in self._parameters] != self._pointers:
             raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
         self.count += 1
-        result = None if self._traced_gradients is None else self._traced_gradients(args)
+        result = self._traced(args)
         if result is None:
             loss, metrics = self.loss(*args)
             gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
@@ -258,7 +275,8 @@ class Learner:
             fixed.update(_split(followers, flat))
         loss, metrics = self._call({**variables, **fixed}, args)
         gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
-        return loss.detach(), gradients, metrics
+        # In vmap, the loss could not tell what needs a gradient.
+        return loss.detach(), gradients, {name: value.detach() for name, value in metrics.items()}
 
     def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with these tensors in the place of its own."""
@@ -278,7 +296,10 @@ class Learner:
         for source, target in zip(self._sources, tensors.targets, strict=True):
             target.lerp_(tensors.parameters[..., self._groups[source]], tau)
         for name, copy in self._copied:
-            tensors.others[copy].copy_(tensors.others[name])
+            values, copied = tensors.others[name], tensors.others[copy]
+            if isinstance(tau, Tensor):  # 0, of all or of some
+                values = torch.where(tau.view(*tau.shape[:1], *[1] * (values.dim() - 1)) > 0, values, copied)
+            copied.copy_(values)
         return norms
 
 
@@ -295,7 +316,7 @@ class LockstepLearner(Learner):
     is loaded here.
 
     Args:
-        learners: At least one, all on one device.
+        learners: At least one, all on one device, of losses that differ in their tensors alone.
         compile: See :class:`Learner`.
 
     Attributes:
@@ -303,12 +324,14 @@ class LockstepLearner(Learner):
         count: Updates of each member, float64 ``[S]``.
 
     Raises:
-        ValueError: The learners differ in structure or settings.
+        ValueError: There is no learner, or their tensors or settings differ.
     """
 
     count: Tensor
 
     def __init__(self, learners: Sequence[Learner], *, compile: bool = False) -> None:
+        if not learners:
+            raise ValueError("learners must hold at least one, but got none.")
         first = learners[0]
         for index, other in enumerate(learners):
             for name in ("betas", "eps", "max_grad_norm"):
@@ -332,6 +355,7 @@ class LockstepLearner(Learner):
         )
         for index, learner in enumerate(learners):
             learner._bind(_member(self._tensors, index))
+            learner._traced_gradients = learner._compiled_step = None  # of the tensors that they had
         self._norms = {}
         self._parameters = []
         self._gradient_views = list(_split(self._named, self._tensors.gradient).values())
@@ -339,6 +363,19 @@ class LockstepLearner(Learner):
         device = self._tensors.parameters.device
         self.alive = torch.ones(len(learners), dtype=torch.bool, device=device)
         self.count = torch.tensor([learner.count for learner in learners], dtype=torch.float64, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Refused: members are saved, each with its own."""
+        raise NotImplementedError("members in lock-step are saved one by one.")
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Refused: members are loaded, each with its own."""
+        raise NotImplementedError("members in lock-step are loaded one by one.")
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a parameter has two names."""
+        return self._is_tied
 
     def tensors(self, child: str) -> dict[str, Tensor]:
         """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
@@ -356,7 +393,7 @@ class LockstepLearner(Learner):
         Returns:
             The metrics of the loss, from before the update, with a leading dimension of members.
         """
-        result = None if self._traced_gradients is None else self._traced_gradients(args)
+        result = self._traced(args)
         losses, gradients, metrics = self._gradients(self._tensors, args) if result is None else result
         torch._foreach_copy_(self._gradient_views, gradients)
         self.alive.logical_and_(losses.isfinite() & self._tensors.gradient.sum(-1).isfinite())

@@ -19,12 +19,12 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from gsrl import checkpoint
-from gsrl._compile import Traced, is_traceable
+from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
@@ -51,6 +51,14 @@ VECTORS = (
     "n_steps",
 )
 """Settings that may differ between members: those that change no shape."""
+
+
+REFUSED = {
+    "seed": "each member has one of seeds",
+    "tensorboard_log": "a PopulationCallback writes what Population.scalars returns",
+    "_init_setup_model": "members are built at once",
+}
+"""Arguments of the algorithm that a population does not take, and why."""
 
 
 class Episode(NamedTuple):
@@ -130,11 +138,13 @@ class Population:
                 "env must be the name of an environment or a function that makes one, since every member needs its "
                 f"own, but got {type(env).__name__}."
             )
-        self.seeds = [int(seed) for seed in seeds]
+        self.seeds = _checked_seeds("seeds", seeds)
         if not self.seeds:
             raise ValueError("seeds must hold at least one seed, but got none.")
-        if n_envs < 1:
-            raise ValueError(f"n_envs must be at least 1, but got {n_envs}.")
+        if not isinstance(n_envs, int) or n_envs < 1:
+            raise ValueError(f"n_envs must be an integer of at least 1, but got {n_envs!r}.")
+        for name in settings.keys() & REFUSED.keys():
+            raise TypeError(f"Population has no argument {name!r}: {REFUSED[name]}.")
         self.algorithm = algorithm
         self.policy = policy
         self.n_envs = n_envs
@@ -156,7 +166,10 @@ class Population:
         self._last_obs: Any = None
         self._last_masks: NDArray[Any] | None = None
         self._total_timesteps = 0
-        self._make_env_of_all()
+        self._num_updates = 0
+        self._is_learning = False
+        self._final_states: list[dict[str, Any] | None] = [None] * len(self.seeds)  # of members that were frozen
+        self._make_env_of_all(seeds=[seed + j for seed in self.seeds for j in range(n_envs)])
         self.replay_buffer = self._make_replay_buffer(masked=False)
         self._lock()
 
@@ -164,6 +177,8 @@ class Population:
 
     def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
         settings = dict(self.settings[index])
+        if index > 0:
+            settings["verbose"] = 0  # what it says, the first one has said
         estimator = _make_estimator(self.algorithm, settings.pop("estimator", None), settings.pop("temperature"))
         vec_env = SyncVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
         member = self.algorithm(
@@ -177,9 +192,9 @@ class Population:
             )
         return member
 
-    def _make_env_of_all(self) -> None:
+    def _make_env_of_all(self, seeds: Sequence[int | None]) -> None:
         env = SyncVecEnv([lambda env=env: env for env in self._environments])  # type: ignore[misc]
-        env._seeds = [seed + j for seed in self.seeds for j in range(self.n_envs)]  # of the first reset
+        env._seeds = list(seeds)  # of the first reset
         self.env: VecEnv = self.algorithm._wrap_env(env)
 
     def _make_replay_buffer(self, *, masked: bool) -> ReplayBuffer:
@@ -206,10 +221,14 @@ class Population:
             self.learner = LockstepLearner([member.learner for member in members], compile=self.compile)
         except ValueError as error:
             raise ValueError(f"settings that change networks must be the same for all members: {error}") from error
+        for module in members[0].learner.loss.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                raise ValueError("members must not have networks with dropout: they have no generators for it.")
         self._actor_tensors = self.learner.tensors("actor")
         traceable = self.compile or is_traceable(members[0].policy.actor.modules())
         choose = Traced(self._choose, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
         self._traced_choose = choose if traceable else None
+        self._fingerprint = Fingerprint(members[0].policy.actor)
         self._generators = [member.generator for member in members]
         # Estimators without a state have nothing to advance.
         self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
@@ -234,7 +253,7 @@ class Population:
         Args:
             total_timesteps: Environment steps of each member.
             callback: Called along the way.
-            reset_num_timesteps: Whether steps are counted from 0, and new episodes begin.
+            reset_num_timesteps: Whether steps and episodes are counted from 0, and new episodes begin.
             progress_bar: Whether a progress bar is shown; needs tqdm.
 
         Returns:
@@ -243,19 +262,23 @@ class Population:
         callback = callback or PopulationCallback()
         self._set_up(total_timesteps, reset=reset_num_timesteps)
         first = self._members[0]
-        with _progress_bar(self._total_timesteps, self.num_timesteps, shown=progress_bar) as bar:
-            self.stopwatch.start()
-            while self.num_timesteps < self._total_timesteps and None in self.stopped_at:
-                if callback.on_rollout_start(self) is False:
-                    break
-                self.stopwatch.lap("callbacks")
-                steps = self._collect(callback)
-                # Here, not after the updates: actions were read back, so that no device needs to be waited for.
-                self._report_diverged()
-                if self.num_timesteps > first.learning_starts:
-                    for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
-                        self.update(self.sample())
-                bar.update(steps)
+        self.stopwatch.start()
+        self._is_learning = True
+        try:
+            with _progress_bar(self._total_timesteps, self.num_timesteps, shown=progress_bar) as bar:
+                while self.num_timesteps < self._total_timesteps and None in self.stopped_at:
+                    if callback.on_rollout_start(self) is False:
+                        break
+                    self.stopwatch.lap("callbacks")
+                    steps = self._collect(callback)
+                    # Here, not after the updates: actions were read back, so that no device needs to be waited for.
+                    self._report_diverged()
+                    if self.num_timesteps > first.learning_starts:
+                        for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
+                            self.update(self.sample())
+                    bar.update(steps)
+        finally:
+            self._is_learning = False
         self._report_diverged()
         return self
 
@@ -263,6 +286,11 @@ class Population:
         self._total_timesteps = total_timesteps
         if reset:
             self.num_timesteps = 0
+            self.stopwatch = Stopwatch()
+            for member in self._members:
+                member._episode_num = 0
+                for buffer in (member.ep_info_buffer, member.ep_success_buffer):
+                    buffer.clear()  # type: ignore[union-attr]
         else:
             self._total_timesteps += self.num_timesteps
         if reset or self._last_obs is None:
@@ -298,11 +326,13 @@ class Population:
         episodes = []
         for i in dones.nonzero()[0].tolist():
             member = i // self.n_envs
-            ended = infos[i]["episode"]
             self._members[member]._episode_num += 1
-            self._members[member]._update_info_buffer([infos[i]])
-            episodes.append(Episode(member, self.num_timesteps, float(ended["r"]), int(ended["l"])))
-        callback.on_episodes(self, episodes)
+            self._members[member]._update_info_buffer([infos[i]], dones[i : i + 1])
+            ended = infos[i].get("episode")  # not if a wrapper around Monitor ended it
+            if ended is not None:
+                episodes.append(Episode(member, self.num_timesteps, float(ended["r"]), int(ended["l"])))
+        if episodes:
+            callback.on_episodes(self, episodes)
 
     def _act(self) -> NDArray[Any]:
         """Actions of all sub-environments: of the policies, or random ones before learning starts."""
@@ -326,9 +356,16 @@ class Population:
             observations: ``[S * m, ...]``, those of a member next to each other; an array, or a dict of arrays.
             action_masks: Flat masks ``[S * m, L]``, see :mod:`gsrl.masking`.
             deterministic: Whether the most probable choices are taken; else they are sampled.
+
+        Raises:
+            ValueError: There are not equally many observations of each member.
         """
         first = self._members[0]
+        first.policy.set_training_mode(False)
         tensors, _ = first.policy.obs_to_tensor(observations)
+        count = len(tree_leaves(tensors)[0])
+        if count % len(self):
+            raise ValueError(f"observations must be equally many of each of {len(self)} members, but got {count}.")
         mask = None
         if action_masks is not None:
             matrix = to_matrix(first.policy.actor.head.codec, action_masks)
@@ -337,7 +374,8 @@ class Population:
         noise = None if deterministic else self._action_noise(tree_leaves(tensors)[0].shape[1])
         with torch.no_grad():
             inputs = (tensors, mask, noise)
-            choices = None if self._traced_choose is None else self._traced_choose(*inputs)
+            is_same = self._traced_choose is not None and self._fingerprint.is_same()
+            choices = self._traced_choose(*inputs) if is_same and self._traced_choose is not None else None
             if choices is None:
                 choices = self._choose(self._actor_tensors, *inputs)
         return self._to_actions(choices)
@@ -346,7 +384,9 @@ class Population:
         """Indices of choices, ``[S, m, n]``: the most probable ones, or those that the noise decides."""
 
         def choose_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
-            policy = functional_call(self._members[0].policy.actor, actor, (observations, mask), tie_weights=False)
+            policy = functional_call(
+                self._members[0].policy.actor, actor, (observations, mask), tie_weights=self.learner.is_tied
+            )
             one_hot = policy.mode if noise is None else policy.sample(noise=noise)
             return one_hot.argmax(-1)
 
@@ -380,6 +420,7 @@ class Population:
             batch: With a leading dimension of members.
         """
         first = self._members[0]
+        first.policy.set_training_mode(True)
         if self._template.batch_shape != batch.rewards.shape[1:]:
             zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
@@ -390,9 +431,10 @@ class Population:
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
             target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
-        for member in self._members:
-            member._n_updates += 1
-        is_due = first._n_updates % first.target_update_interval == 0
+        for member, stopped_at in zip(self._members, self.stopped_at, strict=True):
+            member._n_updates += stopped_at is None
+        self._num_updates += 1
+        is_due = self._num_updates % first.target_update_interval == 0
         self.metrics = self.learner.update(
             batch,
             noise,
@@ -402,7 +444,8 @@ class Population:
             tau=self._tau if is_due else torch.zeros_like(self._tau),
         )
         for index, estimator in self._stepped:
-            estimator.step(self.metrics["expected_q"][index])
+            if self.stopped_at[index] is None:
+                estimator.step(self.metrics["expected_q"][index])
         self.stopwatch.lap("update")
 
     def _draw_noise(self) -> Noise:
@@ -456,13 +499,20 @@ class Population:
         """Warns of the members that the last updates have frozen."""
         for index, alive in enumerate(self.learner.alive.tolist()):
             if not alive and self.stopped_at[index] is None:
-                self.stopped_at[index], self.diverged[index] = self.num_timesteps, True
+                self._freeze(index)
+                self.diverged[index] = True
                 warnings.warn(
                     f"member {index}, of seed {self.seeds[index]}, diverged at {self.num_timesteps} steps: its loss is "
                     "not finite. It is frozen, the others go on. Try a lower learning_rate, smaller rewards, or "
                     "max_grad_norm.",
                     stacklevel=3,
                 )
+
+    def _freeze(self, index: int) -> None:
+        """Remembers all of a member but its replay, as it is."""
+        state = self._member_state(index)
+        self._final_states[index] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else copy.copy(x), state)
+        self.stopped_at[index] = self.num_timesteps
 
     # Members
 
@@ -473,23 +523,32 @@ class Population:
     def member(self, index: int) -> DiscreteSAC:
         """Returns a copy of a member as it is now: an ordinary agent, with replay and an environment of its own.
 
-        It predicts, saves and goes on learning alone, from new episodes.
+        It predicts, saves and goes on learning alone, from new episodes. A member that was frozen is as it was then,
+        with the replay of now.
 
         Args:
             index: Of the member, from 0.
         """
+        index = range(len(self))[index]
         agent = self._make_member(index, [self._make_env() for _ in range(self.n_envs)], self.device)
         agent.load_state_dict({**self._member_state(index), "replay_buffer": self.replay_buffer.member_state(index)})
         return agent
 
     def stop(self, index: int) -> None:
-        """Freezes a member as it is, for good; the others go on. Its environments are stepped still, to no effect."""
+        """Freezes a member as it is, for good; the others go on.
+
+        Its environments are stepped still, into its replay and to no other effect.
+        """
+        self._report_diverged()
+        index = range(len(self))[index]
         if self.stopped_at[index] is None:
-            self.stopped_at[index] = self.num_timesteps
+            self._freeze(index)
             self.learner.alive[index] = False
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the members alone, which then cost less; they are numbered anew, in this order.
+
+        Not to be called in the middle of a step, as by :meth:`PopulationCallback.on_episodes`.
 
         Args:
             indices: Of the members to keep.
@@ -509,10 +568,11 @@ class Population:
             self._last_obs = _map(lambda array: array[self._rows(indices)], self._last_obs)
         if self._last_masks is not None:
             self._last_masks = self._last_masks[self._rows(indices)]
-        for name in ("_members", "seeds", "settings", "stopped_at", "diverged"):
+        seeds = [self.env.unwrapped._seeds[row] for row in self._rows(indices)]
+        for name in ("_members", "seeds", "settings", "stopped_at", "diverged", "_final_states"):
             values = getattr(self, name)
             setattr(self, name, [values[index] for index in indices])
-        self._make_env_of_all()
+        self._make_env_of_all(seeds)
         if self._last_obs is not None:
             self.env.unwrapped.reset_infos = resets
         self._lock()
@@ -543,10 +603,21 @@ class Population:
 
         Returns:
             The undiscounted returns, ``[S, n_eval_episodes]``.
+
+        Raises:
+            ValueError: An argument is out of range; the message names it.
         """
+        for name, value in (("n_eval_episodes", n_eval_episodes), ("n_envs", n_envs)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, but got {value}.")
+        seeds = self.seeds if seeds is None else _checked_seeds("seeds", seeds)
+        if len(seeds) != len(self):
+            raise ValueError(f"seeds must be one for each of {len(self)} members, but got {len(seeds)}.")
+        if not self._is_learning:
+            self.stopwatch.start()
         count = len(self) * n_envs
         sub_environments = SyncVecEnv([self._make_env] * count)
-        sub_environments._seeds = [seed + j for seed in seeds or self.seeds for j in range(n_envs)]
+        sub_environments._seeds = [seed + j for seed in seeds for j in range(n_envs)]
         env = self.algorithm._wrap_env(sub_environments)
         targets = [(n_eval_episodes + row % n_envs) // n_envs for row in range(count)]
         returns: list[list[float]] = [[] for _ in range(len(self))]
@@ -556,9 +627,10 @@ class Population:
             observations, _, dones, infos = env.step(actions)
             masks = current_masks(env, infos, dones)
             for row in dones.nonzero()[0].tolist():
-                if targets[row]:
+                ended = infos[row].get("episode")
+                if targets[row] and ended is not None:
                     targets[row] -= 1
-                    returns[row // n_envs].append(infos[row]["episode"]["r"])
+                    returns[row // n_envs].append(ended["r"])
             callback()
         env.close()
         self.stopwatch.lap("evaluation")
@@ -576,6 +648,7 @@ class Population:
             "replay_buffer": self.replay_buffer.state_dict(),
             "masked": self.replay_buffer.masked,
             "num_timesteps": self.num_timesteps,
+            "num_updates": self._num_updates,
             "total_timesteps": self._total_timesteps,
             "alive": self.learner.alive,
             "stopped_at": self.stopped_at,
@@ -591,10 +664,8 @@ class Population:
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
             ValueError: There is another number of members.
         """
-        names = (
-            "members", "replay_buffer", "masked", "num_timesteps", "total_timesteps", "alive", "stopped_at", "diverged",
-            "last_obs", "last_masks",
-        )  # fmt: skip
+        own = ("num_timesteps", "num_updates", "total_timesteps", "alive", "stopped_at", "diverged")
+        names = ("members", "replay_buffer", "masked", "last_obs", "last_masks", *own)
         checkpoint.check_entries(state, dict.fromkeys(names))
         if len(state["members"]) != len(self):
             raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
@@ -605,8 +676,13 @@ class Population:
         self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
         self.replay_buffer.load_state_dict(state["replay_buffer"])
         self.num_timesteps, self._total_timesteps = state["num_timesteps"], state["total_timesteps"]
+        self._num_updates = state["num_updates"]
         self.stopped_at, self.diverged = list(state["stopped_at"]), list(state["diverged"])
         self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
+        self._final_states = [
+            None if stopped_at is None else member_state
+            for member_state, stopped_at in zip(state["members"], self.stopped_at, strict=True)
+        ]
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Saves the population with its replay, as tensors and JSON: loading such a file runs no code.
@@ -626,6 +702,7 @@ class Population:
         *,
         device: torch.device | str = "auto",
         compile: bool = False,
+        custom_objects: dict[str, Any] | None = None,
         trusted: bool = False,
     ) -> Population:
         """Loads a saved population, which goes on where it was, with new episodes.
@@ -636,13 +713,14 @@ class Population:
             env: See :class:`Population`.
             device: Of networks and noise.
             compile: Whether the update is compiled.
+            custom_objects: Values that take the place of saved ones, such as ``settings`` with learning-rate functions.
             trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
 
         Raises:
             gsrl.checkpoint.CheckpointError: The file is damaged, or is no saved population.
             ValueError: The members are of another algorithm.
         """
-        tree = checkpoint.load(path, trusted=trusted)
+        tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
         with checkpoint.fitting(path):
             checkpoint.check_entries(tree, dict.fromkeys(("population", "seeds", "settings", "n_envs", "policy")))
         if tree["population"] != algorithm.__name__:
@@ -670,6 +748,9 @@ class Population:
         """Closes the environments."""
         self.env.close()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+        raise TypeError("a population cannot be copied: save and load it, or take copies of its members.")
+
     def _rows(self, indices: Sequence[int]) -> list[int]:
         """The sub-environments of some members."""
         return [index * self.n_envs + j for index in indices for j in range(self.n_envs)]
@@ -679,10 +760,15 @@ class Population:
         member = self._members[index]
         member.num_timesteps = self.num_timesteps
         member._total_timesteps = self._total_timesteps
+        if self._total_timesteps:
+            member._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         member.learner.count = int(self.learner.count[index])
         member.masked = self.replay_buffer.masked
 
     def _member_state(self, index: int) -> dict[str, Any]:
+        final = self._final_states[index]
+        if final is not None:
+            return final
         self._synchronise(index)
         return self._members[index].state_dict(replay_buffer=False)
 
@@ -697,9 +783,22 @@ def _factory(env: EnvFactory) -> Callable[[], gym.Env]:
     return make
 
 
+def _checked_seeds(name: str, seeds: Iterable[int]) -> list[int]:
+    if not isinstance(seeds, Iterable):
+        raise TypeError(f"{name} must be several seeds, one a member, but got {seeds!r}.")
+    checked = list(seeds)
+    for seed in checked:
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"{name} must be integers of at least 0, but got {seed!r}.")
+    return [int(seed) for seed in checked]
+
+
 def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """The settings of each member."""
     for name, value in settings.items():
+        if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
+            settings[name] = value.item()
+            continue
         if not isinstance(value, list | np.ndarray | Tensor | range) and not (
             isinstance(value, tuple) and name in VECTORS
         ):
@@ -711,6 +810,13 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
         if len(value) != count:
             raise ValueError(f"{name} must be one value, or one for each of {count} members, but got {len(value)}.")
         settings[name] = value.tolist() if isinstance(value, np.ndarray | Tensor) else list(value)
+    temperatures = settings["temperature"]
+    for temperature in temperatures if isinstance(temperatures, list) else [temperatures]:
+        if not isinstance(temperature, int | float | None):
+            raise TypeError(
+                f"temperature must be a number, but got {type(temperature).__name__}: a schedule is given to an "
+                "estimator, by gsrl.make_estimator."
+            )
     members = [
         {name: value[index] if isinstance(value, list) else value for name, value in settings.items()}
         for index in range(count)
@@ -726,13 +832,16 @@ def _make_estimator(
     """A member's own estimator."""
     if estimator is None:
         estimator = str(inspect.signature(algorithm).parameters["estimator"].default)
+    if isinstance(estimator, Estimator):
+        if temperature is not None:
+            raise ValueError(f"temperature must be None where estimator is an object, but got {temperature}.")
+        return copy.deepcopy(estimator)
     if temperature is None:
-        return estimator if isinstance(estimator, str) else copy.deepcopy(estimator)
-    name, settings = (estimator, {}) if isinstance(estimator, str) else (estimator.name, estimator.settings)
+        return estimator
     try:
-        return make_estimator(name, **{**settings, "temperature": temperature})
+        return make_estimator(estimator, temperature=temperature)
     except TypeError as error:
-        raise ValueError(f"temperature must be None for {name}, but got {temperature}: {error}") from error
+        raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

@@ -40,6 +40,8 @@ class SyncVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Returns observations, float32 rewards, ends of episodes and infos, each with one entry an environment."""
+        if len(self.actions) != self.num_envs:
+            raise ValueError(f"actions must be one for each of {self.num_envs} environments, got {len(self.actions)}")
         rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         for i, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, rewards[i], terminated, truncated, info = env.step(action)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -467,7 +468,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
     ) -> RolloutReturn:
         """Takes the steps between two trainings, and stores them; see Stable-Baselines3's ``collect_rollouts``.
 
-        The order of things, and what callbacks find in their ``locals``, are the same.
+        The order of things is the same; callbacks find in their ``locals`` what is known before an episode is counted.
         """
         self.policy.set_training_mode(False)
         if env.num_envs > 1 and train_freq.unit != TrainFrequencyUnit.STEP:
@@ -740,8 +741,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             setattr(self, name, state["counters"][name])
         if state["generator"]["device"] == self.device.type:
             self.generator.set_state(state["generator"]["state"].cpu())
-        self.ep_info_buffer = state["ep_info_buffer"]
-        self.ep_success_buffer = state["ep_success_buffer"]
+        self.ep_info_buffer = copy.copy(state["ep_info_buffer"])
+        self.ep_success_buffer = copy.copy(state["ep_success_buffer"])
         self._last_obs = state["last_obs"]
         self._last_original_obs = state["last_original_obs"]
         self._last_episode_starts = state["last_episode_starts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from torch import Tensor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
 
 import envs  # noqa: F401  # registers environments
 from gsrl import DiscreteSAC, Population, make_estimator
@@ -388,11 +390,17 @@ def test_no_global_random_numbers_are_used() -> None:
     ("arguments", "message"),
     [
         ({"seeds": []}, "seeds must hold at least one seed"),
-        ({"n_envs": 0}, "n_envs must be at least 1, but got 0"),
+        ({"n_envs": 0}, "n_envs must be an integer of at least 1, but got 0"),
         ({"gamma": [0.9, 0.9, 0.9]}, "gamma must be one value, or one for each of 2 members, but got 3"),
         ({"batch_size": [8, 16]}, r"batch_size must be the same for all members, but got \[8, 16\]"),
         ({"ent_coef": [0.1, "auto"]}, "ent_coef must be learned by all members or by none"),
         ({"estimator": "rloo", "temperature": 0.5}, "temperature must be None for rloo, but got 0.5"),
+        ({"estimator": make_estimator("st-gumbel"), "temperature": 0.5}, "temperature must be None where estimator is"),
+        ({"temperature": ExponentialTemperature(1.0, 0.5, 10)}, "temperature must be a number, but got Exponential"),
+        ({"seeds": 5}, "seeds must be several seeds, one a member, but got 5"),
+        ({"seeds": [0, -1]}, "seeds must be integers of at least 0, but got -1"),
+        ({"n_envs": 1.5}, "n_envs must be an integer of at least 1, but got 1.5"),
+        ({"seed": 3}, "Population has no argument 'seed': each member has one of seeds"),
         ({"train_freq": (1, "episode")}, "train_freq must count steps in a population"),
         ({"gamma": [0.9, 1.5]}, "gamma must lie in"),
         ({"tau": [0.1, 0.0]}, "tau must be in"),
@@ -403,6 +411,77 @@ def test_no_global_random_numbers_are_used() -> None:
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         Population(DiscreteSAC, **({"env": CARTPOLE, "seeds": [0, 1]} | SMALL | arguments))
+
+
+def test_bad_evaluations_and_observations() -> None:
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **SMALL)
+    with pytest.raises(ValueError, match="seeds must be one for each of 2 members, but got 3"):
+        population.evaluate(2, seeds=[1, 2, 3])
+    with pytest.raises(ValueError, match="n_eval_episodes must be at least 1, but got 0"):
+        population.evaluate(0)
+    with pytest.raises(ValueError, match="observations must be equally many of each of 2 members, but got 3"):
+        population.predict(np.zeros((3, 4), np.float32))
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(population)
+
+
+def test_evaluations_between_leave_training_alone() -> None:
+    """Recorded operations are those of a kind of input: other numbers of observations, Dicts in another order."""
+
+    class Evaluating(PopulationCallback):
+        def on_rollout_start(self, population: Population) -> None:
+            if population.num_timesteps in (50, 130, 200):
+                population.evaluate(3, n_envs=3)
+
+    plain, evaluated = (Population(DiscreteSAC, CARTPOLE, [0, 1], estimator="st-gumbel", **SMALL) for _ in range(2))
+    assert_equal(evaluated.learn(260, Evaluating()).member(1), plain.learn(260).member(1), tolerance=0.0)
+
+
+def test_dict_observations_in_any_order() -> None:
+    env, settings = CASES["dict"]
+    population = Population(DiscreteSAC, env, [0, 1], **(SMALL | settings)).learn(220)  # acting is recorded by now
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cart, pole = rng.normal(size=(2, 2, 2)).astype(np.float32)
+        actions = [
+            population.predict(observations, deterministic=True)
+            for observations in ({"cart": cart, "pole": pole}, {"pole": pole, "cart": cart})
+        ]
+        np.testing.assert_array_equal(*actions)
+
+
+def test_extractors_with_a_state_act_as_those_of_single_agents() -> None:
+    """Batch normalisation: batches in training, running means in acting."""
+
+    class Normalising(BaseFeaturesExtractor):
+        def __init__(self, observation_space: spaces.Space) -> None:
+            super().__init__(observation_space, 4)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, observations: Tensor) -> Tensor:
+            return self.norm(observations)
+
+    settings = {"policy_kwargs": {"net_arch": [8], "features_extractor_class": Normalising}}
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **(SMALL | settings)).learn(100)
+    assert_equal(population.member(1), make_single(CARTPOLE, 1, **settings).learn(100))
+
+
+def test_a_stopped_member_is_what_it_was() -> None:
+    """Also what no network holds: counters, schedules and moments."""
+    estimator = make_estimator("st-gumbel", temperature=ExponentialTemperature(2.0, 0.1, 100))
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1, 2], estimator=estimator, **SMALL).learn(60)
+    then = population.member(1)
+    population.stop(1)
+    population.learn(40, reset_num_timesteps=False)
+    population.keep([1, 2])
+    population.learn(20, reset_num_timesteps=False)
+    now = population.member(0)
+    assert_equal(now, then, tolerance=0.0)
+    assert now.num_timesteps == then.num_timesteps == 60
+    assert torch.equal(now.generator.get_state(), then.generator.get_state())
+    assert now.estimator.temperature.count == then.estimator.temperature.count  # type: ignore[union-attr]
+    for name, moment in then.learner.state_dict()["exp_avg"].items():
+        assert torch.equal(now.learner.state_dict()["exp_avg"][name], moment)
 
 
 def test_one_warning_a_population() -> None:

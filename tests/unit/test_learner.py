@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -426,9 +427,36 @@ def test_recorded_updates_are_the_eager_ones_to_the_bit(monkeypatch: pytest.Monk
             metrics = learner.update(inputs(step)[: 8 - step // 15], learning_rate=0.01, tau=0.1)
             assert not metrics["loss"].requires_grad
     assert recorded._traced_gradients is not None
-    assert recorded._traced_gradients._replay is not None  # it was recorded
+    assert len(recorded._traced_gradients._records) == 2  # one for each shape
     for p, expected in zip(recorded.loss.parameters(), eager.loss.parameters(), strict=True):
         assert torch.equal(p, expected)
+
+
+def test_what_is_exchanged_after_the_recording_has_its_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "EAGER_UPDATES", 1)
+    learners = [Learner(Known(), [("first", "follower")]) for _ in range(2)]
+    learners[0]._traced_gradients = None
+    for step in range(6):
+        for learner in learners:
+            if step == 3:
+                learner.loss.get_submodule("second").register_forward_hook(lambda module, given, output: output + 1)
+            learner.update(inputs(step), learning_rate=0.01, tau=0.1)
+    for p, expected in zip(learners[1].loss.parameters(), learners[0].loss.parameters(), strict=True):
+        assert torch.equal(p, expected)
+
+
+def test_copies_and_pickles_go_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "EAGER_UPDATES", 2)
+    learner = Learner(Regression(), [("first", "follower")])
+    for step in range(5):
+        learner.update(inputs(step), learning_rate=0.01, tau=0.1)
+    others = [copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))]
+    learner.update(inputs(9), learning_rate=0.01, tau=0.1)
+    for other in others:
+        other.update(inputs(9), learning_rate=0.01, tau=0.1)
+        for p, expected in zip(other.loss.parameters(), learner.loss.parameters(), strict=True):
+            assert torch.equal(p, expected)
+            assert p.data_ptr() != expected.data_ptr()
 
 
 def test_what_a_stranger_wrote_is_not_recorded() -> None:
