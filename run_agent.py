@@ -1,6 +1,7 @@
 """Train and evaluate the agents of the zoo, and measure gradient estimators.
 
   python run_agent.py train      train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
+  python run_agent.py search     search settings by successive halving, many agents in lock-step
   python run_agent.py eval       evaluate the model of a run
   python run_agent.py gradients  measure gradient estimators, on a test problem or on the agent of a run
   python run_agent.py list       list the agents and where they are tuned
@@ -11,12 +12,13 @@ Each command has --help; `train --agent X --env Y --help` shows the settings of 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -26,10 +28,14 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, defaults, get_agent, gradients, nearest
+    from agents import AGENTS, defaults, get_agent, gradients, in_lockstep, nearest, search
     from agents.common import UsageError
+    from agents.config import Config, is_run, new_folder, read_config
     from agents.environments import check_environment
-    from agents.runs import Config, TrainingError, evaluate_run, is_run, new_folder, resume, start
+    from agents.populations import folder_of
+    from agents.runs import evaluate_run, resume, start
+    from agents.scores import interquartile_mean
+    from agents.training import TrainingError, describe_times
     from gsrl.checkpoint import CheckpointError
     from gsrl.diagnostics import Comparison
 except ModuleNotFoundError as error:
@@ -46,6 +52,9 @@ __all__ = ["main"]
 PROGRAM = "run_agent.py"
 RUNS = Path("runs")
 
+COMPILED_STEPS = 5_000
+"""Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
+
 LEFT_OUT_FIRST = ("memory", "of mean", "mse", "time", "snr")
 """Columns of the table of gradients that a narrow console does without, in this order."""
 
@@ -56,19 +65,40 @@ Settings = TypeVar("Settings")
 class TrainOptions(Generic[Settings]):
     """Train an agent, with defaults tuned for the environment where there are any.
 
-    Logs, learning curve, model and checkpoint go to a folder of their own. Ctrl-C saves what resuming needs.
+    Logs, learning curve, model and checkpoint go to a folder of their own. Ctrl-C saves what resuming needs. With
+    --seeds, that many agents are trained in lock-step, which takes far less time than one after the other.
     """
 
     run: Config[Settings]
     out: Path | None = None
-    """Folder of the run; None for one in runs/ named after environment, agent and seed."""
+    """Folder of the run; None for one in runs/ named after environment, agent and seeds."""
     resume: Path | None = None
     """Folder of a run to go on with, by its own settings; only --steps and --device can go with it."""
 
 
 @dataclass(frozen=True)
+class SearchOptions(Generic[Settings]):
+    """Search settings by successive halving: all train for a while, the best go on, the winner meets fresh seeds.
+
+    Agents of all settings are trained in lock-step. The score of a setting is the mean return of its agents over
+    --eval-episodes greedy episodes. Table, picture and the confirming run go to a folder of their own. Ctrl-C saves
+    what resuming needs.
+    """
+
+    run: Config[Settings]
+    ladder: search.Ladder = field(default_factory=search.Ladder)
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Values of a setting to try, such as learning_rate=3e-4,1e-3; once for each setting. None: 4 learning rates, 4
+    n_steps and 2 target_entropy_ratios."""
+    out: Path | None = None
+    """Folder of the search; None for one in runs/ named after environment and agent."""
+    resume: Path | None = None
+    """Folder of a search to go on with; no other option can go with it."""
+
+
+@dataclass(frozen=True)
 class EvalOptions:
-    """Evaluate the final model of a run."""
+    """Evaluate the final model of a run; of several agents in lock-step all, or one by its folder, as RUN/seed_3."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -131,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return 0
-    commands = {"train": _train, "eval": _evaluate, "gradients": _gradients, "list": _list}
+    commands = {"train": _train, "search": _search, "eval": _evaluate, "gradients": _gradients, "list": _list}
     # Without a command, options are those of train.
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     try:
@@ -165,6 +195,8 @@ def _train(argv: list[str]) -> int:
     parser = _Parser()
     parser.add_argument("--agent", default="gumbel-sac")
     parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--resume", type=Path)
     known, _ = parser.parse_known_args(argv)
     if known.resume is not None and not {"-h", "--help"} & set(argv):
@@ -172,21 +204,91 @@ def _train(argv: list[str]) -> int:
 
     agent = get_agent(known.agent)
     check_environment(known.env, known.agent)
-    steps, n_envs, settings = defaults(known.agent, known.env)
     options: TrainOptions[Any] = tyro.cli(
         TrainOptions[agent.Settings],  # type: ignore[name-defined]
-        default=TrainOptions(Config(settings, known.agent, known.env, steps, n_envs=n_envs)),
+        default=TrainOptions(_default_config(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
         prog=f"{PROGRAM} train",
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     config = options.run
-    folder = options.out or new_folder(RUNS, config.env, config.agent, config.seed)
+    seeds = f"seed{config.seed}"
+    if config.seeds is not None:
+        seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
+    folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
     if config.env not in agent.TUNED:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
+
+
+def _search(argv: list[str]) -> int:
+    parser = _Parser()
+    parser.add_argument("--agent", default="gumbel-sac")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--resume", type=Path)
+    known, _ = parser.parse_known_args(argv)
+    if known.resume is not None and not {"-h", "--help"} & set(argv):
+        if argv not in (["--resume", str(known.resume)], [f"--resume={known.resume}"]):
+            raise UsageError(f"--resume takes everything from {known.resume / 'search.json'}; got {shlex.join(argv)}")
+        return _report_search(search.resume(known.resume, [PROGRAM, "search", *argv]), known.resume)
+
+    agent = get_agent(known.agent)
+    check_environment(known.env, known.agent)
+    options: SearchOptions[Any] = tyro.cli(
+        SearchOptions[agent.Settings],  # type: ignore[name-defined]
+        default=SearchOptions(_default_config(known.agent, known.env, known.steps, lockstep=True)),
+        prog=f"{PROGRAM} search",
+        args=argv,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    config = options.run
+    folder = options.out or new_folder(RUNS, f"search_{config.env}_{config.agent}")
+    if (folder / "search.json").exists():
+        raise UsageError(
+            f"{folder} holds a search already; go on with it by --resume {folder}, or choose another --out"
+        )
+    grid = search.parse_grid(options.grid, agent.Settings)
+    return _report_search(search.find(config, grid, options.ladder, folder, [PROGRAM, "search", *argv]), folder)
+
+
+def _report_search(summary: dict[str, Any], folder: Path) -> int:
+    """Says how a search ended, and returns the exit code."""
+    if (folder / "results.csv").exists():
+        with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        table = Table(title=f"{summary['agent']} on {summary['env']}, {summary['settings']} settings")
+        for column in header:
+            table.add_column(column.removeprefix("score "), justify="right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+    if summary["status"] == "interrupted":
+        resume = shlex.quote(str(folder))
+        print(f"interrupted at {summary['steps']} steps; go on with:\n  python {PROGRAM} search --resume {resume}")
+        return 130
+    confirmed = summary["confirmation"]
+    if confirmed is not None:
+        print(
+            f"the winner on {len(confirmed['seeds'])} fresh seeds: IQM {confirmed['eval_return_iqm']:.1f}, "
+            f"worst {confirmed['eval_return_worst']:.1f}, {confirmed['eval_episodes']} episodes each"
+        )
+    print(
+        f"  time     {summary['wall_seconds']:.0f} s: {describe_times(summary['time_shares'])}\n"
+        f"  table    {folder / 'results.md'}\n"
+        f"  picture  {folder / 'search.png'}\n"
+        f"  winner   python {PROGRAM} train {shlex.join(summary['winner']['train'])}"
+    )
+    return 0
+
+
+def _default_config(agent: str, env: str, steps: int | None, *, lockstep: bool) -> Config[Any]:
+    """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it."""
+    default = defaults(agent, env)
+    compile = lockstep and (steps or default.steps) >= COMPILED_STEPS and agent in in_lockstep()
+    return Config(default.settings, agent, env, default.steps, n_envs=default.n_envs, compile=compile)
 
 
 def _resume(folder: Path, argv: list[str]) -> int:
@@ -211,13 +313,21 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
             f"  python {PROGRAM} train --resume {shlex.quote(str(folder))}"
         )
         return 130
+    if "seeds" in summary:
+        result = f"IQM {summary['eval_return_iqm']:.1f}, worst {summary['eval_return_worst']:.1f}"
+        over = f"over {len(summary['seeds'])} seeds, {summary['eval_episodes']} episodes each"
+        model = folder_of(folder, "*") / "model.zip"
+    else:
+        result = f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
+        over = f"over {summary['eval_episodes']} episodes"
+        model = folder / "model.zip"
+    times = f"  time        {describe_times(summary['time_shares'])}\n" if "time_shares" in summary else ""
     print(
-        f"{summary['agent']} on {summary['env']} after {summary['steps']} steps: "
-        f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f} "
-        f"over {summary['eval_episodes']} episodes\n"
+        f"{summary['agent']} on {summary['env']} after {summary['steps']} steps: {result} {over}\n"
+        f"{times}"
         f"  curve       {folder / 'learning_curve.png'}\n"
         f"  logs        tensorboard --logdir {shlex.quote(str(folder))}\n"
-        f"  model       {folder / 'model.zip'}\n"
+        f"  model       {model}\n"
         f"  checkpoint  {folder / 'checkpoint.zip'}"
     )
     return 0
@@ -225,18 +335,30 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
-    result = evaluate_run(
-        options.run, options.episodes, options.seed, deterministic=not options.stochastic, device=options.device
-    )
+    config = read_config(options.run)
+    folders = [options.run]
+    if config.seeds is not None:
+        folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
+    results = [
+        evaluate_run(
+            folder, options.episodes, options.seed, deterministic=not options.stochastic, device=options.device
+        )
+        for folder in folders
+    ]
+    iqm = interquartile_mean([result["mean_return"] for result in results])
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(results[0] if config.seeds is None else {"iqm": iqm, "members": results}, indent=2))
         return 0
-    returns = result["returns"]
-    table = Table(title=f"{result['agent']} on {result['env']}, {'greedy' if result['deterministic'] else 'sampled'}")
-    for column in ("episodes", "mean return", "std", "lowest", "highest"):
+    title = f"{config.agent} on {config.env}, {'sampled' if options.stochastic else 'greedy'}"
+    table = Table(title=title, caption=None if config.seeds is None else f"interquartile mean {iqm:.1f}")
+    columns = ("episodes", "mean return", "std", "lowest", "highest")
+    for column in columns if config.seeds is None else ("agent", *columns):
         table.add_column(column, justify="right")
-    numbers = (result["mean_return"], result["std_return"], min(returns), max(returns))
-    table.add_row(str(len(returns)), *(f"{number:.1f}" for number in numbers))
+    for folder, result in zip(folders, results, strict=True):
+        returns = result["returns"]
+        numbers = (result["mean_return"], result["std_return"], min(returns), max(returns))
+        row = [str(len(returns)), *(f"{number:.1f}" for number in numbers)]
+        table.add_row(*(row if config.seeds is None else [folder.name, *row]))
     Console().print(table)
     return 0
 

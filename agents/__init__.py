@@ -10,6 +10,11 @@ An agent is a module with these names:
 - ``Settings``: a frozen dataclass, each field with its own docstring (the command line shows them);
 - ``TUNED``: by environment, the settings that differ from the defaults, beside ``steps`` and ``n_envs``;
 - ``make(env, settings, *, seed, device)``: the agent, a Stable-Baselines3 ``BaseAlgorithm``.
+
+Those that are a :class:`gsrl.DiscreteSAC` can be compiled, and trained in lock-step. Their ``make`` takes ``compile``,
+and they have
+
+- ``arguments(env, settings)``: the arguments of the algorithm, with the ``estimator``'s name and its ``temperature``.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from typing import Any, NamedTuple
 from agents import a2c, dqn, exact_sac, gumbel_sac, maskable_ppo, ppo, sac
 from agents.common import UsageError
 
-__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "nearest"]
+__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest"]
 
 AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
@@ -76,6 +81,11 @@ def defaults(name: str, env_id: str) -> Defaults:
     steps = tuned.pop("steps", 100_000)
     n_envs = tuned.pop("n_envs", 1)
     return Defaults(steps, n_envs, agent.Settings(**tuned))
+
+
+def in_lockstep() -> list[str]:
+    """Returns the names of the agents that can be trained in lock-step."""
+    return [name for name, agent in AGENTS.items() if hasattr(agent, "arguments")]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

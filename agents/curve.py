@@ -1,15 +1,20 @@
-"""The learning curve of a run, as a picture."""
+"""The learning curves of runs, as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
 
-__all__ = ["plot_learning_curve"]
+from agents.scores import interquartile_mean
+
+__all__ = ["plot_learning_curve", "plot_population", "plot_search"]
 
 INK, ACCENT, FAINT, FINAL = "#333333", "#1f5fa8", "#9db9d8", "#c8501e"
 
@@ -44,6 +49,91 @@ def plot_learning_curve(
         if finished:
             label = f"final evaluation, mean of {evaluations[-1]['episodes']} episodes: {mean[-1]:.1f}"
             axes.plot(steps[-1], mean[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
+    _finish(figure, axes, title)
+    figure.savefig(path)
+
+
+def plot_population(
+    path: Path, title: str, steps: Sequence[int], returns: NDArray[np.floating], *, finished: bool
+) -> None:
+    """Draws the evaluations of every agent, and above them their interquartile mean and range.
+
+    Args:
+        path: Path of the PNG.
+        title: Title of the plot.
+        steps: Steps of each evaluation.
+        returns: Mean return of each agent, ``[agents, evaluations]``.
+        finished: Whether the last evaluation is the final one, which is marked.
+    """
+    figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    if len(steps):
+        for row in returns:
+            axes.plot(steps, row, color=FAINT, linewidth=0.9, label="_")
+        axes.plot([], [], color=FAINT, linewidth=0.9, label=f"each of {len(returns)} seeds, greedy evaluation")
+        lower, upper = np.quantile(returns, (0.25, 0.75), axis=0)
+        axes.fill_between(steps, lower, upper, color=ACCENT, alpha=0.18, linewidth=0, label="interquartile range")
+        means = [interquartile_mean(column) for column in returns.T]
+        axes.plot(steps, means, "o-", color=ACCENT, markersize=4, linewidth=2.4, label="interquartile mean")
+        if finished:
+            label = f"final interquartile mean: {means[-1]:.1f}"
+            axes.plot(steps[-1], means[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
+    _finish(figure, axes, title)
+    figure.savefig(path)
+
+
+def plot_search(
+    path: Path,
+    title: str,
+    grid: Mapping[str, Sequence[Any]],
+    settings: Sequence[Mapping[str, Any]],
+    steps: Sequence[int],
+    scores: Sequence[Sequence[float]],
+) -> None:
+    """Draws the scores of all settings at each rung, and those at the first rung against each value of the grid.
+
+    Args:
+        path: Path of the PNG.
+        title: Title of the plot.
+        grid: The values that were tried, by name.
+        settings: The settings, best first.
+        steps: Steps of each rung.
+        scores: Scores of each of the settings, at the rungs that it reached.
+    """
+    figure = Figure(figsize=(7, 6.2), dpi=200, layout="constrained")
+    names = list(grid)
+    halves = figure.add_gridspec(2, 1, height_ratios=(3, 2))
+    axes = figure.add_subplot(halves[0])
+    for own in reversed(scores):  # the best on top
+        survived = len(own) == len(steps)
+        color, width = (ACCENT, 1.6) if survived else (FAINT, 0.9)
+        axes.plot(steps[: len(own)], own, "o-", color=color, linewidth=width, markersize=3)
+    axes.plot(steps[: len(scores[0])], scores[0], "o-", color=FINAL, linewidth=2.4, markersize=5)
+    for color, label in ((FAINT, "left behind"), (ACCENT, "at the last rung"), (FINAL, "best")):
+        axes.plot([], [], "o-", color=color, markersize=4, label=label)
+    axes.plot([], [], "_", color=ACCENT, markersize=10, markeredgewidth=2.4, label="mean of the settings with a value")
+    _finish(figure, axes, title)
+    axes.set_ylabel("score (mean return)", color=INK)
+    panels = halves[1].subgridspec(1, len(names)).subplots(sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        values = list(grid[name])
+        at = [values.index(each[name]) for each in settings]
+        first = np.array([own[0] for own in scores])
+        panel.plot(at, first, "o", color=FAINT, markersize=4)
+        means = [first[np.array(at) == index].mean() for index in range(len(values))]
+        panel.plot(range(len(values)), means, "_", color=ACCENT, markersize=16, markeredgewidth=2.4)
+        panel.plot(at[0], first[0], "o", color=FINAL, markersize=6)
+        panel.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, float) else value for value in values])
+        panel.set_xlim(-0.5, len(values) - 0.5)
+        panel.set_xlabel(name, color=INK)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(colors=INK)
+    panels[0].set_ylabel(f"score at {steps[0]} steps", color=INK)
+    figure.savefig(path)
+
+
+def _finish(figure: Figure, axes: Axes, title: str) -> None:
+    """Names the axes of a learning curve, and takes away what is not needed."""
     axes.set_title(title, loc="left", color=INK)
     axes.set_xlabel("environment steps", color=INK)
     axes.set_ylabel("return (sum of rewards of an episode)", color=INK)
@@ -55,7 +145,6 @@ def plot_learning_curve(
     axes.tick_params(colors=INK)
     if axes.has_data():
         figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
-    figure.savefig(path)
 
 
 def _columns(rows: Sequence[Mapping[str, str]], *names: str) -> list[np.ndarray]:

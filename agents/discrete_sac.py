@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from gymnasium import spaces
 
-__all__ = ["ACTION_SPACES", "MASKS", "TUNED", "Settings"]
+from gsrl.algorithms.discrete_sac import DiscreteSAC
+from gsrl.estimators import make_estimator
+
+__all__ = ["ACTION_SPACES", "MASKS", "TUNED", "Settings", "make"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
@@ -116,3 +119,18 @@ TUNED: dict[str, dict[str, Any]] = {
     "gsrl/Pendulum-11centers-v1": _PENDULUM,
 }
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""
+
+
+def make(arguments: dict[str, Any], *, seed: int, device: str, compile: bool) -> DiscreteSAC:
+    """Builds an agent.
+
+    Args:
+        arguments: Of its constructor; and ``temperature``, of the estimator named ``estimator``, None if it has none.
+        seed: Seeds the agent and the environment.
+        device: Where its networks are.
+        compile: Whether updates are compiled.
+    """
+    name, temperature = arguments["estimator"], arguments["temperature"]
+    estimator = make_estimator(name) if temperature is None else make_estimator(name, temperature=temperature)
+    others = {key: value for key, value in arguments.items() if key not in ("estimator", "temperature")}
+    return DiscreteSAC(**others, estimator=estimator, seed=seed, device=device, compile=compile)

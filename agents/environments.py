@@ -20,7 +20,7 @@ from agents.common import UsageError
 from agents.rewind import Rewindable
 from gsrl.masking import adapt, shows_masks
 
-__all__ = ["EnvironmentFailure", "check_environment", "make_environments"]
+__all__ = ["EnvironmentFailure", "check_environment", "make_environment", "make_environments"]
 
 EXTRAS = ("box2d", "minatar", "mujoco")
 """Extras of this project that hold what an environment needs."""
@@ -92,6 +92,17 @@ def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
         seed: Of the first one.
     """
     return make_vec_env(env_id, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env))))
+
+
+def make_environment(env_id: str) -> gym.Env:
+    """Makes one environment, in all as those of :func:`make_environments`.
+
+    Args:
+        env_id: Gymnasium's name of the environment.
+    """
+    vec_env: Any = make_environments(env_id, 1, 0)
+    env: gym.Env = vec_env.envs[0]
+    return env
 
 
 def _make(env_id: str) -> gym.Env:

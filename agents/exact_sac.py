@@ -5,18 +5,31 @@ Source: Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019.
 
 from __future__ import annotations
 
+from typing import Any
+
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents import discrete_sac
 from agents.common import constructor_arguments
 from agents.discrete_sac import ACTION_SPACES, MASKS, TUNED, Settings
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
 SUMMARY = "discrete soft actor-critic, exact gradient"
 
 
-def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:
+def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+    """Returns what :func:`agents.discrete_sac.make` and :class:`gsrl.Population` build the agent from.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+    """
+    return {**constructor_arguments(env, settings), "estimator": "exact", "temperature": None}
+
+
+def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bool = False) -> DiscreteSAC:
     """Builds the agent.
 
     Args:
@@ -24,5 +37,6 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
         settings: Its settings.
         seed: Seeds the agent and the environment.
         device: Where its networks are.
+        compile: Whether updates are compiled.
     """
-    return DiscreteSAC(**constructor_arguments(env, settings), estimator="exact", seed=seed, device=device)
+    return discrete_sac.make(arguments(env, settings), seed=seed, device=device, compile=compile)

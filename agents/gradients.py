@@ -13,8 +13,8 @@ import torch
 
 from agents import get_agent, nearest
 from agents.common import UsageError
+from agents.config import read_config
 from agents.environments import make_environments
-from agents.runs import read_config
 from agents.storage import load_state_dict
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
@@ -178,6 +178,8 @@ def load_problem(folder: Path, seed: int) -> Problem:
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
     """
     config = read_config(folder)
+    if config.seeds is not None:
+        raise UsageError(f"gradients needs a run of one agent, but {folder} is one of several in lock-step")
     path = folder / "checkpoint.zip"
     if not path.exists():
         raise UsageError(f"{folder} has no checkpoint.zip")

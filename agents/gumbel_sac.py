@@ -7,7 +7,7 @@ Reparameterization with Gumbel-Softmax", 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -15,9 +15,8 @@ from agents import discrete_sac
 from agents.common import constructor_arguments
 from agents.discrete_sac import ACTION_SPACES, MASKS
 from gsrl.algorithms.discrete_sac import DiscreteSAC
-from gsrl.estimators import make_estimator
 
-__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
 SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
 
@@ -55,7 +54,26 @@ TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1
 """Those of all soft actor-critic agents, with the temperature."""
 
 
-def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> DiscreteSAC:
+def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+    """Returns what :func:`agents.discrete_sac.make` and :class:`gsrl.Population` build the agent from.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    arguments = constructor_arguments(env, settings)
+    temperature, name = settings.temperature, settings.estimator
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but got {temperature}")
+    if temperature is None or name not in DEFAULT_TEMPERATURES:
+        arguments["temperature"] = DEFAULT_TEMPERATURES.get(name)
+    return arguments
+
+
+def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bool = False) -> DiscreteSAC:
     """Builds the agent.
 
     Args:
@@ -63,15 +81,9 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Discrete
         settings: Its settings.
         seed: Seeds the agent and the environment.
         device: Where its networks are.
+        compile: Whether updates are compiled.
 
     Raises:
         ValueError: A setting is out of range; the message names it.
     """
-    arguments = constructor_arguments(env, settings)
-    temperature, name = arguments.pop("temperature"), arguments.pop("estimator")
-    if temperature is None:
-        temperature = DEFAULT_TEMPERATURES.get(name)
-    elif not temperature > 0:
-        raise ValueError(f"temperature must be positive, but got {temperature}")
-    estimator = make_estimator(name, temperature=temperature) if name in DEFAULT_TEMPERATURES else make_estimator(name)
-    return DiscreteSAC(**arguments, estimator=estimator, seed=seed, device=device)
+    return discrete_sac.make(arguments(env, settings), seed=seed, device=device, compile=compile)

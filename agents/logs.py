@@ -38,6 +38,11 @@ class CsvLog:
         """Returns the rows of the file, as text; a column that a row lacks is empty."""
         return _read(self.path)[1]
 
+    def last_step(self) -> int:
+        """Returns the steps of the last row; 0 where there is none."""
+        rows = self.rows()
+        return int(rows[-1]["steps"]) if rows else 0
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row."""
         new = [column for column in row if column not in self.columns]
@@ -85,8 +90,7 @@ class ProgressLog(KVWriter):
 
     def __init__(self, log: CsvLog) -> None:
         self.log = log
-        rows = log.rows()
-        self.last_step = int(rows[-1]["steps"]) if rows else 0
+        self.last_step = log.last_step()
         self.latest: dict[str, Any] = {}
         """What was recorded last."""
 

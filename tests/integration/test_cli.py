@@ -24,6 +24,7 @@ from gymnasium import spaces
 import run_agent
 from agents import AGENTS, defaults, get_agent, maskable_ppo, runs, storage
 from agents.common import UsageError, constructor_arguments
+from agents.config import read_config
 from agents.curve import plot_learning_curve
 from agents.environments import check_environment, make_environments
 from agents.logs import CsvLog
@@ -207,9 +208,9 @@ def test_resume_extends_a_run_and_appends_to_its_logs(
 def test_a_run_from_before_an_option_has_its_default(tmp_path: Path) -> None:
     train(tmp_path / "run", "a2c", "--steps", "20", "--checkpoint-seconds", "7")
     config = read_json(tmp_path / "run" / "config.json")
-    assert runs.read_config(tmp_path / "run").checkpoint_seconds == config.pop("checkpoint_seconds") == 7
+    assert read_config(tmp_path / "run").checkpoint_seconds == config.pop("checkpoint_seconds") == 7
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    assert runs.read_config(tmp_path / "run").checkpoint_seconds == 60
+    assert read_config(tmp_path / "run").checkpoint_seconds == 60
 
 
 def test_resume_takes_no_other_option_than_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +313,7 @@ def test_a_bug_while_training_shows_its_traceback(tmp_path: Path, monkeypatch: p
     def broken(self: Any, stop: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(runs._Run, "_learn", broken)
+    monkeypatch.setattr(runs._Run, "learn", broken)
     with pytest.raises(ValueError, match="a bug"):
         run_agent.main(["train", "--agent", "a2c", "--out", str(tmp_path / "run")])
     assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"
@@ -810,7 +811,7 @@ def test_agents_train_on_small_images(agent: str, extractor: Any, env_id: str, t
     if env_id.startswith("MinAtar"):
         pytest.importorskip("minatar")
     train(tmp_path / "run", agent, "--env", env_id, "--steps", "64", "--eval-every", "64")
-    settings = runs.read_config(tmp_path / "run").settings
+    settings = read_config(tmp_path / "run").settings
     model = get_agent(agent).make(make_environments(env_id, 1, 0), settings, seed=0, device="cpu")
     storage.load_parameters(tmp_path / "run" / "model.zip", model)
     assert isinstance(extractor(model.policy), SmallCNN)

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import get_agent, runs
+from agents import get_agent, runs, training
 from agents.environments import make_environments
 from agents.rewind import Rewindable, RewindError, restore, snapshot, why_not_rewindable
 from gsrl import checkpoint
@@ -194,7 +194,7 @@ def last_row(path: Path) -> float:
 @pytest.mark.parametrize("agent", ["gumbel-sac", "ppo", "dqn"])
 def test_checkpoints_do_not_change_what_is_learned(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(tmp_path / "rarely", agent, "--checkpoint-seconds", "inf") == 0
-    monkeypatch.setattr(runs, "SAVING_SHARE", 0)
+    monkeypatch.setattr(training, "SAVING_SHARE", 0)
     assert train(tmp_path / "always", agent, "--checkpoint-seconds", "0") == 0
     assert_same_run(tmp_path / "rarely", tmp_path / "always")
 

@@ -1,0 +1,253 @@
+"""What a run is to do, and the folder that says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from agents import get_agent, in_lockstep
+from agents.common import UsageError
+from agents.environments import check_environment
+from agents.files import write_text
+from gsrl._version import __version__
+
+__all__ = [
+    "Config",
+    "describe_session",
+    "is_finished",
+    "is_run",
+    "new_folder",
+    "open_folder",
+    "option",
+    "parse_config",
+    "read_config",
+    "read_json",
+    "refusals",
+    "write_config",
+    "write_json",
+]
+
+HALF_WRITTEN = (".gsrl-*.tmp", "*.json.*.tmp", "*.csv.*.tmp")
+"""What a killed process may leave of checkpoints and other files, which it writes beside the whole ones."""
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Config(Generic[Settings]):
+    """What to run."""
+
+    settings: Settings
+    """The agent's own settings."""
+    agent: str
+    """Agent to train."""
+    env: str
+    """Gymnasium environment to train in."""
+    steps: int
+    """Environment steps."""
+    seed: int = 0
+    """Seed of agent, training environments and evaluations."""
+    n_envs: int = 1
+    """Environments stepped together."""
+    device: str = "cpu"
+    """Device of the networks; small ones are fastest on the CPU."""
+    threads: int = 1
+    """Threads of torch; small networks are fastest with one."""
+    eval_every: int | None = None
+    """Steps between evaluations; None for a tenth of the run."""
+    eval_episodes: int = 20
+    """Episodes of the final evaluation."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints; longer where saving one takes more than a twentieth of it."""
+    compile: bool = False
+    """Compile updates: some seconds before the first one, then about twice as fast."""
+    seeds: int | None = None
+    """Agents to train in lock-step, with the seeds from --seed on; None for one, by itself."""
+    processes: int | None = None
+    """Processes that share the agents out among them; None for one a core, at most one an agent. The result depends on
+    it by rounding alone."""
+    stop_at: float | None = None
+    """Mean return of an evaluation at which one of several agents stops to learn; None for never."""
+
+    def check(self) -> None:
+        """Checks the numbers and the device.
+
+        Raises:
+            UsageError: One cannot be used; the message names its option.
+        """
+        for name in ("steps", "n_envs", "threads", "eval_every", "eval_episodes", "seeds", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{option(name)} must be at least 1, but got {value}")
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(f"--checkpoint-seconds must be at least 0, but got {self.checkpoint_seconds}")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed must be at least 0 and below 2**31, but got {self.seed}")
+        self._check_lockstep()
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--device {self.device!r} cannot be used: {reason}; choose another --device") from error
+
+    def _check_lockstep(self) -> None:
+        names = in_lockstep()
+        if self.seeds is None:
+            for name in ("processes", "stop_at"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{option(name)} is for several agents in lock-step: give --seeds as well")
+        elif self.agent not in names:
+            raise UsageError(
+                f"--seeds trains agents in lock-step, which {' and '.join(names)} can, but not {self.agent}"
+            )
+        elif self.seed + self.seeds > 2**31:
+            raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
+        if self.compile and self.agent not in names:
+            raise UsageError(f"--compile is for {' and '.join(names)}, but --agent is {self.agent}")
+
+
+def option(name: str) -> str:
+    """Returns the command line's name of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+@contextmanager
+def refusals(agent: str, settings: Any) -> Iterator[None]:
+    """Turns what an algorithm says of settings that it refuses into an answer of the command line.
+
+    Args:
+        agent: Agent that is made while the block runs.
+        settings: Its settings.
+
+    Raises:
+        UsageError: It refused them.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
+        names = "|".join(field.name for field in dataclasses.fields(settings))
+        reason = re.sub(rf"\b({names})(?= must )", lambda match: option(match[1]), str(error))
+        raise UsageError(f"{agent} cannot be made with these settings: {reason}") from error
+
+
+# The folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / "config.json").exists()
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """Returns the path of a folder, numbered when there is one of that name."""
+    name = re.sub("[/:]", "-", name)
+    folder, number = root / name, 1
+    while folder.exists():
+        number += 1
+        folder = root / f"{name}-{number}"
+    return folder
+
+
+def open_folder(folder: Path, *, resumed: bool) -> None:
+    """Makes the folder of a run, or removes what a killed process may have left in it.
+
+    Args:
+        folder: The folder.
+        resumed: Whether it holds the run already.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
+    for path in (path for pattern in HALF_WRITTEN for path in folder.glob(pattern) if resumed):
+        path.unlink(missing_ok=True)
+
+
+def read_config(folder: Path) -> Config[Any]:
+    """Reads the configuration of a run.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        UsageError: It holds no run, or one of another version of this project, or of an environment that is missing.
+    """
+    if not is_run(folder):
+        raise UsageError(f"{folder} holds no run: it has no config.json")
+    return parse_config(folder / "config.json")
+
+
+def parse_config(path: Path) -> Config[Any]:
+    """Reads the configuration in a JSON file, which may hold other things beside it.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        UsageError: It was written by another version of this project, or its environment is missing.
+    """
+    try:
+        stored = read_json(path)
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
+        names = [field.name for field in dataclasses.fields(Config)]
+        values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
+        config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+    check_environment(config.env, config.agent)
+    return config
+
+
+def write_config(folder: Path, config: Config[Any], command: Sequence[str], steps: int) -> None:
+    """Writes the configuration of a run, and adds this session to those before it."""
+    path = folder / "config.json"
+    earlier = read_json(path)["sessions"] if path.exists() else []
+    session = {"from_steps": steps, **describe_session(command)}
+    write_json(path, {**dataclasses.asdict(config), "sessions": [*earlier, session]})
+
+
+def describe_session(command: Sequence[str]) -> dict[str, Any]:
+    """Returns what there is to know of this process: what it was asked, when, and what it runs on."""
+    packages = ("torch", "stable-baselines3", "gymnasium", "numpy")
+    return {
+        "command": list(command),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "gsrl": __version__,
+            **{name: version(name) for name in packages},
+        },
+        "platform": platform.platform(),
+    }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads an object."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    path = folder / "summary.json"
+    return path.exists() and read_json(path)["status"] == "finished"

@@ -1,0 +1,545 @@
+"""A search over settings by successive halving, in lock-step.
+
+Every combination of the grid's values trains for a while, the best share of them goes on, and so forth: the last rung
+of this ladder has the whole number of steps. The winner is trained anew on fresh seeds, as a run of its own. Sources:
+Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", 2013; Jamieson & Talwalkar, "Non-stochastic Best Arm
+Identification and Hyperparameter Optimization", 2016.
+
+The folder holds ``search.json`` (what was searched), ``results.csv`` and ``results.md`` (every setting, its score at
+each rung that it reached, its rank), ``search.png``, ``summary.json``, ``checkpoint.zip`` (what resuming needs), and
+``confirmation``, a run in lock-step of the winner, see :mod:`agents.populations`.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from agents import defaults, in_lockstep, nearest, runs
+from agents.common import UsageError
+from agents.config import (
+    Config,
+    describe_session,
+    is_finished,
+    is_run,
+    open_folder,
+    option,
+    parse_config,
+    read_json,
+    write_json,
+)
+from agents.curve import plot_search
+from agents.environments import EnvironmentFailure
+from agents.files import write_text
+from agents.interruption import Interrupted, Stop
+from agents.lockstep import Member, Members, number_of_processes
+from agents.populations import Pace
+from agents.rewind import why_not_rewindable
+from agents.training import SAVING_SHARE, TrainingError, time_shares
+from gsrl import checkpoint
+from gsrl.masking import adapt
+from gsrl.population import VECTORS
+from gsrl.timing import Stopwatch
+
+__all__ = ["PRESET", "Ladder", "Result", "confirmation_folder", "find", "parse_grid", "resume", "train_command"]
+
+PRESET: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (3e-4, 1e-3, 2e-3, 4e-3),
+    "n_steps": (1, 5, 10, 20),
+    "target_entropy_ratio": (0.05, 0.2),
+}
+"""The grid that is searched unless another is given."""
+
+Grid = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """How the search proceeds."""
+
+    seeds_per_setting: int = 1
+    """Agents of each setting, with the seeds from --seed on; their mean is its score."""
+    rungs: int = 3
+    """How often settings are compared, at steps that grow by 1 / keep up to --steps."""
+    keep: float = 0.5
+    """Share of the settings that goes on after each rung but the last."""
+    confirm: int = 10
+    """Fresh seeds that the best setting is trained on in the end; 0 for none."""
+
+    def check(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            UsageError: One cannot be used; the message names its option.
+        """
+        for name, least in (("seeds_per_setting", 1), ("rungs", 1), ("confirm", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{option(name)} must be at least {least}, but got {getattr(self, name)}")
+        if not 0 < self.keep < 1:
+            raise UsageError(f"--keep must be above 0 and below 1, but got {self.keep}")
+
+    def steps(self, steps: int) -> list[int]:
+        """Steps of each rung, the last one ``steps``."""
+        return [max(1, round(steps * self.keep**left)) for left in reversed(range(self.rungs))]
+
+
+@dataclass
+class Result:
+    """A setting, and how good it is."""
+
+    setting: dict[str, Any]
+    """Its values, by the names of the grid."""
+    scores: list[float]
+    """At the rungs that it has reached."""
+
+    def order(self) -> tuple[Any, ...]:
+        """What results are sorted by, the best last: rungs, then the latest score, then those before it."""
+        return (len(self.scores), self.scores[::-1])
+
+
+def parse_grid(entries: Sequence[str], settings: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """Reads a grid from the command line.
+
+    Args:
+        entries: Such as ``"learning_rate=3e-4,1e-3"``; none: the :data:`PRESET`.
+        settings: The agent's ``Settings``.
+
+    Raises:
+        UsageError: A name is none that may differ between agents in lock-step, or a value is none of its.
+    """
+    types = {field.name: str(field.type) for field in dataclasses.fields(settings)}
+    names = [name for name in VECTORS if name in types]
+    grid: dict[str, tuple[Any, ...]] = {}
+    for entry in entries:
+        name, equals, values = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"--grid takes name=value,value, but got {entry!r}")
+        if name not in names:
+            known = f"it is the same for all; what may differ is {', '.join(names)}"
+            raise UsageError(f"--grid cannot vary {name!r}: {known if name in types else nearest(name, names)}")
+        if name in grid:
+            raise UsageError(f"--grid names {name} twice")
+        grid[name] = tuple(_parse(name, value.strip(), types[name]) for value in values.split(","))
+        if len(set(grid[name])) < len(grid[name]):
+            raise UsageError(f"--grid has a value of {name} twice: {values}")
+    return grid or dict(PRESET)
+
+
+def _parse(name: str, text: str, kind: str) -> Any:
+    try:
+        return int(text) if kind == "int" else float(text)
+    except ValueError:
+        if "str" in kind.split(" | ") and text:
+            return text
+        raise UsageError(f"--grid needs values of {name} that are {kind}, but got {text!r}") from None
+
+
+def confirmation_folder(folder: Path) -> Path:
+    """Returns the folder of the run that confirms the winner."""
+    return folder / "confirmation"
+
+
+def train_command(config: Config[Any], setting: Mapping[str, Any]) -> list[str]:
+    """Returns the options of ``run_agent.py train`` that give an agent this setting."""
+    default = defaults(config.agent, config.env)
+    chosen = dataclasses.replace(config.settings, **setting)
+    ours = {name: getattr(chosen, name) for name in (field.name for field in dataclasses.fields(chosen))}
+    options = {name: value for name, value in ours.items() if value != getattr(default.settings, name)}
+    if config.n_envs != default.n_envs:
+        options["n_envs"] = config.n_envs
+    command = ["--agent", config.agent, "--env", config.env, "--steps", str(config.steps)]
+    for name, value in options.items():
+        if isinstance(value, bool):
+            command.append(option(name if value else f"no_{name}"))
+        else:
+            command += [option(name), *map(str, value if isinstance(value, tuple) else (value,))]
+    return command
+
+
+def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command: Sequence[str]) -> dict[str, Any]:
+    """Searches, and confirms what it has found.
+
+    Args:
+        config: What is the same for all agents.
+        grid: The values that are tried, by name.
+        ladder: How it proceeds.
+        folder: Folder of the results, made when missing.
+        command: The command line, to be recorded.
+
+    Returns:
+        The summary, as ``summary.json`` holds it.
+
+    Raises:
+        UsageError: The configuration cannot be used; nothing was written.
+        TrainingError: Training cannot go on.
+    """
+    names = in_lockstep()
+    if config.agent not in names:
+        raise UsageError(f"search trains agents in lock-step, which {' and '.join(names)} can, but not {config.agent}")
+    for name in ("seeds", "stop_at"):
+        if getattr(config, name) is not None:
+            raise UsageError(f"{option(name)} is for train; search has --seeds-per-setting and --confirm")
+    ladder.check()
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    results = [Result(point, []) for point in points]
+    count = len(results) * ladder.seeds_per_setting
+    dataclasses.replace(config, seeds=count).check()
+    if config.processes is None:
+        count = number_of_processes(count, config.device)
+        config = dataclasses.replace(config, processes=count)
+    return _find(config, grid, ladder, results, folder, command, None)
+
+
+def resume(folder: Path, command: Sequence[str]) -> dict[str, Any]:
+    """Goes on with an interrupted search.
+
+    Args:
+        folder: Its folder.
+        command: The command line, to be recorded.
+
+    Returns:
+        The summary, as ``summary.json`` holds it.
+
+    Raises:
+        UsageError: There is nothing to resume, or nothing left to do.
+        TrainingError: Training cannot go on.
+        gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
+    """
+    path = folder / "search.json"
+    if not path.exists():
+        raise UsageError(f"{folder} holds no search: it has no search.json")
+    if is_finished(folder):
+        raise UsageError(f"{folder} is finished")
+    config = parse_config(path)
+    stored = read_json(path)
+    grid = {name: tuple(values) for name, values in stored["grid"].items()}
+    state = checkpoint.load(folder / "checkpoint.zip", device=config.device)
+    with checkpoint.fitting(folder / "checkpoint.zip"):
+        names = ("results", "alive", "rung", "places", "members", "seconds", "steps")
+        checkpoint.check_entries(state, dict.fromkeys(names))
+    results = [Result(dict(each["setting"]), list(each["scores"])) for each in state["results"]]
+    return _find(config, grid, Ladder(**stored["ladder"]), results, folder, command, state)
+
+
+def _find(
+    config: Config[Any],
+    grid: Grid,
+    ladder: Ladder,
+    results: list[Result],
+    folder: Path,
+    command: Sequence[str],
+    state: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    rewindable = why_not_rewindable(lambda: adapt(gym.make(config.env))) is None
+    search = _Search(config, grid, ladder, results, folder, state, rewindable=rewindable)
+    stop = Stop()
+    stop.on_request = search.members.cancel
+    try:
+        open_folder(folder, resumed=state is not None)
+        if state is None:
+            search.save_checkpoint()
+        path = folder / "search.json"
+        session = {"from_steps": search.members.steps, **describe_session(command)}
+        earlier = read_json(path)["sessions"] if path.exists() else []
+        more = {"grid": grid, "ladder": dataclasses.asdict(ladder), "sessions": [*earlier, session]}
+        write_json(path, {**dataclasses.asdict(config), **more})
+        print(
+            f"searching {len(results)} settings of {config.agent} on {config.env}, with rungs at "
+            f"{', '.join(map(str, search.rung_steps))} steps, in {folder}",
+            file=sys.stderr,
+        )
+        with stop.listening():
+            try:
+                search.climb(stop)
+            except Interrupted:
+                search.save_checkpoint()
+                return search.write_results("interrupted")
+    except (EnvironmentFailure, OSError) as error:
+        raise TrainingError(
+            f"the search failed at {search.members.steps} steps: {error}; the newest checkpoint in {folder} is good"
+        ) from error
+    finally:
+        search.close()
+    return _confirm(config, ladder, search, folder, command)
+
+
+def _confirm(
+    config: Config[Any], ladder: Ladder, search: _Search, folder: Path, command: Sequence[str]
+) -> dict[str, Any]:
+    """Trains the winner on fresh seeds, and says how it did."""
+    summary = search.write_results("finished" if not ladder.confirm else "interrupted")
+    if not ladder.confirm:
+        return summary
+    path = confirmation_folder(folder)
+    if is_run(path) and is_finished(path):
+        confirmed = read_json(path / "summary.json")
+    elif is_run(path):
+        confirmed = runs.resume(path, None, None, command)
+    else:
+        chosen = dataclasses.replace(
+            config,
+            settings=dataclasses.replace(config.settings, **search.ranked()[0].setting),
+            seed=config.seed + ladder.seeds_per_setting,
+            seeds=ladder.confirm,
+            processes=number_of_processes(ladder.confirm, config.device),
+        )
+        confirmed = runs.start(chosen, path, command)
+    if confirmed["status"] == "interrupted":
+        return summary
+    names = ("seeds", "eval_return_iqm", "eval_return_mean", "eval_return_worst", "eval_episodes", "wall_seconds")
+    return search.write_results("finished", {name: confirmed[name] for name in names})
+
+
+class _Search:
+    """A search under way.
+
+    Args:
+        config: What is the same for all agents.
+        grid: The values that are tried, by name.
+        ladder: How it proceeds.
+        results: The settings.
+        folder: Folder of the results.
+        state: What its checkpoint holds; None: it is new.
+        rewindable: Whether checkpoints can hold where the environments are.
+    """
+
+    def __init__(
+        self,
+        config: Config[Any],
+        grid: Grid,
+        ladder: Ladder,
+        results: list[Result],
+        folder: Path,
+        state: Mapping[str, Any] | None,
+        *,
+        rewindable: bool,
+    ) -> None:
+        self.config = config
+        self.grid = grid
+        self.ladder = ladder
+        self.results = results
+        self.folder = folder
+        self.rewindable = rewindable
+        self.rung_steps = ladder.steps(config.steps)
+        self.rung = 0 if state is None else int(state["rung"])
+        self.alive = list(range(len(results))) if state is None else list(state["alive"])
+        """Settings that are still in the search."""
+        self.earlier = {} if state is None else dict(state["seconds"])
+        self.begin = time.perf_counter()
+        self.stopwatch = Stopwatch()
+        self.next_save = self.begin + config.checkpoint_seconds
+        self._final_seconds: dict[str, float] | None = None
+        members = [
+            Member(config.seed + seed, self._settings(results[index].setting))
+            for index in self.alive
+            for seed in range(ladder.seeds_per_setting)
+        ]
+        places = self._deal(len(members)) if state is None else state["places"]
+        self.members = Members(config, members, places)
+        try:
+            if state is not None and state["members"] is not None:
+                with checkpoint.fitting(folder / "checkpoint.zip"):
+                    self.members.load_state(state["members"])
+        except BaseException:
+            self.close()
+            raise
+
+    def _settings(self, setting: Mapping[str, Any]) -> Any:
+        chosen = dataclasses.replace(self.config.settings, **setting)
+        # More is never filled, and would be copied each time that some are left behind.
+        return dataclasses.replace(chosen, buffer_size=min(chosen.buffer_size, self.config.steps + self.config.n_envs))
+
+    def _deal(self, count: int) -> list[list[int]]:
+        """Shares members out to processes, at random, so that each has good ones and bad ones."""
+        order = np.random.default_rng(0).permutation(count).tolist()
+        processes = min(self.config.processes or 1, count)
+        return [sorted(order[first::processes]) for first in range(processes)]
+
+    def ranked(self) -> list[Result]:
+        """The results, the best first."""
+        return sorted(self.results, key=Result.order, reverse=True)
+
+    def climb(self, stop: Stop) -> None:
+        """Goes from rung to rung, until it is stopped."""
+        pace = Pace(self.config.n_envs)
+        total = sum(steps * count for steps, count in zip(np.diff([0, *self.rung_steps]), self._counts(), strict=True))
+        with tqdm(total=int(total), unit="step", mininterval=0.5, dynamic_ncols=True, disable=None) as bar:
+            for rung in range(self.rung, len(self.rung_steps)):
+                bar.set_description(f"rung {rung + 1} of {len(self.rung_steps)}, {len(self.alive)} settings")
+                while self.members.steps < self.rung_steps[rung] and self.members.learning:
+                    stop.check()
+                    if time.perf_counter() >= self.next_save:
+                        self.save_checkpoint()
+                    self._advance(pace, self.rung_steps[rung])
+                    done = sum(
+                        max(0, min(self.members.steps, after) - before) * count
+                        for before, after, count in zip(
+                            [0, *self.rung_steps], self.rung_steps, self._counts(), strict=False
+                        )
+                    )
+                    bar.update(done - bar.n)
+                stop.check()
+                self._compare(rung)
+                self.save_checkpoint()
+
+    def _counts(self) -> list[int]:
+        """How many settings there are before each rung."""
+        counts = [len(self.results)]
+        for _ in range(self.ladder.rungs - 1):
+            counts.append(self._number_kept(counts[-1]))
+        return counts
+
+    def _number_kept(self, count: int) -> int:
+        return max(1, math.ceil(count * self.ladder.keep))
+
+    def _advance(self, pace: Pace, upto: int) -> None:
+        self.stopwatch.lap("callbacks")
+        before, begin = self.members.steps, time.perf_counter()
+        self.members.learn(min(upto, before + pace.steps))
+        if self.members.steps - before >= pace.steps:
+            pace.took(time.perf_counter() - begin)
+        self.stopwatch.lap("learning")
+
+    def _compare(self, rung: int) -> None:
+        """Scores the settings that are left, and goes on with the best of them."""
+        returns = self.members.evaluate(self.config.eval_episodes)
+        self.stopwatch.lap("evaluation")
+        scores = returns.mean(1).reshape(-1, self.ladder.seeds_per_setting).mean(1).tolist()
+        for index, score in zip(self.alive, scores, strict=True):
+            self.results[index].scores.append(score)
+        best = max(self.alive, key=lambda index: self.results[index].order())
+        tqdm.write(
+            f"{self.rung_steps[rung]} steps: {len(self.alive)} settings, best {max(scores):.1f}, "
+            f"median {np.median(scores):.1f}; {describe(self.results[best].setting)}",
+            sys.stderr,
+        )
+        self.rung = rung + 1
+        if self.rung == len(self.rung_steps):
+            return
+        order = sorted(self.alive, key=lambda index: self.results[index].order(), reverse=True)
+        kept = sorted(order[: self._number_kept(len(order))])
+        places = [self.alive.index(index) for index in kept]
+        seeds = self.ladder.seeds_per_setting
+        self.members.keep([place * seeds + seed for place in places for seed in range(seeds)])
+        self.alive = kept
+
+    def save_checkpoint(self) -> None:
+        """Saves all that resuming needs."""
+        begin = time.perf_counter()
+        self.stopwatch.lap("callbacks")
+        finished = self.rung == len(self.rung_steps)
+        tree = {
+            "steps": self.members.steps,
+            "rung": self.rung,
+            "alive": self.alive,
+            "results": [dataclasses.asdict(result) for result in self.results],
+            "places": self.members.places,
+            "members": None if finished else self.members.state(rewindable=self.rewindable),
+            "seconds": self.seconds(),
+        }
+        checkpoint.save(self.folder / "checkpoint.zip", tree)
+        self.stopwatch.lap("checkpoints")
+        end = time.perf_counter()
+        self.next_save = end + max(self.config.checkpoint_seconds, SAVING_SHARE * (end - begin))
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds spent by this process and earlier ones, by kind; without those of the confirmation."""
+        if self._final_seconds is not None:
+            return self._final_seconds
+        work = {
+            kind: value for kind, value in self.members.seconds().items() if kind not in ("callbacks", "evaluation")
+        }
+        now = {"wall": time.perf_counter() - self.begin, **self.stopwatch.seconds, **work}
+        return {kind: self.earlier.get(kind, 0.0) + now.get(kind, 0.0) for kind in {**now, **self.earlier}}
+
+    def write_results(self, status: str, confirmation: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Writes tables, picture and summary, and returns the summary."""
+        ranked = [result for result in self.ranked() if result.scores]
+        config, seconds = self.config, self.seconds()
+        summary: dict[str, Any] = {
+            "status": status,
+            "agent": config.agent,
+            "env": config.env,
+            "steps": self.members.steps,
+            "rungs": self.rung_steps,
+            "settings": len(self.results),
+            "winner": None,
+            "confirmation": confirmation,
+            "wall_seconds": seconds["wall"],
+            "time_shares": time_shares(seconds),
+        }
+        if ranked:
+            best = ranked[0]
+            summary["winner"] = {
+                "setting": best.setting,
+                "scores": best.scores,
+                "train": train_command(config, best.setting),
+            }
+            title = f"{config.agent} on {config.env}, {len(self.results)} settings"
+            header, rows = table(ranked, self.rung_steps)
+            text = io.StringIO(newline="")
+            csv.writer(text, lineterminator="\n").writerows([header, *rows])
+            write_text(self.folder / "results.csv", text.getvalue())
+            write_text(self.folder / "results.md", _markdown(title, header, rows, summary))
+            plot_search(
+                self.folder / "search.png",
+                title,
+                self.grid,
+                [result.setting for result in ranked],
+                self.rung_steps,
+                [result.scores for result in ranked],
+            )
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._final_seconds = self.seconds()
+        self.members.close()
+
+
+def describe(setting: Mapping[str, Any]) -> str:
+    """Says in a line what a setting is."""
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items()
+    )
+
+
+def table(ranked: Sequence[Result], rung_steps: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of the table of results, the best first."""
+    header = ["rank", *ranked[0].setting, *(f"score at {steps}" for steps in rung_steps)]
+    rows = []
+    for rank, result in enumerate(ranked, start=1):
+        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in result.setting.values()]
+        scores = [f"{score:.1f}" for score in result.scores]
+        rows.append([str(rank), *values, *scores, *[""] * (len(rung_steps) - len(scores))])
+    return header, rows
+
+
+def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], summary: Mapping[str, Any]) -> str:
+    lines = [f"# {title}", "", "The winner:", "", "```sh"]
+    lines += [f"python run_agent.py train {' '.join(summary['winner']['train'])}", "```", ""]
+    confirmed = summary["confirmation"]
+    if confirmed is not None:
+        lines += [
+            f"On {len(confirmed['seeds'])} fresh seeds, {confirmed['eval_episodes']} episodes each: interquartile mean "
+            f"{confirmed['eval_return_iqm']:.1f}, worst {confirmed['eval_return_worst']:.1f}.",
+            "",
+        ]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
