@@ -95,13 +95,15 @@ _PENDULUM: dict[str, Any] = {
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
-        "learning_rate": 1e-3,
+        "learning_rate": 4e-3,
         "learning_starts": 200,
+        "batch_size": 128,
         "n_steps": 10,
+        "target_entropy_ratio": 0.1,
         "tau": 0.01,
         "critics": "mean",
         "layer_norm": True,
-        "net_arch": (128, 128),
+        "net_arch": (64, 64),
     },
     "gsrl/FactoredMatch-v0": _MATCH,
     "gsrl/BitMatch-v0": _MATCH,
