@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 __all__ = ["Fingerprint", "Traced", "is_traceable"]
 
@@ -74,18 +76,18 @@ class Traced:
         if self._calls_left > 0:
             self._calls_left -= 1
             return None
-        leaves, structure = tree_flatten(inputs)
-        kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors: list[Tensor] = []
+        kinds: list[Any] = []
+        _flatten(inputs, tensors, kinds)
         with torch.no_grad():
             for record in self._records:
-                if kinds == record.kinds and structure == record.structure:
-                    return tree_unflatten(record.replay(*self._fixed, *tensors), record.output)
+                if kinds == record.kinds:
+                    return _rebuild(record.output, iter(record.replay(*self._fixed, *tensors)))
             if len(self._records) == MAX_RECORDS:
                 return None
-            return self._first(inputs, tensors, kinds, structure)
+            return self._first(inputs, tensors, kinds)
 
-    def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor], kinds: list[Any], structure: Any) -> Any:
+    def _first(self, inputs: tuple[Any, ...], tensors: list[Tensor], kinds: list[Any]) -> Any:
         """Records the function and runs the record; None: that is not possible."""
         given = (*self._fixed, *tensors)
         begin = time.perf_counter()
@@ -93,7 +95,7 @@ class Traced:
             print(f"compiling {self._name} ...", end="", file=sys.stderr, flush=True)
         try:
             graph, output = self._record(inputs, given)
-            replay = torch.compile(graph, dynamic=False) if self._compile else _script(graph, given)
+            replay = _compile(graph) if self._compile else _script(graph, given)
             outputs = replay(*given)  # here the compiler runs
         except Exception as error:  # torch's tracer, its compilers and the system's raise many kinds
             if self._compile:
@@ -104,8 +106,8 @@ class Traced:
             return None
         if self._compile:
             print(f" {time.perf_counter() - begin:.1f} s", file=sys.stderr)
-        self._records.append(_Record(kinds, structure, replay, output))
-        return tree_unflatten(outputs, output)
+        self._records.append(_Record(kinds, replay, output))
+        return _rebuild(output, iter(outputs))
 
     def _record(self, inputs: tuple[Any, ...], given: tuple[Tensor, ...]) -> tuple[torch.fx.GraphModule, Any]:
         leaves, structure = tree_flatten((self._state, inputs))
@@ -117,7 +119,10 @@ class Traced:
             rebuilt = [next(iterator) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             state, rest = tree_unflatten(rebuilt, structure)
             with torch.enable_grad():
-                outputs, output = tree_flatten(self._function(state, *rest))
+                result = self._function(state, *rest)
+            outputs: list[Tensor] = []
+            _flatten(result, outputs, [])
+            output = tree_map(lambda _: None, result)
             return outputs
 
         # Recording runs the function: on copies, which it may write to.
@@ -127,24 +132,53 @@ class Traced:
 
 class _Record(NamedTuple):
     kinds: list[Any]
-    structure: Any
     replay: Callable[..., Any]
     output: Any
+
+
+def _flatten(tree: Any, tensors: list[Tensor], kinds: list[Any]) -> None:
+    """Lists the tensors of a tree, and what its record holds for: in a tenth of the time of torch's functions."""
+    if isinstance(tree, Tensor):
+        tensors.append(tree)
+        kinds.append((tree.shape, tree.dtype, tree.device))
+    elif isinstance(tree, dict):
+        kinds.append(tuple(tree))
+        for value in tree.values():
+            _flatten(value, tensors, kinds)
+    elif isinstance(tree, tuple | list):
+        kinds.append(len(tree))
+        for value in tree:
+            _flatten(value, tensors, kinds)
+    else:
+        kinds.append(tree)
+
+
+def _rebuild(pattern: Any, tensors: Iterator[Tensor]) -> Any:
+    """A tree of tuples and dicts, with tensors in the place of None."""
+    if isinstance(pattern, dict):
+        return {name: _rebuild(value, tensors) for name, value in pattern.items()}
+    if isinstance(pattern, tuple):
+        return tuple([_rebuild(value, tensors) for value in pattern])
+    return next(tensors)
 
 
 class Fingerprint:
     """Tells whether Python objects of modules were exchanged: buffers, submodules, hooks, settings.
 
-    A record goes on doing what they did before. Tensors that are written to in place are no change: it reads them.
+    A record goes on doing what they did before. Tensors that are written to in place are no change: it reads them. Nor
+    is the mode: what is recorded in training is replayed in training.
 
     Args:
         module: The module. Of it and its children all attributes are watched; below, buffers, submodules and hooks.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        top = [vars(each) for each in (module, *module.children())]
+        self._own = [
+            (itemgetter(*(name for name in vars(each) if name != "training")), vars(each))
+            for each in (module, *module.children())
+        ]
         kinds = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-        self._watched = [*top, *(vars(each)[kind] for each in module.modules() for kind in kinds)]
+        self._lists = [vars(each)[kind] for each in module.modules() for kind in kinds]
         self._was = self._now()
 
     def is_same(self) -> bool:
@@ -152,7 +186,14 @@ class Fingerprint:
         return self._now() == self._was
 
     def _now(self) -> list[int]:
-        return [id(value) for values in self._watched for value in values.values()]
+        own = chain.from_iterable(get(attributes) for get, attributes in self._own)
+        return list(map(id, chain(own, chain.from_iterable(map(dict.values, self._lists)))))
+
+
+def _compile(graph: torch.fx.GraphModule) -> Callable[..., Any]:
+    # Calls of small kernels cost as much as the kernels: they come from C++ too.
+    compiled: Callable[..., Any] = torch.compile(graph, dynamic=False, options={"cpp_wrapper": True})
+    return compiled
 
 
 def _script(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[..., Any]:
