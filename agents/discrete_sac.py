@@ -103,7 +103,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "tau": 0.01,
         "critics": "mean",
         "layer_norm": True,
-        "net_arch": (64, 64),
     },
     "gsrl/FactoredMatch-v0": _MATCH,
     "gsrl/BitMatch-v0": _MATCH,
