@@ -210,13 +210,18 @@ def gumbel_softmax(
     """
     _check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    noise = _cast_up(_gumbel(logits, noise, generator))
+    # Minus the noise, and a tensor of our own, which may be written over.
+    if noise is None:
+        negative = _log_exponential(logits.shape, generator, logits.device)
+    else:
+        _check_noise(noise, logits)
+        negative = -_cast_up(noise)
     # What neither overflows nor vanishes in float32 is multiplied: a node fewer to differentiate.
     if isinstance(temperature, Tensor) or temperature == 1 or not 1e-30 < temperature < 1e30:
-        perturbed = legal + noise
+        perturbed = legal - negative
         scores = _divide(perturbed, temperature)
     else:
-        perturbed = scores = torch.add(noise / temperature, legal, alpha=1 / temperature)
+        perturbed = scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)
     soft = scores.softmax(-1)
     if hard:
         soft = _harden(soft, _one_hot(perturbed))
