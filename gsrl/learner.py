@@ -109,8 +109,8 @@ class Learner:
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
-        compile: Whether the whole update is compiled, for arguments of the shapes of the first one, which then takes
-            some seconds. Where that fails, a warning says why, and updates stay eager.
+        compile: Whether loss and gradient are compiled, and Adam for at least :data:`LARGE` parameters; the first
+            update then takes some seconds. Where that fails, a warning says why, and updates stay eager.
 
     Attributes:
         count: Updates done.

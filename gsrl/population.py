@@ -748,7 +748,8 @@ class Population:
         """Closes the environments."""
         self.env.close()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+    def __getstate__(self) -> dict[str, Any]:
+        """Refused, for copies and pickles: members would no longer be rows of the learner's tensors."""
         raise TypeError("a population cannot be copied: save and load it, or take copies of its members.")
 
     def _rows(self, indices: Sequence[int]) -> list[int]:

@@ -356,7 +356,8 @@ def _log_exponential(
     device: torch.device | str | None,
 ) -> Tensor:
     """Minus Gumbel noise: ``log(E)`` with ``E ~ Exp(1)``, drawn as :func:`gumbel_noise` says."""
-    if isinstance(generator, Sequence):
+    # In this order: to ask what is a sequence takes as long as to draw a few numbers.
+    if generator is not None and not isinstance(generator, torch.Generator):
         uniform = torch.empty(tuple(shape), dtype=torch.float64, device=device or generator[0].device)
         for row, own in zip(uniform, generator, strict=True):
             row.uniform_(generator=own)
