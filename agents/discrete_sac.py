@@ -40,6 +40,8 @@ class Settings:
     """Gradient steps of an update; -1 for one a step collected."""
     n_steps: int = 1
     """Rewards summed before the critic's bootstrap."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by before they are learned from."""
     ent_coef: float | str = "auto"
     """Entropy coefficient, a number; or "auto" to learn it, "auto_0.1" to learn it from 0.1."""
     target_entropy_ratio: float = 0.2

@@ -37,7 +37,7 @@ class ReplayBatch(NamedTuple):
     actions: Tensor
     """Index of the choice of every factor at time t, int64 `[B, n]`."""
     rewards: Tensor
-    """sum_{j<m} gamma^j r_{t+j}, float32 `[B]`."""
+    """c sum_{j<m} gamma^j r_{t+j}, where c is `reward_scale`, float32 `[B]`."""
     next_observations: Tensor | dict[str, Tensor]
     """At time t + m, `[B, ...]`; never the first observation of the next episode."""
     discounts: Tensor
@@ -51,9 +51,9 @@ class ReplayBatch(NamedTuple):
 class ReplayBuffer(BaseBuffer):
     """Ring of transitions that is sampled uniformly, with replacement, as n-step transitions.
 
-        R_t = sum_{j<m} gamma^j r_{t+j},    target = R_t + gamma^m (1 - terminated_{t+m-1}) V(s_{t+m})
+        R_t = c sum_{j<m} gamma^j r_{t+j},    target = R_t + gamma^m (1 - terminated_{t+m-1}) V(s_{t+m})
 
-    m is `n_steps`, or less: the window closes at the first step that terminated or was truncated, and at the newest
+    c is `reward_scale`. m is `n_steps`, or less: the window closes at the first step that terminated or was truncated, and at the newest
     transition of its environment. A truncated step still bootstraps, a terminated one does not.
 
     Source: the multi-step target of Rainbow (Hessel et al., 2018, arXiv 1710.02298).
@@ -90,16 +90,17 @@ class ReplayBuffer(BaseBuffer):
         n_envs: environments stepped together, of a member.
         gamma: discount per step, in [0, 1]; or one a member.
         n_steps: the longest window, at least 1; or one a member.
+        reward_scale: what sampled rewards are multiplied by, above 0; or one a member. Rewards are stored as they come.
         masked: whether action masks are stored and sampled.
         num_members: S; None: a single buffer, without the dimension of the members.
         generator: the source of all randomness here; of S members a sequence, one a member.
 
     Raises:
-        TypeError: `generator` is not a NumPy `Generator` (or a sequence of S), `gamma` is not a number or `n_steps` no
-            integer, the action space is of another kind, or a `Dict` space of observations is nested.
+        TypeError: `generator` is not a NumPy `Generator` (or a sequence of S), `gamma` or `reward_scale` is not a
+            number or `n_steps` no integer, the action space is of another kind, or a `Dict` space of observations is nested.
         NotImplementedError: Stable-Baselines3 does not support the observation space.
-        ValueError: `n_envs`, `n_steps`, `gamma`, `buffer_size` or `num_members` is out of range, or there is not one
-            value a member.
+        ValueError: `n_envs`, `n_steps`, `gamma`, `reward_scale`, `buffer_size` or `num_members` is out of range, or
+            there is not one value a member.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ReplayBuffer(BaseBuffer):
         *,
         gamma: float | Sequence[float] | NDArray[np.floating] = 0.99,
         n_steps: int | Sequence[int] | NDArray[np.integer] = 1,
+        reward_scale: float | Sequence[float] | NDArray[np.floating] = 1.0,
         masked: bool = False,
         num_members: int | None = None,
         generator: np.random.Generator | Sequence[np.random.Generator],
@@ -129,6 +131,10 @@ class ReplayBuffer(BaseBuffer):
         wrong = gammas[~((gammas >= 0.0) & (gammas <= 1.0))]
         if wrong.size:
             raise ValueError(f"gamma must lie in [0, 1], got {wrong[0]}")
+        scales = _of_members("reward_scale", reward_scale, num_members, "number", "iuf")
+        wrong = scales[~((scales > 0.0) & (scales < np.inf))]
+        if wrong.size:
+            raise ValueError(f"reward_scale must be finite and above 0, got {wrong[0]}")
         self.num_members = num_members
         self.generator = generator
         self._list_generators(generator)
@@ -140,6 +146,7 @@ class ReplayBuffer(BaseBuffer):
         self.action_space = action_space
         self.gamma = gamma
         self.n_steps = n_steps
+        self.reward_scale = reward_scale
         self.masked = masked
 
         # A step of all environments is [*members, n_envs, ...]; what is stored, [*members, rows, n_envs, ...].
@@ -181,8 +188,10 @@ class ReplayBuffer(BaseBuffer):
         if (lengths != longest).any():
             self._groups = [(int(n), np.flatnonzero(lengths == n)) for n in np.unique(lengths)]
         # By m - 1, for each member: the weights of the N rewards of a window (0 from m on), and gamma^m.
+        self._scales = scales.astype(np.float32).reshape((*members, 1))
         powers = np.stack([float(each) ** np.arange(longest + 1) for each in gammas]).astype(np.float32)
-        self._reward_weights = np.tril(np.broadcast_to(powers[:, None, :-1], (len(gammas), longest, longest)))
+        weights = self._scales.reshape(-1, 1, 1) * powers[:, None, :-1]
+        self._reward_weights = np.tril(np.broadcast_to(weights, (len(gammas), longest, longest)))
         self._discounts = powers[:, 1:].reshape((*members, longest))
         self._first_weights = member * longest
 
@@ -367,7 +376,7 @@ class ReplayBuffer(BaseBuffer):
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Of windows that start at these flat indices: the last index, the sum of rewards and the discount."""
         if self._longest == 1:  # no window to search; a sum of one, which turns -0 to 0 as any sum does
-            rewards = self._normalize_reward(self.rewards.take(starts), env) + np.float32(0.0)
+            rewards = self._normalize_reward(self.rewards.take(starts), env) * self._scales + np.float32(0.0)
             return starts, rewards, self._discounts * ~self.terminated.take(starts)
 
         windows = starts[..., None] + self._strides  # [*S, B, N]

@@ -43,6 +43,7 @@ EnvFactory: TypeAlias = str | Callable[[], gym.Env]
 VECTORS = (
     "learning_rate",
     "gamma",
+    "reward_scale",
     "tau",
     "ent_coef",
     "target_entropy",
@@ -206,6 +207,7 @@ class Population:
             self.device,
             self.n_envs,
             gamma=[member.gamma for member in self._members],
+            reward_scale=[member.reward_scale for member in self._members],
             n_steps=[member.n_steps for member in self._members],
             masked=masked,
             generator=[member._replay_generator for member in self._members],

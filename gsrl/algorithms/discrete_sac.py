@@ -64,6 +64,7 @@ SETTINGS = (
     "train_freq",
     "gradient_steps",
     "n_steps",
+    "reward_scale",
     "estimator",
     "ent_coef",
     "target_entropy",
@@ -135,6 +136,9 @@ class DiscreteSAC(OffPolicyAlgorithm):
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
         n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+        reward_scale: What rewards are multiplied by before they are learned from. Large values are learned slowly, so
+            choose it that returns to come are of the order of 10. Values, losses and ``ent_coef`` are in scaled units;
+            episode returns are not.
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update.
         ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
@@ -193,6 +197,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         gradient_steps: int = 1,
         *,
         n_steps: int = 1,
+        reward_scale: float = 1.0,
         estimator: str | Estimator = "straight-through",
         ent_coef: str | float = "auto",
         target_entropy: str | float = "auto",
@@ -244,6 +249,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
                     f"estimator {estimator!r} has settings without defaults: make it by gsrl.make_estimator ({error})."
                 ) from error
         self.estimator = estimator
+        self.reward_scale = reward_scale
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.target_entropy_ratio = target_entropy_ratio
@@ -318,6 +324,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
             self.n_envs,
             gamma=self.gamma,
             n_steps=self.n_steps,
+            reward_scale=self.reward_scale,
             generator=self._replay_generator,
             masked=self.masked if state is None else "action_masks" in state,
         )

@@ -872,6 +872,7 @@ def test_the_running_mean_advances_once_an_update() -> None:
             "target_entropy must be from 0 to that of the uniform policy, 0.6931 nats, but got nan",
         ),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
+        ({"reward_scale": -1}, "reward_scale must be finite and above 0, got -1"),
         ({"n_steps": 0}, "n_steps must be an integer of at least 1, but got 0"),
         ({"policy_kwargs": {"use_sde": True}}, "policy_kwargs must not hold 'use_sde': .* for continuous actions"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "policy_kwargs must not hold 'optimizer_class'"),

@@ -163,6 +163,7 @@ def test_settings_may_differ_between_members() -> None:
         "ent_coef": ["auto", "auto_0.1", "auto_3"],
         "target_entropy_ratio": (0.1, 0.5, 0.9),
         "n_steps": [1, 3, 7],
+        "reward_scale": [1.0, 0.1, 5.0],
     }
     population = Population(
         DiscreteSAC, CARTPOLE, [0, 0, 1], estimator="st-gumbel", temperature=[0.5, 1.0, 2.0], **(SMALL | vectors)
@@ -403,6 +404,7 @@ def test_no_global_random_numbers_are_used() -> None:
         ({"seed": 3}, "Population has no argument 'seed': each member has one of seeds"),
         ({"train_freq": (1, "episode")}, "train_freq must count steps in a population"),
         ({"gamma": [0.9, 1.5]}, "gamma must lie in"),
+        ({"reward_scale": [1, 0]}, "reward_scale must be finite and above 0, got 0"),
         ({"tau": [0.1, 0.0]}, "tau must be in"),
         ({"env": gym.make(CARTPOLE)}, "env must be the name of an environment or a function that makes one"),
         ({"horizon": 3}, "DiscreteSAC has no argument 'horizon'"),

@@ -100,6 +100,14 @@ class TestNStepReturns:
         assert batch.rewards[0] == 3
         assert batch.discounts[0] == 0
 
+    def test_reward_scale(self) -> None:
+        one_step = everything(filled([1, 2, 4], ".Tt", reward_scale=0.5))
+        assert one_step.rewards.tolist() == [0.5, 1, 2]
+        assert one_step.discounts.tolist() == [0.5, 0, 0.5]
+        window = everything(filled([1, 2, 4, 8], ".T..", n_steps=3, reward_scale=10))
+        assert window.rewards.tolist() == [20, 20, 80, 80]
+        assert window.discounts.tolist() == [0, 0, 0.25, 0.5]
+
     def test_negative_rewards_and_gamma_at_both_extremes(self) -> None:
         undiscounted = everything(filled([-1, 2, -4], "...", n_steps=3, gamma=1.0))
         assert undiscounted.rewards.tolist() == [-3, -2, -4]
@@ -584,6 +592,7 @@ class Twins:
         self,
         gamma: Sequence[float],
         n_steps: Sequence[int],
+        reward_scale: Sequence[float] | None = None,
         *,
         rows: int = 6,
         n_envs: int = 1,
@@ -592,6 +601,7 @@ class Twins:
     ) -> None:
         self.rng, self.n_envs, self.num_members, self.masked = np.random.default_rng(seed), n_envs, len(gamma), masked
         self.was_done = np.zeros(self.num_members * n_envs, bool)
+        scales = reward_scale or [1.0] * self.num_members
         shared: dict[str, Any] = {
             "buffer_size": rows * n_envs + n_envs - 1,
             "space": self.SPACE,
@@ -603,11 +613,18 @@ class Twins:
             **shared,
             gamma=gamma,
             n_steps=n_steps,
+            reward_scale=scales,
             num_members=self.num_members,
             generator=generators(self.num_members),
         )
         self.alone = [
-            make_buffer(**shared, gamma=gamma[member], n_steps=n_steps[member], generator=generator)
+            make_buffer(
+                **shared,
+                gamma=gamma[member],
+                n_steps=n_steps[member],
+                reward_scale=scales[member],
+                generator=generator,
+            )
             for member, generator in enumerate(generators(self.num_members))
         ]
 
@@ -665,6 +682,7 @@ class TestMembers:
         twins = Twins(
             gamma=rng.uniform(size=num_members).tolist(),
             n_steps=rng.integers(1, 13, num_members).tolist(),  # from 8 terms on, NumPy adds in another order
+            reward_scale=rng.uniform(0.1, 10, num_members).tolist(),
             rows=int(rng.integers(2, 25)),
             n_envs=int(rng.integers(1, 4)),
             masked=bool(seed % 2),
@@ -683,7 +701,7 @@ class TestMembers:
 
     @pytest.mark.parametrize("n_steps", [1, 3, 8, 17, 150])
     def test_windows_of_one_length(self, n_steps: int) -> None:
-        twins = Twins([0.9, 0.99], [n_steps, n_steps], rows=200)
+        twins = Twins([0.9, 0.99], [n_steps, n_steps], [0.1, 3.0], rows=200)
         for _ in range(230):
             twins.add(done=0.01)
         twins.assert_same_sample(256)
@@ -1089,6 +1107,9 @@ class TestErrors:
             ({"buffer_size": 3, "n_envs": 4}, ValueError, r"buffer_size must be at least n_envs \(4\), got 3"),
             ({"gamma": [0.9]}, ValueError, r"gamma must be one number, got an array of shape \(1,\)"),
             ({"gamma": "0.9"}, TypeError, "gamma must be of type number, got '0.9'"),
+            ({"reward_scale": 0.0}, ValueError, "reward_scale must be finite and above 0, got 0.0"),
+            ({"reward_scale": float("inf")}, ValueError, "reward_scale must be finite and above 0, got inf"),
+            ({"reward_scale": "1"}, TypeError, "reward_scale must be of type number, got '1'"),
             ({"n_steps": 2.0}, TypeError, "n_steps must be of type integer, got 2.0"),
             ({"generator": generators(1)}, TypeError, "generator must be a numpy.random.Generator, got list"),
             ({"generator": 3}, TypeError, "generator must be a numpy.random.Generator, got int"),
