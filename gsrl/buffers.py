@@ -53,8 +53,8 @@ class ReplayBuffer(BaseBuffer):
 
         R_t = c sum_{j<m} gamma^j r_{t+j},    target = R_t + gamma^m (1 - terminated_{t+m-1}) V(s_{t+m})
 
-    c is `reward_scale`. m is `n_steps`, or less: the window closes at the first step that terminated or was truncated, and at the newest
-    transition of its environment. A truncated step still bootstraps, a terminated one does not.
+    c is `reward_scale`. m is `n_steps`, or less: the window closes at the first step that terminated or was truncated,
+    and at the newest transition of its environment. A truncated step still bootstraps, a terminated one does not.
 
     Source: the multi-step target of Rainbow (Hessel et al., 2018, arXiv 1710.02298).
 
@@ -97,7 +97,8 @@ class ReplayBuffer(BaseBuffer):
 
     Raises:
         TypeError: `generator` is not a NumPy `Generator` (or a sequence of S), `gamma` or `reward_scale` is not a
-            number or `n_steps` no integer, the action space is of another kind, or a `Dict` space of observations is nested.
+            number or `n_steps` no integer, the action space is of another kind, or a `Dict` space of observations is
+            nested.
         NotImplementedError: Stable-Baselines3 does not support the observation space.
         ValueError: `n_envs`, `n_steps`, `gamma`, `reward_scale`, `buffer_size` or `num_members` is out of range, or
             there is not one value a member.
