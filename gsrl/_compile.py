@@ -6,8 +6,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, starmap, zip_longest
+from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ KNOWN_MODULES = ("gsrl.", "torch.nn.modules.", "stable_baselines3.common.torch_l
 
 MAX_RECORDS = 4
 """Kinds of inputs that a function is recorded for; those of all others are left to the caller."""
+
+ALIGNMENT = 64
+"""Entries of a tensor after which its place in memory is as good as at the beginning."""
 
 
 def is_traceable(modules: Iterable[nn.Module]) -> bool:
@@ -46,7 +49,7 @@ class Traced:
 
     Args:
         function: Of ``state`` and further inputs, trees of tensors and constants. Returns a tree of tensors. Only a
-            compiled one may write to its arguments.
+            compiled one may write to its arguments, to those that do not overlap with others.
         name: What it does, for messages.
         state: Its first argument at every call: always the same tensors.
         compile: Whether it is compiled. A line on stderr says how long that took. Where it fails, a warning says why.
@@ -95,7 +98,7 @@ class Traced:
             print(f"compiling {self._name} ...", end="", file=sys.stderr, flush=True)
         try:
             graph, output = self._record(inputs, given)
-            replay = _compile(graph) if self._compile else _script(graph, given)
+            replay = _compile(graph, given) if self._compile else _script(graph, given)
             outputs = replay(*given)  # here the compiler runs
         except Exception as error:  # torch's tracer, its compilers and the system's raise many kinds
             if self._compile:
@@ -126,7 +129,7 @@ class Traced:
             return outputs
 
         # Recording runs the function: on copies, which it may write to.
-        graph: torch.fx.GraphModule = make_fx(flat)(*(tensor.detach().clone() for tensor in given))
+        graph: torch.fx.GraphModule = make_fx(flat)(*map(_apart, given))
         return graph, output
 
 
@@ -140,7 +143,7 @@ def _flatten(tree: Any, tensors: list[Tensor], kinds: list[Any]) -> None:
     """Lists the tensors of a tree, and what its record holds for: in a tenth of the time of torch's functions."""
     if isinstance(tree, Tensor):
         tensors.append(tree)
-        kinds.append((tree.shape, tree.dtype, tree.device))
+        kinds.append((tree.shape, tree.stride(), tree.dtype, tree.device))
     elif isinstance(tree, dict):
         kinds.append(tuple(tree))
         for value in tree.values():
@@ -179,20 +182,36 @@ class Fingerprint:
         ]
         kinds = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
         self._lists = [vars(each)[kind] for each in module.modules() for kind in kinds]
-        self._was = self._now()
+        self._was = list(self._now())
 
     def is_same(self) -> bool:
         """Whether everything is what it was at the beginning."""
-        return self._now() == self._was
+        return all(starmap(is_, zip_longest(self._now(), self._was)))
 
-    def _now(self) -> list[int]:
+    def _now(self) -> Iterator[Any]:
         own = chain.from_iterable(get(attributes) for get, attributes in self._own)
-        return list(map(id, chain(own, chain.from_iterable(map(dict.values, self._lists)))))
+        return chain(own, chain.from_iterable(map(dict.values, self._lists)))
 
 
-def _compile(graph: torch.fx.GraphModule) -> Callable[..., Any]:
+def _apart(tensor: Tensor) -> Tensor:
+    """A copy with the same strides and alignment, in memory of its own."""
+    offset = tensor.storage_offset() % ALIGNMENT
+    extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    memory = tensor.new_empty(offset + extent).untyped_storage()
+    return tensor.new_empty(0).set_(memory, offset, tensor.shape, tensor.stride()).copy_(tensor.detach())
+
+
+def _compile(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """The graph as machine code, for tensors of these shapes and strides.
+
+    Not by ``torch.compile``, which asks again at each call what the caller knows: whether the code fits its inputs.
+    """
+    for node in graph.graph.nodes:
+        node.meta.clear()  # what the compiler finds out by itself, and in another form
+    # Of what shares memory, it would not know that it does not overlap.
+    examples: list[Any] = list(map(_apart, given))
     # Calls of small kernels cost as much as the kernels: they come from C++ too.
-    compiled: Callable[..., Any] = torch.compile(graph, dynamic=False, options={"cpp_wrapper": True})
+    compiled: Callable[..., Any] = torch._inductor.compile(graph, examples, {"cpp_wrapper": True})
     return compiled
 
 

@@ -14,9 +14,6 @@ from gsrl._compile import Fingerprint, Traced, is_traceable
 
 __all__ = ["Learner", "LockstepLearner", "adam_", "bias_corrections", "clip_by_norm_"]
 
-LARGE = 100_000
-"""Numbers of parameters from which on Adam is compiled: for fewer, the call costs more than it saves."""
-
 EAGER_UPDATES = 100
 """Updates before one is recorded, see :class:`gsrl._compile.Traced`: fewer would not earn the time back."""
 
@@ -92,6 +89,17 @@ class _Tensors(NamedTuple):
     """Buffers and frozen parameters of the loss, by name."""
 
 
+class _Views(NamedTuple):
+    """The same tensors, apart for each parameter and of its shape, by name."""
+
+    parameters: dict[str, Tensor]
+    """``[*shape]`` or ``[S, *shape]``, as all."""
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    targets: list[dict[str, Tensor]]
+    others: dict[str, Tensor]
+
+
 class Learner:
     """Minimises a loss: its parameters, their targets and the optimiser's state.
 
@@ -109,14 +117,16 @@ class Learner:
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
-        compile: Whether loss and gradient are compiled, and Adam for at least :data:`LARGE` parameters; the first
-            update then takes some seconds. Where that fails, a warning says why, and updates stay eager.
+        compile: Whether updates are compiled; the first one then takes some seconds. Where that fails, a warning says
+            why, and updates stay eager.
 
     Attributes:
         count: Updates done.
     """
 
     count: int | Tensor
+    _traced_gradients: Traced | None
+    _compiled_update: Traced | None
 
     def __init__(
         self,
@@ -161,15 +171,15 @@ class Learner:
         self._trace(compile=compile)
 
     def _trace(self, *, compile: bool) -> None:
-        # In two parts. In one, what gathers the gradients into a flat tensor is compiled to slow code.
+        """Prepares to compile the update, or else to record the gradient."""
         self._compile = compile
         self._fingerprint = Fingerprint(self.loss)
-        traceable = compile or is_traceable(self.loss.modules())
-        after = 0 if compile else EAGER_UPDATES
-        gradients = Traced(self._gradients, "the gradient", self._tensors, compile=compile, after=after)
-        self._traced_gradients = gradients if traceable else None
-        step = Traced(self._step_, "the optimiser", self._tensors, compile=True)
-        self._compiled_step = step if compile and self._tensors.parameters.numel() >= LARGE else None
+        self._compiled_update = self._traced_gradients = None
+        if compile:
+            self._compiled_update = Traced(self._update_, "the update", self._views, compile=True)
+        elif is_traceable(self.loss.modules()):
+            read = self._views._replace(exp_avg={}, exp_avg_sq={})
+            self._traced_gradients = Traced(self._gradients, "the gradient", read, after=EAGER_UPDATES)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a copy or a pickle, whose tensors are views of one another no more."""
@@ -177,26 +187,45 @@ class Learner:
         self._bind(self._tensors)
         self._trace(compile=self._compile)
 
+    def _compiled(self, args: tuple[Any, ...], *numbers: Tensor) -> dict[str, Tensor] | None:
+        """The compiled update, and its metrics; None: there is none that holds."""
+        if self._compiled_update is not None and not self._fingerprint.is_same():
+            self._compiled_update = None  # somebody has exchanged what was compiled
+        result = None if self._compiled_update is None else self._compiled_update(args, *numbers)
+        if result is None:
+            return None
+        metrics: dict[str, Tensor]
+        metrics, self._norms = result
+        return metrics
+
     def _traced(self, args: tuple[Any, ...]) -> Any:
         """Loss, gradients and metrics by the record; None: there is none that holds."""
-        if self._traced_gradients is None:
-            return None
-        if not self._fingerprint.is_same():  # somebody has exchanged what was recorded
-            self._traced_gradients = None
-            return None
-        return self._traced_gradients(args)
+        if self._traced_gradients is not None and not self._fingerprint.is_same():
+            self._traced_gradients = None  # somebody has exchanged what was recorded
+        return None if self._traced_gradients is None else self._traced_gradients(args)
 
     def _bind(self, tensors: _Tensors) -> None:
         """Moves the state into these tensors: the loss's own keep their identity, and become views."""
-        self._tensors = tensors
-        for named, flat in zip((self._named, *self._followers), (tensors.parameters, *tensors.targets), strict=True):
-            for p, piece in zip(named.values(), _split(named, flat).values(), strict=True):
+        self._set_tensors(tensors)
+        views = self._views
+        for named, pieces in zip((self._named, *self._followers), (views.parameters, *views.targets), strict=True):
+            for p, piece in zip(named.values(), pieces.values(), strict=True):
                 p.data = piece
         for name, tensor in self._others.items():
             tensor.data = tensors.others[name].data
         self._parameters = list(self._named.values())
         self._pointers = [p.data_ptr() for p in self._parameters]
+
+    def _set_tensors(self, tensors: _Tensors) -> None:
+        self._tensors = tensors
         self._gradient_views = list(_split(self._named, tensors.gradient).values())
+        self._views = _Views(
+            _split(self._named, tensors.parameters),
+            _split(self._named, tensors.exp_avg),
+            _split(self._named, tensors.exp_avg_sq),
+            [_split(followers, flat) for followers, flat in zip(self._followers, tensors.targets, strict=True)],
+            tensors.others,
+        )
 
     def update(self, *args: Any, learning_rate: float, tau: float) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
@@ -215,6 +244,12 @@ class Learner:
         if [p.data_ptr() for p in self._parameters] != self._pointers:
             raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
         self.count += 1
+        numbers = (*bias_corrections(self.count, learning_rate, self.betas, self.eps), tau)
+        if self._compiled_update is not None:
+            on_device = torch.tensor(numbers).to(self._tensors.parameters.device, non_blocking=True)
+            metrics = self._compiled(args, on_device)
+            if metrics is not None:
+                return metrics
         result = self._traced(args)
         if result is None:
             loss, metrics = self.loss(*args)
@@ -222,12 +257,7 @@ class Learner:
         else:
             _, gradients, metrics = result
         torch._foreach_copy_(self._gradient_views, gradients)
-        numbers = (*bias_corrections(self.count, learning_rate, self.betas, self.eps), tau)
-        norms = None
-        if self._compiled_step is not None:
-            on_device = torch.tensor(numbers).to(self._tensors.parameters.device, non_blocking=True)
-            norms = self._compiled_step(*on_device)
-        self._norms = self._step_(self._tensors, *numbers) if norms is None else norms
+        self._norms = self._step_(self._tensors, *numbers)
         return metrics
 
     def gradient_norms(self) -> dict[str, Tensor]:
@@ -262,17 +292,14 @@ class Learner:
                 moments[key].copy_(value)
         self.count = int(state["count"])
 
-    # The update as functions of tensors alone: of compiled ones, and of many members.
+    # The update as functions of tensors alone: of recorded and compiled ones, and of many members.
 
-    def _gradients(
-        self, tensors: _Tensors, args: tuple[Any, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+    def _gradients(self, views: _Views, args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
         """The loss, its gradient by each parameter, and the metrics."""
-        pieces = _split(self._named, tensors.parameters)
-        variables = {name: piece.detach().requires_grad_() for name, piece in pieces.items()}
-        fixed = dict(tensors.others)
-        for followers, flat in zip(self._followers, tensors.targets, strict=True):
-            fixed.update(_split(followers, flat))
+        variables = {name: piece.detach().requires_grad_() for name, piece in views.parameters.items()}
+        fixed = dict(views.others)
+        for followers in views.targets:
+            fixed.update(followers)
         loss, metrics = self._call({**variables, **fixed}, args)
         gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
         # In vmap, the loss could not tell what needs a gradient.
@@ -295,12 +322,51 @@ class Learner:
             return norms
         for source, target in zip(self._sources, tensors.targets, strict=True):
             target.lerp_(tensors.parameters[..., self._groups[source]], tau)
+        self._copy_buffers(tensors.others, tau)
+        return norms
+
+    def _update_(
+        self, views: _Views, args: tuple[Any, ...], *numbers: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A whole update, each parameter by itself, for a compiler: gradients then never have to be gathered.
+
+        Returns the metrics, and the norms of the gradients before clipping.
+        """
+        loss, gradients, metrics = self._gradients(views, args)
+        flat = {name: x.reshape(*loss.shape, -1) for name, x in zip(self._named, gradients, strict=True)}
+        norms = {child: _norm([x for name, x in flat.items() if _child(name) == child]) for child in self._groups}
+        step, epsilon, tau, alive = self._numbers(loss, norms, *numbers)
+        if self.max_grad_norm is not None:
+            shares = {child: (self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0) for child, norm in norms.items()}
+            scales = {child: _stored(share) for child, share in shares.items()}
+            flat = {name: x * scales[_child(name)] for name, x in flat.items()}
+        for name, gradient in flat.items():
+            gradient = gradient if alive is None else torch.where(alive, gradient, 0.0)
+            parameter, exp_avg, exp_avg_sq = (
+                each[name].view(gradient.shape) for each in (views.parameters, views.exp_avg, views.exp_avg_sq)
+            )
+            adam_(parameter, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
+        for source, targets in zip(self._sources, views.targets, strict=True):
+            sources = [x for name, x in views.parameters.items() if _child(name) == source]
+            for x, target in zip(sources, targets.values(), strict=True):
+                target.view(*loss.shape, -1).lerp_(x.view(*loss.shape, -1), tau)
+        self._copy_buffers(views.others, tau)
+        return metrics, norms
+
+    def _numbers(
+        self, loss: Tensor, norms: dict[str, Tensor], numbers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Step size, epsilon and Polyak's coefficient; and whether this is done at all, if that is a question."""
+        step, epsilon, tau = numbers
+        return step, epsilon, tau, None
+
+    def _copy_buffers(self, others: dict[str, Tensor], tau: Any) -> None:
+        """Copies the buffers of sources to their targets."""
         for name, copy in self._copied:
-            values, copied = tensors.others[name], tensors.others[copy]
+            values, copied = others[name], others[copy]
             if isinstance(tau, Tensor):  # 0, of all or of some
                 values = torch.where(tau.view(*tau.shape[:1], *[1] * (values.dim() - 1)) > 0, values, copied)
             copied.copy_(values)
-        return norms
 
 
 class LockstepLearner(Learner):
@@ -345,7 +411,7 @@ class LockstepLearner(Learner):
         # Names, groups and the loss are those of the first member; its tensors are not.
         self.__dict__.update(first.__dict__)
         members = [learner._tensors for learner in learners]
-        self._tensors = _Tensors(
+        stacked = _Tensors(
             torch.stack([tensors.parameters for tensors in members]),
             torch.stack([tensors.gradient for tensors in members]),
             torch.stack([tensors.exp_avg for tensors in members]),
@@ -353,12 +419,12 @@ class LockstepLearner(Learner):
             [torch.stack(flats) for flats in zip(*(tensors.targets for tensors in members), strict=True)],
             {name: torch.stack([tensors.others[name].detach() for tensors in members]) for name in members[0].others},
         )
+        self._set_tensors(stacked)
         for index, learner in enumerate(learners):
-            learner._bind(_member(self._tensors, index))
-            learner._traced_gradients = learner._compiled_step = None  # of the tensors that they had
+            learner._bind(_member(stacked, index))
+            learner._traced_gradients = learner._compiled_update = None  # of the tensors that they had
         self._norms = {}
         self._parameters = []
-        self._gradient_views = list(_split(self._named, self._tensors.gradient).values())
         self._trace(compile=compile)
         device = self._tensors.parameters.device
         self.alive = torch.ones(len(learners), dtype=torch.bool, device=device)
@@ -379,7 +445,7 @@ class LockstepLearner(Learner):
 
     def tensors(self, child: str) -> dict[str, Tensor]:
         """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
-        named = {**_split(self._named, self._tensors.parameters), **self._tensors.others}
+        named = {**self._views.parameters, **self._views.others}
         return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if _child(name) == child}
 
     def update(self, *args: Any, learning_rate: Tensor, tau: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
@@ -393,17 +459,19 @@ class LockstepLearner(Learner):
         Returns:
             The metrics of the loss, from before the update, with a leading dimension of members.
         """
+        if self._compiled_update is not None:
+            metrics = self._compiled(args, self.alive, self.count, learning_rate, tau)
+            if metrics is not None:
+                return metrics
         result = self._traced(args)
-        losses, gradients, metrics = self._gradients(self._tensors, args) if result is None else result
+        losses, gradients, metrics = self._gradients(self._views, args) if result is None else result
         torch._foreach_copy_(self._gradient_views, gradients)
         self.alive.logical_and_(losses.isfinite() & self._tensors.gradient.sum(-1).isfinite())
         self.count.add_(self.alive)
-        # Numbers of each member here, and not in what is compiled, which would work them out for each parameter.
         step, epsilon = bias_corrections(self.count.clamp_min(1), learning_rate * self.alive, self.betas, self.eps)
         numbers = [number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon, tau * self.alive)]
         numbers.append(self.alive.unsqueeze(-1))
-        norms = None if self._compiled_step is None else self._compiled_step(*numbers)
-        self._norms = self._step_(self._tensors, *numbers) if norms is None else norms
+        self._norms = self._step_(self._tensors, *numbers)
         return metrics
 
     def _step_(  # type: ignore[override]
@@ -412,11 +480,34 @@ class LockstepLearner(Learner):
         gradient = torch.where(alive, tensors.gradient, 0.0)
         return super()._step_(tensors._replace(gradient=gradient), step, epsilon, tau)
 
+    def _numbers(  # type: ignore[override]
+        self, loss: Tensor, norms: dict[str, Tensor], alive: Tensor, count: Tensor, learning_rate: Tensor, tau: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        for value in (loss, *norms.values()):
+            alive.logical_and_(value.isfinite())
+        count.add_(alive)
+        step, epsilon = bias_corrections(count.clamp_min(1), learning_rate * alive, self.betas, self.eps)
+        step, epsilon, tau = (_stored(number.to(loss.dtype)) for number in (step, epsilon, tau * alive))
+        return step, epsilon, tau, _stored(alive)
+
     def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         in_dims = tree_map(lambda arg: 0 if isinstance(arg, Tensor) else None, args)
         result: tuple[Tensor, dict[str, Tensor]]
         result = vmap(super()._call, in_dims=(0, in_dims))(tensors, args)
         return result
+
+
+def _norm(pieces: Sequence[Tensor]) -> Tensor:
+    """2-norm ``[...]`` of pieces ``[..., P_i]`` together."""
+    square = pieces[0].square().sum(-1)
+    for piece in pieces[1:]:
+        square = square + piece.square().sum(-1)
+    return square.sqrt()
+
+
+def _stored(numbers: Tensor) -> Tensor:
+    """``[...]`` as ``[..., 1]``; a compiler stores them for it, and does not work them out anew for each parameter."""
+    return numbers.as_strided((*numbers.shape, 1), (*numbers.stride(), 1))
 
 
 def _shapes(learner: Learner) -> list[tuple[str, tuple[int, ...]]]:

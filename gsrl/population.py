@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -228,7 +229,7 @@ class Population:
                 raise ValueError("members must not have networks with dropout: they have no generators for it.")
         self._actor_tensors = self.learner.tensors("actor")
         traceable = self.compile or is_traceable(members[0].policy.actor.modules())
-        choose = Traced(self._choose, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
+        choose = Traced(self._choices, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
         self._traced_choose = choose if traceable else None
         self._fingerprint = Fingerprint(members[0].policy.actor)
         self._generators = [member.generator for member in members]
@@ -238,6 +239,10 @@ class Population:
         self._target_entropy = torch.stack([member._target_entropy for member in members])
         ratios = [member._target_entropy_ratio for member in members]
         self._target_entropy_ratio = torch.tensor(ratios, device=self.device)[:, None, None]
+        rates = [member.learning_rate for member in members]
+        self._constant_learning_rate = None
+        if not any(map(callable, rates)):
+            self._constant_learning_rate = torch.tensor(rates, dtype=torch.float64, device=self.device)
         self._tau = torch.tensor([member.tau for member in members], dtype=torch.float64, device=self.device)
 
     # Training
@@ -339,7 +344,7 @@ class Population:
     def _act(self) -> NDArray[Any]:
         """Actions of all sub-environments: of the policies, or random ones before learning starts."""
         if self.num_timesteps >= self._members[0].learning_starts:
-            return self.predict(self._last_obs, self._last_masks)
+            return self._choose(obs_as_tensor(self._last_obs, self.device), self._last_masks, deterministic=False)
         head = self._members[0].policy.actor.head
         legal = head.mask
         if self._last_masks is not None:
@@ -347,7 +352,7 @@ class Population:
             legal = self._grouped(torch.as_tensor(matrix, device=self.device))
         noise = self._action_noise(self.n_envs)
         uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
-        return self._to_actions(uniform.sample(noise=noise).argmax(-1))
+        return self._members[0].policy.to_actions(uniform.sample(noise=noise).argmax(-1))
 
     def predict(
         self, observations: Any, action_masks: NDArray[Any] | None = None, *, deterministic: bool = False
@@ -362,12 +367,16 @@ class Population:
         Raises:
             ValueError: There are not equally many observations of each member.
         """
-        first = self._members[0]
-        first.policy.set_training_mode(False)
-        tensors, _ = first.policy.obs_to_tensor(observations)
+        tensors, _ = self._members[0].policy.obs_to_tensor(observations)
         count = len(tree_leaves(tensors)[0])
         if count % len(self):
             raise ValueError(f"observations must be equally many of each of {len(self)} members, but got {count}.")
+        return self._choose(tensors, action_masks, deterministic=deterministic)
+
+    def _choose(self, tensors: Any, action_masks: NDArray[Any] | None, *, deterministic: bool) -> NDArray[Any]:
+        """:meth:`predict` for observations that are tensors, and known to fit."""
+        first = self._members[0]
+        first.policy.set_training_mode(False)
         mask = None
         if action_masks is not None:
             matrix = to_matrix(first.policy.actor.head.codec, action_masks)
@@ -379,10 +388,12 @@ class Population:
             is_same = self._traced_choose is not None and self._fingerprint.is_same()
             choices = self._traced_choose(*inputs) if is_same and self._traced_choose is not None else None
             if choices is None:
-                choices = self._choose(self._actor_tensors, *inputs)
-        return self._to_actions(choices)
+                choices = self._choices(self._actor_tensors, *inputs)
+        return first.policy.to_actions(choices)
 
-    def _choose(self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+    def _choices(
+        self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None
+    ) -> Tensor:
         """Indices of choices, ``[S, m, n]``: the most probable ones, or those that the noise decides."""
 
         def choose_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
@@ -398,12 +409,6 @@ class Population:
     def _action_noise(self, count: int) -> Tensor:
         """Gumbel noise of ``count`` actions of each member."""
         return gumbel_noise((len(self), count, *self._template.event_shape), generator=self._generators)
-
-    def _to_actions(self, choices: Tensor) -> NDArray[Any]:
-        """Actions of the space, ``[S * m, ...]``, from choices ``[S, m, n]``."""
-        codec = self._members[0].policy.actor.head.codec
-        actions: NDArray[Any] = codec.from_indices(choices.flatten(0, 1)).cpu().numpy()
-        return actions
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         """``[S * m, ...]`` as ``[S, m, ...]``."""
@@ -466,6 +471,8 @@ class Population:
 
     def _learning_rate(self) -> Tensor:
         """Of each member, float64 ``[S]``."""
+        if self._constant_learning_rate is not None:
+            return self._constant_learning_rate
         remaining = 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
         rates = [member.lr_schedule(remaining) for member in self._members]
         return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)

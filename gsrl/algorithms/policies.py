@@ -412,8 +412,11 @@ class DiscreteSACPolicy(BasePolicy):
         device = head.weight.device
         mask = None if action_masks is None else torch.as_tensor(to_matrix(head.codec, action_masks), device=device)
         policy = self.actor(obs_as_tensor(observations, device), mask)
-        indices = policy.sample_indices(generator=self.generator).cpu().numpy()
-        return indices.reshape(-1, *self._first_action.shape) + self._first_action
+        return self.to_actions(policy.sample_indices(generator=self.generator))
+
+    def to_actions(self, indices: Tensor) -> np.ndarray:
+        """Actions of the space, int64 ``[B, *action_space.shape]``, from indices of choices ``[..., n]``, unchecked."""
+        return indices.cpu().numpy().reshape(-1, *self._first_action.shape) + self._first_action
 
     def set_training_mode(self, mode: bool) -> None:
         """Switches to training or evaluation mode, where that is a change."""

@@ -188,7 +188,7 @@ def test_compiled_updates_are_the_eager_ones(capfd: pytest.CaptureFixture[str]) 
     eager = Population(DiscreteSAC, CARTPOLE, [0, 1], **settings).learn(80)
     compiled = Population(DiscreteSAC, CARTPOLE, [0, 1], compile=True, **settings).learn(80)
     said = capfd.readouterr().err
-    assert "compiling the gradient ... " in said
+    assert "compiling the update ... " in said
     assert "failed" not in said
     for index in range(2):
         assert_equal(compiled.member(index), eager.member(index))

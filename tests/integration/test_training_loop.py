@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -233,12 +234,22 @@ def test_shares_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert records[-1]["time/updates_per_second"] > 0
 
 
-def test_evaluation_is_told_apart() -> None:
+def test_evaluation_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0  # of evaluations: the only time that passes here
+
+    class Timed(gym.Wrapper):
+        def step(self, action: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            return super().step(action)
+
     def learn(make_callback: Callable[[VecEnv], BaseCallback | None]) -> dict[str, float]:
-        env = DummyVecEnv([lambda: Monitor(gym.make(CARTPOLE))])
+        env = DummyVecEnv([lambda: Monitor(Timed(gym.make(CARTPOLE)))])
         model = DiscreteSAC("MlpPolicy", CARTPOLE, learning_starts=50, seed=0, device="cpu")
         return model.learn(40, callback=make_callback(env)).stopwatch.seconds
 
+    monkeypatch.setattr("gsrl.timing.time", SimpleNamespace(perf_counter=lambda: float(steps)))
     assert "evaluation" not in learn(lambda env: None)
     seconds = learn(lambda env: EvalCallback(env, eval_freq=20, n_eval_episodes=3, verbose=0))
-    assert seconds["evaluation"] > 5 * seconds["callbacks"]
+    assert seconds["evaluation"] == steps > 0
+    assert seconds["callbacks"] == 0

@@ -309,13 +309,6 @@ RATES = torch.tensor([0.01, 0.03, 0.1], dtype=torch.float64)
 TAUS = torch.tensor([0.0, 0.1, 1.0], dtype=torch.float64)
 
 
-@pytest.fixture
-def compile_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimiser too, small as it is here."""
-    monkeypatch.setattr(learner_module, "LARGE", 0)
-
-
-@pytest.mark.usefixtures("compile_all")
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_members_learn_as_they_would_alone(max_norm: float | None, compile: bool) -> None:
@@ -349,7 +342,6 @@ def test_members_are_views() -> None:
     assert torch.equal(members[2].state_dict()["exp_avg"]["second.weight"], moment)
 
 
-@pytest.mark.usefixtures("compile_all")
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 def test_what_is_not_finite_freezes_one_member(compile: bool) -> None:
     together, members, _ = lockstep(compile=compile)
@@ -384,7 +376,6 @@ def test_members_must_be_alike() -> None:
 # Compiling
 
 
-@pytest.mark.usefixtures("compile_all")
 def test_compiled_updates_are_the_eager_ones() -> None:
     eager = Learner(Regression(), [("first", "follower")], max_grad_norm=0.5)
     compiled = Learner(Regression(), [("first", "follower")], max_grad_norm=0.5, compile=True)
@@ -394,10 +385,10 @@ def test_compiled_updates_are_the_eager_ones() -> None:
     for p, expected in zip(compiled.loss.parameters(), eager.loss.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
     assert compiled.state_dict()["count"] == 20
-    # Other shapes than those that were compiled for.
-    smaller = inputs(7)[:5]
-    for learner in (eager, compiled):
-        learner.update(smaller, learning_rate=0.01, tau=0.1)
+    # Other shapes and other strides than those that were compiled for.
+    for other in (inputs(7)[:5], inputs(8).T.contiguous().T):
+        for learner in (eager, compiled):
+            learner.update(other, learning_rate=0.01, tau=0.1)
     for p, expected in zip(compiled.loss.parameters(), eager.loss.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
 
@@ -406,7 +397,7 @@ def test_without_a_compiler_updates_stay_eager(monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no C++ compiler\nand a long trace")
 
-    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(torch._inductor, "compile", fail)
     eager, other = Learner(Regression()), Learner(Regression(), compile=True)
     with pytest.warns(UserWarning, match="cannot be compiled, and stays eager: no C\\+\\+ compiler$"):
         other.update(inputs(), learning_rate=0.01, tau=0.0)
