@@ -40,6 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gsrl
 from gsrl.buffers import ReplayBatch
+from gsrl.learner import EAGER_UPDATES
 
 OBSERVATIONS, ACTIONS, CRITICS = 4, 2, 2
 MODES = ("eager", "compiled")
@@ -114,7 +115,7 @@ def seconds_a_call(subjects: Sequence[Callable[[], object]], rounds: int) -> lis
     """Medians over rounds in which all take turns, after one that sets how many calls a round has."""
     calls = []
     for subject in subjects:
-        for _ in range(3):  # compiles, allocates
+        for _ in range(EAGER_UPDATES + 3):  # records or compiles, allocates
             subject()
         start = time.perf_counter()
         subject()
