@@ -97,7 +97,7 @@ _PENDULUM: dict[str, Any] = {
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
-        "learning_rate": 4e-3,
+        "learning_rate": 3e-3,
         "learning_starts": 200,
         "batch_size": 128,
         "n_steps": 10,
@@ -107,7 +107,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "layer_norm": True,
     },
     "LunarLander-v3": {
-        "steps": 100_000,
         "learning_rate": 1e-3,
         "linear_decay": True,
         "learning_starts": 1000,
