@@ -50,8 +50,11 @@ class Settings(discrete_sac.Settings):
     with the former three."""
 
 
-TUNED = {**discrete_sac.TUNED, "CartPole-v1": {**discrete_sac.TUNED["CartPole-v1"], "temperature": 1.0}}
-"""Those of all soft actor-critic agents, with the temperature."""
+TUNED = {
+    env: {**tuned, "temperature": 1.0} if env in ("CartPole-v1", "LunarLander-v3") else tuned
+    for env, tuned in discrete_sac.TUNED.items()
+}
+"""Those of all soft actor-critic agents, with the temperature. A fixed entropy coefficient does not mind 1."""
 
 
 def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
