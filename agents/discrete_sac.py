@@ -97,7 +97,7 @@ _PENDULUM: dict[str, Any] = {
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
-        "learning_rate": 3e-3,
+        "learning_rate": 4e-3,
         "learning_starts": 200,
         "batch_size": 128,
         "n_steps": 10,
