@@ -4,6 +4,8 @@
   python run_agent.py search     search settings by successive halving, many agents in lock-step
   python run_agent.py eval       evaluate the model of a run
   python run_agent.py gradients  measure gradient estimators, on a test problem or on the agent of a run
+  python run_agent.py bench      run a suite of agents, environments and seeds, or go on with one
+  python run_agent.py report     say what came out of it: tables, pictures, and a page to read
   python run_agent.py list       list the agents and where they are tuned
 
 Each command has --help; `train --agent X --env Y --help` shows the settings of that agent, tuned for that environment.
@@ -17,10 +19,10 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 try:
     import torch
@@ -28,10 +30,11 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, defaults, get_agent, gradients, in_lockstep, nearest, search
+    from agents import AGENTS, get_agent, gradients, nearest, search
     from agents.common import UsageError
-    from agents.config import Config, is_run, new_folder, read_config
+    from agents.config import Config, default_config, is_run, new_folder, read_config
     from agents.environments import check_environment
+    from agents.lockstep import number_of_processes
     from agents.populations import folder_of
     from agents.runs import evaluate_run, resume, start
     from agents.scores import interquartile_mean
@@ -51,9 +54,6 @@ __all__ = ["main"]
 
 PROGRAM = "run_agent.py"
 RUNS = Path("runs")
-
-COMPILED_STEPS = 5_000
-"""Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
 
 LEFT_OUT_FIRST = ("memory", "of mean", "mse", "time", "snr")
 """Columns of the table of gradients that a narrow console does without, in this order."""
@@ -89,7 +89,7 @@ class SearchOptions(Generic[Settings]):
     ladder: search.Ladder = field(default_factory=search.Ladder)
     grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Values of a setting to try, such as learning_rate=3e-4,1e-3; once for each setting. None: 4 learning rates, 4
-    n_steps and 2 target_entropy_ratios."""
+    n_steps and 2 target_entropy_ratios, or 2 ent_coefs where that is fixed."""
     out: Path | None = None
     """Folder of the search; None for one in runs/ named after environment and agent."""
     resume: Path | None = None
@@ -144,6 +144,38 @@ class GradientsOptions:
 
 
 @dataclass(frozen=True)
+class BenchOptions:
+    """Run a suite of agents, environments and seeds, or go on with one.
+
+    What is finished is not repeated, and a run that was interrupted goes on. The results are rows in results.csv, one
+    for each evaluation; `report` reads them. Ctrl-C saves what resuming needs.
+    """
+
+    suite: tyro.conf.Positional[str]
+    """Name of a shipped suite: smoke, classic, factored or estimators; or the path of a TOML file."""
+    out: Path | None = None
+    """Folder of the results; None for one in runs/ named after the suite."""
+    backend: Literal["local", "ray"] = "local"
+    """This machine's cores, or a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster, such as auto; None for one on this machine."""
+    processes: int | None = None
+    """Runs at a time, on this machine; None for one a core. Results do not depend on it."""
+    only: tuple[str, ...] = ()
+    """Labels, agents and environments to run, such as 'ppo*' CartPole-v1; none for all."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Say what came out of a benchmark, with its uncertainty and its cost."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the results, with results.csv."""
+    out: Path | None = None
+    """Folder of the report; None for the same."""
+
+
+@dataclass(frozen=True)
 class ListOptions:
     """List the agents and the environments they are tuned for."""
 
@@ -161,7 +193,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return 0
-    commands = {"train": _train, "search": _search, "eval": _evaluate, "gradients": _gradients, "list": _list}
+    commands = {
+        "train": _train,
+        "search": _search,
+        "eval": _evaluate,
+        "gradients": _gradients,
+        "bench": _bench,
+        "report": _report_benchmark,
+        "list": _list,
+    }
     # Without a command, options are those of train.
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
     try:
@@ -206,7 +246,7 @@ def _train(argv: list[str]) -> int:
     check_environment(known.env, known.agent)
     options: TrainOptions[Any] = tyro.cli(
         TrainOptions[agent.Settings],  # type: ignore[name-defined]
-        default=TrainOptions(_default_config(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
+        default=TrainOptions(default_config(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
         prog=f"{PROGRAM} train",
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -239,7 +279,7 @@ def _search(argv: list[str]) -> int:
     check_environment(known.env, known.agent)
     options: SearchOptions[Any] = tyro.cli(
         SearchOptions[agent.Settings],  # type: ignore[name-defined]
-        default=SearchOptions(_default_config(known.agent, known.env, known.steps, lockstep=True)),
+        default=SearchOptions(default_config(known.agent, known.env, known.steps, lockstep=True)),
         prog=f"{PROGRAM} search",
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -250,7 +290,7 @@ def _search(argv: list[str]) -> int:
         raise UsageError(
             f"{folder} holds a search already; go on with it by --resume {folder}, or choose another --out"
         )
-    grid = search.parse_grid(options.grid, agent.Settings)
+    grid = search.parse_grid(options.grid, config.settings)
     return _report_search(search.find(config, grid, options.ladder, folder, [PROGRAM, "search", *argv]), folder)
 
 
@@ -282,13 +322,6 @@ def _report_search(summary: dict[str, Any], folder: Path) -> int:
         f"  winner   python {PROGRAM} train {shlex.join(summary['winner']['train'])}"
     )
     return 0
-
-
-def _default_config(agent: str, env: str, steps: int | None, *, lockstep: bool) -> Config[Any]:
-    """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it."""
-    default = defaults(agent, env)
-    compile = lockstep and (steps or default.steps) >= COMPILED_STEPS and agent in in_lockstep()
-    return Config(default.settings, agent, env, default.steps, n_envs=default.n_envs, compile=compile)
 
 
 def _resume(folder: Path, argv: list[str]) -> int:
@@ -421,6 +454,46 @@ def _fitted(comparison: Comparison, title: str, console: Console) -> Table:
         if console.measure(table, options=wide).maximum <= console.width:
             break
     return table
+
+
+def _bench(argv: list[str]) -> int:
+    options = tyro.cli(BenchOptions, prog=f"{PROGRAM} bench", args=argv)
+    from benchmarks import runner
+    from benchmarks.suite import read_suite
+
+    if options.processes is not None and options.processes < 1:
+        raise UsageError(f"--processes must be at least 1, but got {options.processes}")
+    if options.address is not None and options.backend != "ray":
+        raise UsageError("--address is for --backend ray")
+    if options.address is not None and options.processes is not None:
+        raise UsageError("--processes is for this machine: a cluster at an --address decides by itself")
+    command = [PROGRAM, "bench", *argv]
+    processes = options.processes or number_of_processes(sys.maxsize, "cpu")
+
+    def backend(report: Callable[[Mapping[runner.Task, float]], None]) -> runner.Backend:
+        if options.backend == "ray":
+            return runner.on_ray(options.address, processes, command)
+        return runner.on_this_machine(processes, command, report)
+
+    out = options.out or RUNS / f"bench_{Path(options.suite).stem}"
+    summary = runner.bench(read_suite(options.suite), out, backend, command, only=options.only, processes=processes)
+    for outcome in summary.failed:
+        print(f"FAILED  {outcome.task}: {outcome.message}\n        log: {outcome.log}")
+    print(f"{summary.finished} of {summary.planned} runs are finished\n  results  {out / 'results.csv'}")
+    if summary.finished < summary.planned:
+        print(f"go on with:\n  python {shlex.join(command)}")
+    if summary.finished:
+        print(f"see what came out with:\n  python {PROGRAM} report {shlex.quote(str(out))}")
+    return 130 if summary.interrupted else int(bool(summary.failed))
+
+
+def _report_benchmark(argv: list[str]) -> int:
+    options = tyro.cli(ReportOptions, prog=f"{PROGRAM} report", args=argv)
+    from benchmarks.report import write
+
+    written = write(options.folder, options.out or options.folder)
+    print("\n".join(f"  {path}" for path in written))
+    return 0
 
 
 def _list(argv: list[str]) -> int:

@@ -24,7 +24,20 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agents import a2c, dqn, exact_sac, gumbel_sac, maskable_ppo, ppo, sac
+from agents import (
+    a2c,
+    dqn,
+    exact_sac,
+    gumbel_sac,
+    maskable_ppo,
+    ppo,
+    qrdqn,
+    reinforce,
+    reinforce_baseline,
+    reinforce_relax,
+    reinforce_rloo,
+    sac,
+)
 from agents.common import UsageError
 
 __all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest"]
@@ -32,10 +45,15 @@ __all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "neares
 AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
     "exact-sac": exact_sac,
+    "reinforce": reinforce,
+    "reinforce-baseline": reinforce_baseline,
+    "reinforce-rloo": reinforce_rloo,
+    "reinforce-relax": reinforce_relax,
     "ppo": ppo,
     "maskable-ppo": maskable_ppo,
     "a2c": a2c,
     "dqn": dqn,
+    "qrdqn": qrdqn,
     "sac": sac,
 }
 """Every agent by its name."""

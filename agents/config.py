@@ -16,14 +16,16 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents import get_agent, in_lockstep
+from agents import defaults, get_agent, in_lockstep
 from agents.common import UsageError
 from agents.environments import check_environment
 from agents.files import write_text
 from gsrl._version import __version__
 
 __all__ = [
+    "COMPILED_STEPS",
     "Config",
+    "default_config",
     "describe_session",
     "is_finished",
     "is_run",
@@ -40,6 +42,9 @@ __all__ = [
 
 HALF_WRITTEN = (".gsrl-*.tmp", "*.json.*.tmp", "*.csv.*.tmp")
 """What a killed process may leave of checkpoints and other files, which it writes beside the whole ones."""
+
+COMPILED_STEPS = 5_000
+"""Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
 
 Settings = TypeVar("Settings")
 
@@ -77,6 +82,9 @@ class Config(Generic[Settings]):
     processes: int | None = None
     """Processes that share the agents out among them; None for one a core, at most one an agent. The result depends on
     it by rounding alone."""
+    gradient_samples: int = 0
+    """Estimates of the actor's gradient drawn at each evaluation, to measure their signal-to-noise ratio, bias and
+    variance; 0 for none. For soft actor-critic agents."""
     stop_at: float | None = None
     """Mean return of an evaluation at which one of several agents stops to learn; None for never."""
 
@@ -92,6 +100,8 @@ class Config(Generic[Settings]):
                 raise UsageError(f"{option(name)} must be at least 1, but got {value}")
         if not self.checkpoint_seconds >= 0:
             raise UsageError(f"--checkpoint-seconds must be at least 0, but got {self.checkpoint_seconds}")
+        if self.gradient_samples < 0 or self.gradient_samples == 1:
+            raise UsageError(f"--gradient-samples must be 0 or at least 2, but got {self.gradient_samples}")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be at least 0 and below 2**31, but got {self.seed}")
         self._check_lockstep()
@@ -113,8 +123,24 @@ class Config(Generic[Settings]):
             )
         elif self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
-        if self.compile and self.agent not in names:
-            raise UsageError(f"--compile is for {' and '.join(names)}, but --agent is {self.agent}")
+        for name in ("compile", "gradient_samples"):
+            if getattr(self, name) and self.agent not in names:
+                raise UsageError(f"{option(name)} is for {' and '.join(names)}, but --agent is {self.agent}")
+
+
+def default_config(agent: str, env: str, steps: int | None = None, *, lockstep: bool) -> Config[Any]:
+    """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it.
+
+    Args:
+        agent: A key of :data:`agents.AGENTS`.
+        env: Gymnasium's name of the environment.
+        steps: Environment steps; None for the tuned number.
+        lockstep: Whether several agents are trained in lock-step.
+    """
+    default = defaults(agent, env)
+    steps = steps or default.steps
+    compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
+    return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
 
 
 def option(name: str) -> str:

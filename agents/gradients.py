@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents import get_agent, nearest
 from agents.common import UsageError
@@ -18,6 +19,7 @@ from agents.environments import make_environments
 from agents.storage import load_state_dict
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
+from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback
 from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slope
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.objectives import Problem, make_objective
@@ -26,6 +28,7 @@ __all__ = [
     "ADAPTED",
     "ADAPT_STEPS",
     "OPTIONS",
+    "actor_gradient",
     "choose_estimators",
     "describe",
     "fitting_estimators",
@@ -223,6 +226,28 @@ def measure(
     exact = None if problem.expected is None else problem.exact_gradient()
     comparison = compare(policy, problem.f, estimators, num_samples, exact=exact, seed=seed, progress=progress)
     return comparison if exact is None else replace(comparison, reference="closed form")
+
+
+def actor_gradient(model: BaseAlgorithm, num_samples: int, seed: int) -> dict[str, float]:
+    """Measures the estimator of a soft actor-critic agent on its actor and critics as they stand.
+
+    The agent is not disturbed; the random numbers depend on the seed and the agent's steps alone.
+
+    Args:
+        model: The agent.
+        num_samples: Estimates drawn.
+        seed: Of states and noise.
+
+    Returns:
+        The figures of :class:`gsrl.callbacks.GradientDiagnosticsCallback`; none before the first update.
+    """
+    assert isinstance(model, DiscreteSAC)  # Config.check refuses others
+    if not model.replay_buffer or model._n_updates == 0:
+        return {}
+    callback = GradientDiagnosticsCallback(estimators=[model.estimator], num_samples=num_samples, seed=seed)
+    callback.model, callback.num_timesteps = model, model.num_timesteps
+    comparison, _ = callback._measure(model.replay_buffer)
+    return {"norm": comparison.gradient_norm, **{name: getattr(comparison.rows[0], name) for name in STATISTICS}}
 
 
 def slope_at_actions(problem: Problem, seed: int) -> CriticSlope:

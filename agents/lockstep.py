@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from agents import get_agent
 from agents.config import Config, refusals
 from agents.environments import make_environment, make_environments
+from agents.gradients import actor_gradient
 from agents.interruption import Interrupted
 from agents.rewind import RewindError, restore, snapshot
 from agents.training import EVALUATION_ENVS, TrainingError, derived_seed, set_threads
@@ -115,6 +116,21 @@ class _Share(PopulationCallback):
     def _check(self) -> None:
         if self.cancelled():
             raise Interrupted
+
+    def gradients(self, num_samples: int) -> list[dict[str, float]]:
+        """Figures of the actor's gradient of each member; none of one that has diverged."""
+        population = self.population
+        figures: list[dict[str, float]] = []
+        for index, (seed, diverged) in enumerate(zip(population.seeds, population.diverged, strict=True)):
+            self._check()
+            if diverged:
+                figures.append({})
+                continue
+            with warnings.catch_warnings(action="ignore"):  # of environments that are made once more
+                member = population.member(index)
+            figures.append(actor_gradient(member, num_samples, seed))
+            member.get_env().close()  # type: ignore[union-attr]  # it was made with one
+        return figures
 
     def scalars(self) -> list[dict[str, float]]:
         """What is logged of each member."""
@@ -374,6 +390,14 @@ class Members:
             Interrupted: It was cancelled.
         """
         return np.array(self._joined(self._call("evaluate", episodes)))
+
+    def gradients(self, num_samples: int) -> list[dict[str, float]]:
+        """Returns figures of the actor's gradient of each, see :func:`agents.gradients.actor_gradient`.
+
+        Raises:
+            Interrupted: It was cancelled.
+        """
+        return self._joined(self._call("gradients", num_samples))
 
     def scalars(self) -> list[dict[str, float]]:
         """Returns what is logged of each."""

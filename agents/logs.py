@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, KVWriter, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.files import write_text
 
 __all__ = ["CsvLog", "ProgressLog", "TensorBoardLog"]
+
+METRICS = ("eval/mean_return", "eval/std_return")
+"""Scalars by which TensorBoard compares runs: the last ones are those of the final evaluation."""
 
 
 class CsvLog:
@@ -125,3 +129,16 @@ class TensorBoardLog(TensorBoardOutputFormat):
             time.sleep(1 - now % 1)
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1)
         self._is_closed = False
+
+    def write_hyperparameters(self, config: Any) -> None:
+        """Lets TensorBoard's page HParams compare the run with others, by its last evaluation.
+
+        ``SummaryWriter.add_hparams`` would do it as another run, in a folder below.
+
+        Args:
+            config: What is run, a dataclass.
+        """
+        values = dataclasses.asdict(config)
+        values |= values.pop("settings")
+        known = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+        self.write({"hparams": HParam(known, dict.fromkeys(METRICS, 0.0))}, {"hparams": ()})

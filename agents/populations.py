@@ -26,7 +26,7 @@ from agents.config import Config, open_folder, write_config
 from agents.curve import plot_population
 from agents.interruption import Stop
 from agents.lockstep import Member, Members, number_of_processes
-from agents.logs import TensorBoardLog
+from agents.logs import CsvLog, TensorBoardLog
 from agents.rewind import why_not_rewindable
 from agents.scores import interquartile_mean
 from agents.training import CURVE_EPISODES, DivergenceError, Training, carry_out, progress_bar
@@ -138,6 +138,8 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         """Return of the last training episode of each agent."""
         names = [folder_of(folder, seed) for seed in self.seeds] + [folder / name for name in QUARTILES]
         self.tensorboards = {path.name: TensorBoardLog(path, members.steps) for path in names}
+        for seed in self.seeds:
+            self.tensorboards[folder_of(folder, seed).name].write_hyperparameters(self._alone(seed))
 
     @property
     def steps(self) -> int:
@@ -249,6 +251,9 @@ class _PopulationRun(Training[NDArray[np.float64]]):
             returns = self.members.evaluate(episodes)
         means, deviations = returns.mean(1).tolist(), returns.std(1).tolist()
         rows = [{"mean_return": mean, "std_return": std} for mean, std in zip(means, deviations, strict=True)]
+        self.record_times()
+        if self.gradients is not None:
+            self._measure_gradients(self.gradients)
         for seed, row in zip(self.seeds, rows, strict=True):
             self.evaluations.append({"steps": self.steps, "seed": seed, **row, "episodes": episodes})
         self._write_events([{f"eval/{name}": value for name, value in row.items()} for row in rows])
@@ -256,6 +261,14 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {len(means)} seeds"
         tqdm.write(f"{self.steps} of {self.config.steps} steps: {result}, {episodes} episodes each", sys.stderr)
         return returns
+
+    def _measure_gradients(self, log: CsvLog) -> None:
+        with self.timed("evaluation"):
+            figures = self.members.gradients(self.config.gradient_samples)
+        for seed, row in zip(self.seeds, figures, strict=True):
+            if row:
+                log.append({"steps": self.steps, "seed": seed, **row})
+        self._write_events([{f"gradients/{name}": value for name, value in row.items()} for row in figures])
 
     def state(self) -> dict[str, Any]:
         return {"members": self.members.state(rewindable=self.rewindable)}
@@ -292,8 +305,11 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         folders = [folder_of(self.folder, seed) for seed in self.seeds]
         self.members.save_models([folder / "model.zip" for folder in folders])
         for seed, folder in zip(self.seeds, folders, strict=True):
-            alone = dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
-            write_config(folder, alone, self.command, self.steps)
+            write_config(folder, self._alone(seed), self.command, self.steps)
+
+    def _alone(self, seed: int) -> Config[Any]:
+        """What an agent would be run with by itself."""
+        return dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
 
     def plot(self, *, finished: bool) -> None:
         rows = self.evaluations.rows()

@@ -129,6 +129,7 @@ def restore(env: VecEnv, state: Mapping[str, Any]) -> None:
             (env.unwrapped.reset_infos[index],) = env.env_method("set_state", episode, indices=index)
         except Exception as error:  # environments raise what they like
             raise RewindError(f"environment {index}: {error}") from error
+    env.unwrapped._reset_seeds()  # those for a first reset, which is past
     normalized = unwrap_vec_normalize(env)
     if normalized is not None:
         for name, value in state["normalizer"].items():

@@ -35,6 +35,7 @@ from agents.common import UsageError
 from agents.config import Config, is_finished, open_folder, read_config, refusals
 from agents.curve import plot_learning_curve
 from agents.environments import make_environments
+from agents.gradients import actor_gradient
 from agents.interruption import Stop
 from agents.logs import ProgressLog, TensorBoardLog
 from agents.rewind import RewindError, restore, snapshot, why_not_rewindable
@@ -106,7 +107,7 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
     state = checkpoint.load(path, device=config.device)
     with checkpoint.fitting(path):
         checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds")))
-    if config.steps < state["steps"]:
+    if steps is not None and steps < state["steps"]:  # a last rollout may exceed those of the configuration
         raise UsageError(
             f"--steps must be at least the {state['steps']} that {folder} has done, but got {config.steps}"
         )
@@ -294,6 +295,7 @@ class _Run(Training[list[float]]):
         self._stopwatch = Stopwatch()  # of a baseline, which has none
         super().__init__(config, folder, model.num_timesteps, seconds)
         self.tensorboard = TensorBoardLog(folder, model.num_timesteps)
+        self.tensorboard.write_hyperparameters(config)
         self.progress_log = ProgressLog(self.progress)
         model.set_logger(Logger(str(folder), [self.progress_log, self.tensorboard]))
 
@@ -330,8 +332,14 @@ class _Run(Training[list[float]]):
         with self.timed("evaluation"):
             returns = self.evaluator(self.model, episodes, each_step=stop.check)
         statistics = {"mean_return": float(np.mean(returns)), "std_return": float(np.std(returns))}
-        self.evaluations.append({"steps": steps, **statistics, "episodes": episodes})
+        self.record_times()
         scalars = {f"eval/{name}": value for name, value in statistics.items()}
+        if self.gradients is not None:
+            figures = actor_gradient(self.model, self.config.gradient_samples, self.config.seed)
+            if figures:
+                self.gradients.append({"steps": steps, **figures})
+            scalars |= {f"gradients/{name}": value for name, value in figures.items()}
+        self.evaluations.append({"steps": steps, **statistics, "episodes": episodes})
         self.tensorboard.write(scalars, dict.fromkeys(scalars, ()), steps)
         self.last_evaluation = steps
         result = f"{statistics['mean_return']:.1f} ± {statistics['std_return']:.1f} over {episodes} episodes"

@@ -59,9 +59,14 @@ __all__ = ["PRESET", "Ladder", "Result", "confirmation_folder", "find", "parse_g
 PRESET: dict[str, tuple[Any, ...]] = {
     "learning_rate": (3e-4, 1e-3, 2e-3, 4e-3),
     "n_steps": (1, 5, 10, 20),
-    "target_entropy_ratio": (0.05, 0.2),
 }
-"""The grid that is searched unless another is given."""
+"""The grid that is searched unless another is given, beside what decides about the entropy."""
+
+ENTROPIES: dict[str, tuple[Any, ...]] = {"target_entropy_ratio": (0.05, 0.2)}
+"""What that is where the entropy coefficient is learned."""
+
+ENTROPY_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": (0.03, 0.1)}
+"""What that is where it is fixed."""
 
 Grid = Mapping[str, Sequence[Any]]
 
@@ -110,15 +115,16 @@ class Result:
         return (len(self.scores), self.scores[::-1])
 
 
-def parse_grid(entries: Sequence[str], settings: type[Any]) -> dict[str, tuple[Any, ...]]:
+def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ...]]:
     """Reads a grid from the command line.
 
     Args:
         entries: Such as ``"learning_rate=3e-4,1e-3"``; none: the :data:`PRESET`.
-        settings: The agent's ``Settings``.
+        settings: The agent's ``Settings``, for what is not in the grid.
 
     Raises:
-        UsageError: A name is none that may differ between agents in lock-step, or a value is none of its.
+        UsageError: A name is none that may differ between agents in lock-step, or has no effect with these settings; or
+            a value is none of its.
     """
     types = {field.name: str(field.type) for field in dataclasses.fields(settings)}
     names = [name for name in VECTORS if name in types]
@@ -136,7 +142,13 @@ def parse_grid(entries: Sequence[str], settings: type[Any]) -> dict[str, tuple[A
         grid[name] = tuple(_parse(name, value.strip(), types[name]) for value in values.split(","))
         if len(set(grid[name])) < len(grid[name]):
             raise UsageError(f"--grid has a value of {name} twice: {values}")
-    return grid or dict(PRESET)
+    learns_ent_coef = isinstance(grid.get("ent_coef", (settings.ent_coef,))[0], str)
+    if "target_entropy_ratio" in grid and not learns_ent_coef:
+        raise UsageError(
+            f"--grid target_entropy_ratio has no effect where --ent-coef is fixed at {settings.ent_coef}: add "
+            "--ent-coef auto, or vary ent_coef"
+        )
+    return grid or PRESET | (ENTROPIES if learns_ent_coef else ENTROPY_COEFFICIENTS)
 
 
 def _parse(name: str, text: str, kind: str) -> Any:
@@ -193,6 +205,8 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     for name in ("seeds", "stop_at"):
         if getattr(config, name) is not None:
             raise UsageError(f"{option(name)} is for train; search has --seeds-per-setting and --confirm")
+    if config.gradient_samples:
+        raise UsageError("--gradient-samples is for train")
     ladder.check()
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     results = [Result(point, []) for point in points]

@@ -22,8 +22,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
+from gsrl.algorithms.reinforce import Reinforce
 
 __all__ = ["load_parameters", "load_state_dict", "save_model", "state_dict"]
+
+OWN = (DiscreteSAC, Reinforce)
+"""Algorithms of gsrl's, which know their state themselves."""
 
 PROGRESS = (
     "num_timesteps",
@@ -44,7 +48,7 @@ REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "t
 def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
     """Returns all that changes while a model learns, its replay buffer included."""
     return {
-        "model": model.state_dict() if isinstance(model, DiscreteSAC) else _baseline_state(model),
+        "model": model.state_dict() if isinstance(model, OWN) else _baseline_state(model),
         "normalization": _normalization_state(model.get_vec_normalize_env()),
         "generators": _generators_state(model),
     }
@@ -66,7 +70,7 @@ def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any], source: Path
     """
     with checkpoint.fitting(source):
         checkpoint.check_entries(state, _expected(model))
-        if isinstance(model, DiscreteSAC):
+        if isinstance(model, OWN):
             model.load_state_dict(state["model"])
         else:
             _load_baseline_state(model, state["model"])
@@ -81,8 +85,8 @@ def save_model(path: Path, model: BaseAlgorithm) -> None:
         path: Path of the file.
         model: The model.
     """
-    if isinstance(model, DiscreteSAC):
-        model.save(path)  # which DiscreteSAC.load reads too, without the settings of the run
+    if isinstance(model, OWN):
+        model.save(path)  # which the algorithm's load reads too, without the settings of the run
     else:
         normalization = _normalization_state(model.get_vec_normalize_env())
         checkpoint.save(path, {"parameters": model.get_parameters(), "normalization": normalization})
@@ -107,7 +111,7 @@ def load_parameters(path: Path, model: BaseAlgorithm) -> None:
 
 def _expected(model: BaseAlgorithm) -> dict[str, Any]:
     """A state with the entries that one to be restored must have."""
-    own = isinstance(model, DiscreteSAC)  # which looks for them itself
+    own = isinstance(model, OWN)  # which looks for them itself
     return {
         "model": None if own else {**_baseline_state(model), "parameters": _lasting_parameters(model)},
         "normalization": _normalization_state(model.get_vec_normalize_env()),

@@ -100,6 +100,11 @@ class Training(ABC, Generic[Returns]):
         for log in (self.progress, self.episodes, self.evaluations):
             log.truncate(steps)
         self.last_evaluation = self.evaluations.last_step()
+        # Of evaluations too, but apart: these logs are the same however often a run was interrupted, times are not.
+        self.times = CsvLog(folder / "times.csv", ["wall_seconds", "train_seconds"])
+        self.gradients = CsvLog(folder / "gradients.csv", first) if config.gradient_samples else None
+        for log in (log for log in (self.times, self.gradients) if log is not None):
+            log.truncate(self.last_evaluation)
         self.stopwatch.start()
 
     # What there is to train
@@ -165,7 +170,8 @@ class Training(ABC, Generic[Returns]):
             if self.steps < self.config.steps:
                 self.learn(stop)
                 self.save_checkpoint()
-            self.evaluations.truncate(self.steps - 1)
+            for log in (log for log in (self.evaluations, self.times, self.gradients) if log is not None):
+                log.truncate(self.steps - 1)
             return self._finish("finished", self.evaluate(self.config.eval_episodes, stop))
         except Interrupted:
             self.save_checkpoint()
@@ -204,6 +210,13 @@ class Training(ABC, Generic[Returns]):
         now = {"wall": time.perf_counter() - self.begin, **self.stopwatch.seconds}
         return {kind: self.earlier.get(kind, 0.0) + now.get(kind, 0.0) for kind in [*now, *self.earlier]}
 
+    def record_times(self) -> None:
+        """Records what the run has taken up to an evaluation, before that is recorded itself."""
+        seconds = self.seconds()
+        self.times.append(
+            {"steps": self.steps, "wall_seconds": seconds["wall"], "train_seconds": _train_seconds(seconds)}
+        )
+
     def _finish(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
         """Writes models, summary and curve, and returns the summary."""
         self.save_models()
@@ -214,7 +227,7 @@ class Training(ABC, Generic[Returns]):
     def write_summary(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
         """Writes the summary and returns it."""
         config, seconds = self.config, self.seconds()
-        train = seconds["wall"] - seconds.get("evaluation", 0.0) - seconds.get("checkpoints", 0.0)
+        train = _train_seconds(seconds)
         summary = {
             "status": status,
             "agent": config.agent,
@@ -235,6 +248,9 @@ class Training(ABC, Generic[Returns]):
         self.progress.close()
         self.episodes.close()
         self.evaluations.close()
+        self.times.close()
+        if self.gradients is not None:
+            self.gradients.close()
 
 
 def carry_out(
@@ -315,6 +331,11 @@ def time_shares(seconds: Mapping[str, float]) -> dict[str, float]:
     """Returns the share of each kind of work in the time of all, ``wall``; what is left is ``other``."""
     shares = {name: sum(seconds.get(kind, 0.0) for kind in kinds) / seconds["wall"] for name, kinds in TIMES.items()}
     return {**shares, "other": max(0.0, 1.0 - sum(shares.values()))}
+
+
+def _train_seconds(seconds: Mapping[str, float]) -> float:
+    """The time of all but evaluations and checkpoints."""
+    return seconds["wall"] - seconds.get("evaluation", 0.0) - seconds.get("checkpoints", 0.0)
 
 
 def _next_multiple(steps: int, every: int) -> int:

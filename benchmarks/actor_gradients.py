@@ -24,9 +24,10 @@ from pathlib import Path
 import gymnasium
 import pandas as pd
 import torch
-from seeds import ROOT, Run, iqm, markdown, origin, train_all
+from seeds import ROOT, Run, markdown, origin, train_all
 
 from agents.gradients import load_problem, slope_at_actions
+from agents.scores import interquartile_mean
 from gsrl.spaces import OneHotCodec
 
 ESTIMATORS = ("st-gumbel", "gumbel-rao", "reinmax", "straight-through", "local-expectation", "reinforce", "rloo")
@@ -50,7 +51,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "estimator": estimator,
                 "critic": critic,
-                "IQM": round(iqm(group["eval_return_mean"]), 2),
+                "IQM": round(interquartile_mean(group["eval_return_mean"].to_numpy()), 2),
                 "worst": round(group["eval_return_mean"].min(), 2),
                 "slope: cosine": round(medians["slope_cosine"], 3),
                 "slope: scale": round(medians["slope_scale"], 3),

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, trim_mean
-from seeds import ROOT, iqm, markdown, origin
+from seeds import ROOT, markdown, origin
+
+from benchmarks.stats import Interval, interval, iqm
 
 RESAMPLES = 100_000
 
@@ -36,16 +37,14 @@ def train_in_lockstep(agent: str, env: str, steps: int, seeds: int, runs: Path) 
     return dict(json.loads(summary.read_text(encoding="utf-8")))
 
 
-def interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the difference of interquartile means."""
-    result = bootstrap(
-        (first, second),
-        lambda x, y, axis: trim_mean(x, 0.25, axis=axis) - trim_mean(y, 0.25, axis=axis),
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
+def difference(first: np.ndarray, second: np.ndarray) -> Interval:
+    """The difference of interquartile means, and its 95 % interval."""
+    return interval(
+        [first, second],
+        lambda *strata, axis: iqm(strata[0], axis=axis) - iqm(strata[1], axis=axis),
+        resamples=RESAMPLES,
+        expanded=False,
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def main() -> None:
@@ -72,14 +71,14 @@ def main() -> None:
             {"agent": agent, "env": arguments.env, "steps": arguments.steps, "seed": s, "lock-step": a, "one by one": b}
             for s, a, b in zip(seeds, x, y, strict=True)
         ]
-        low, high = interval(x, y)
+        distance, low, high = difference(x, y)
         lines.append(
             {
                 "agent": agent,
                 "seeds": len(seeds),
                 "IQM in lock-step": f"{iqm(x):.1f}",
                 "one by one": f"{iqm(y):.1f}",
-                "difference": f"{iqm(x) - iqm(y):+.1f}",
+                "difference": f"{distance:+.1f}",
                 "95 % interval": f"{low:+.1f} to {high:+.1f}",
                 "worst in lock-step": f"{x.min():.1f}",
                 "worst one by one": f"{y.min():.1f}",

@@ -20,7 +20,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ import numpy as np
 import pandas as pd
 import stable_baselines3
 import torch
-from scipy.stats import trim_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 import gsrl
 from agents.runs import Evaluator
+from agents.scores import interquartile_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = [
@@ -126,11 +126,6 @@ def best_return(env: str, seed: int, episodes: int) -> float | None:
         return float(np.mean(evaluator(Oracle(evaluator.env), episodes)))
 
 
-def iqm(values: Iterable[float]) -> float:
-    """Interquartile mean."""
-    return float(trim_mean(list(values), 0.25))
-
-
 def summary(rows: pd.DataFrame) -> dict[str, Any]:
     """What the seeds of one agent come to."""
     rows = rows.sort_values("seed")
@@ -138,11 +133,11 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
     best = [best_return(*row) for row in rows[["env", "seed", "eval_episodes"]].itertuples(index=False)]
     # Of costs the share is the other way round.
     shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if top and mean]
-    share = {"of the best": f"{100 * iqm(shares):.1f} %"} if shares else {}
+    share = {"of the best": f"{100 * interquartile_mean(shares):.1f} %"} if shares else {}
     digits = 1 if returns.abs().max() >= 100 else 2
     return {
         "seeds": len(returns),
-        "IQM": f"{iqm(returns):.{digits}f}",
+        "IQM": f"{interquartile_mean(returns.to_numpy()):.{digits}f}",
         **share,
         "mean": f"{returns.mean():.{digits}f}",
         "worst": f"{returns.min():.{digits}f}",

@@ -1,7 +1,7 @@
-"""Differentiable policies over discrete choices: gradient estimators, policy heads, discrete soft actor-critic."""
+"""Differentiable policies over discrete choices: gradient estimators, policy heads, DiscreteSAC and Reinforce."""
 
 from gsrl._version import __version__
-from gsrl.algorithms import CategoricalActorCriticPolicy, DiscreteSAC
+from gsrl.algorithms import CategoricalActorCriticPolicy, DiscreteSAC, Reinforce
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.heads import ActionHead
@@ -18,6 +18,7 @@ __all__ = [
     "FactoredCategorical",
     "OneHotCodec",
     "Population",
+    "Reinforce",
     "SubsetOfK",
     "__version__",
     "binary_concrete",

@@ -1,4 +1,4 @@
-r"""Losses of discrete soft actor-critic, as pure functions, and the module that adds them up.
+r"""Losses of discrete soft actor-critic and of REINFORCE, as pure functions, and the modules that add them up.
 
 Every loss is a mean over the batch alone. Shapes: ``B`` is the batch, ``C`` the critics, ``n`` factors of ``K``
 choices. What critics say of one-hot matrices is the business of :mod:`gsrl.values`. Each factor has an entropy, an
@@ -7,20 +7,30 @@ entropy coefficient and a target entropy of its own.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl.buffers import ReplayBatch
-from gsrl.estimators import Estimator, Noise
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, Noise, Objective, Reinforce, RelaxedControl
+from gsrl.relaxations import conditional_gumbel
 from gsrl.values import ActionValues, CriticCombination
 
 __all__ = [
     "EntropyCoefficient",
+    "PolicyBatch",
+    "ReinforceLoss",
     "SACLoss",
+    "ValueLoss",
     "actor_loss",
     "critic_loss",
+    "discounted_sums",
     "entropy_coefficient_loss",
+    "gae",
+    "leave_one_out",
     "soft_target",
 ]
 
@@ -220,3 +230,165 @@ class SACLoss(nn.Module):
             loss = loss + loss_ent_coef
             metrics["ent_coef_loss"] = loss_ent_coef
         return loss, {name: value.detach() if value.requires_grad else value for name, value in metrics.items()}
+
+
+# REINFORCE. Episodes are rows ``[E, T]``, from their first step on, with zeros after their last.
+
+
+def discounted_sums(terms: Tensor, discount: float) -> Tensor:
+    r"""Sums of what is to come, :math:`y_t = \sum_{k \ge 0} d^k x_{t+k}`: of rewards, the returns-to-go.
+
+    In as many operations as the logarithm of T, each of which doubles how far the sums reach.
+
+    Args:
+        terms: x, ``[..., T]``.
+        discount: d.
+    """
+    sums, reach = terms, 1
+    while reach < terms.shape[-1]:
+        sums = sums + discount**reach * F.pad(sums[..., reach:], (0, reach))
+        reach *= 2
+    return sums
+
+
+def gae(rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+    r"""Generalised advantage estimates, :math:`A_t = \sum_{k \ge 0} (\gamma \lambda)^k \delta_{t+k}`.
+
+    .. math:: \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)
+
+    Lambda = 1 gives the return-to-go minus the value: unbiased where episodes terminate. Below 1 there is less
+    variance, and the bias of the values.
+
+    Source: Schulman et al. 2016 (1506.02438), Eq. 16.
+
+    Args:
+        rewards: ``[E, T]``.
+        values: Of the states, ``[E, T]``.
+        next_values: Of the states that the steps led to, ``[E, T]``: 0 after termination.
+        gamma: Discount factor.
+        gae_lambda: Lambda.
+    """
+    return discounted_sums(rewards + gamma * next_values - values, gamma * gae_lambda)
+
+
+def leave_one_out(returns: Tensor) -> Tensor:
+    r"""The mean of the other episodes' returns-to-go at the same time, where those that are over count as 0.
+
+    .. math:: b_{e,t} = \frac{1}{E - 1} \sum_{e' \neq e} R_{e',t}
+
+    As a baseline it leaves the gradient unbiased, for episodes are independent. With it the gradient of a decision is
+    that of :class:`gsrl.estimators.RLOO`, whose samples are the episodes.
+
+    Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
+
+    Args:
+        returns: R, ``[E, T]``, with zeros after the end of an episode; E at least 2.
+    """
+    return (returns.sum(0) - returns) / (returns.shape[0] - 1)
+
+
+class PolicyBatch(NamedTuple):
+    """What a policy gradient is made of: B decisions."""
+
+    observations: Tensor | dict[str, Tensor]
+    """``[B, ...]``."""
+    actions: Tensor
+    """Index of the choice of every factor, int64 ``[B, n]``."""
+    advantages: Tensor
+    """How much better than the baseline each turned out, ``[B]``."""
+    action_mask: Tensor | None = None
+    """True where a choice is legal, bool ``[B, n, K]``; None: all are."""
+    features: Tensor | None = None
+    """What a control variate sees of the states, ``[B, F]``."""
+
+
+class ReinforceLoss(nn.Module):
+    r"""The loss of REINFORCE, as a pure function of the policy's parameters and a batch of decisions.
+
+    .. math:: L = -\frac1B \sum_t A_t \log \pi(a_t | s_t) - \frac{c}{B} \sum_t \mathcal{H}(\pi(\cdot | s_t))
+
+    With a control variate c(z, s) the first term is the estimate of :class:`gsrl.estimators.RelaxedControl`, for z
+    drawn given that the action taken is its arg max; what c learns by is in the same ``backward``.
+
+    Source: Williams 1992; the control variate: Grathwohl et al. 2018 (1711.00123), Section 4.
+
+    Args:
+        actor: Maps observations, and masks or None, to a :class:`gsrl.FactoredCategorical` with batch shape ``[B]``.
+        control: Maps perturbed logits ``[B, n, K]`` and features ``[B, F]`` to ``[B]``; None: no control variate.
+        ent_coef: Entropy coefficient c.
+    """
+
+    def __init__(self, actor: nn.Module, control: nn.Module | None = None, *, ent_coef: float = 0.0) -> None:
+        super().__init__()
+        self.actor = actor
+        self.control = control
+        self.ent_coef = ent_coef
+
+    def forward(self, batch: PolicyBatch, noise: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss, a scalar, and what there is to know about it: unreduced tensors, without gradients.
+
+        Args:
+            batch: Of B decisions.
+            noise: Gumbel noise ``[B, n, K]``, needed with a control variate.
+
+        Raises:
+            ValueError: There is a control variate, but no noise, or no features.
+        """
+        policy: FactoredCategorical = self.actor(batch.observations, batch.action_mask)
+        taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
+        cost = -batch.advantages
+        if self.control is None:
+            surrogate = Reinforce().surrogate(cost, policy.log_prob(taken))
+        elif noise is None or batch.features is None:
+            raise ValueError("a control variate needs noise and features.")
+        else:
+            estimator = RelaxedControl(_AtStates(self.control, batch.features))
+            noise = _noise_of(taken, policy.logits.detach(), noise)
+            surrogate = estimator.expectation(policy, lambda rows: cost.expand(rows.shape[:-2]), noise)
+        entropy = policy.entropy()
+        loss = (surrogate - self.ent_coef * entropy).mean()
+        return loss, {"entropy": entropy.detach()}
+
+
+class _AtStates(nn.Module):
+    """A control variate at given states, in the form that :class:`gsrl.estimators.RelaxedControl` calls."""
+
+    def __init__(self, control: nn.Module, features: Tensor) -> None:
+        super().__init__()
+        self.control = control
+        self.features = features
+
+    def forward(self, perturbed: Tensor, objective: Objective) -> Tensor:
+        values: Tensor = self.control(perturbed, self.features)
+        return values
+
+
+def _noise_of(taken: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+    """Gumbel noise given that choices were taken: with it, they are the arg max of the perturbed logits.
+
+    (But for a tie in float32, of one in ten million.)
+    """
+    given = conditional_gumbel(logits, taken, noise) - logits
+    return torch.where(logits.isneginf(), 0.0, given)
+
+
+class ValueLoss(nn.Module):
+    """Half the mean squared error of a network of state values.
+
+    Args:
+        critic: Maps observations to values ``[B]``.
+    """
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, observations: Tensor | dict[str, Tensor], targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss, a scalar, and the same as a metric.
+
+        Args:
+            observations: ``[B, ...]``.
+            targets: ``[B]``. Receive no gradient.
+        """
+        loss = 0.5 * F.mse_loss(self.critic(observations), targets.detach())
+        return loss, {"value_loss": loss.detach()}

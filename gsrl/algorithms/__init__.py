@@ -8,6 +8,12 @@ from gsrl.algorithms.policies import (
     MlpPolicy,
     MultiInputPolicy,
 )
+from gsrl.algorithms.reinforce import (
+    Reinforce,
+    ReinforceCnnPolicy,
+    ReinforceMultiInputPolicy,
+    ReinforcePolicy,
+)
 
 __all__ = [
     "CategoricalActorCriticPolicy",
@@ -16,4 +22,8 @@ __all__ = [
     "DiscreteSACPolicy",
     "MlpPolicy",
     "MultiInputPolicy",
+    "Reinforce",
+    "ReinforceCnnPolicy",
+    "ReinforceMultiInputPolicy",
+    "ReinforcePolicy",
 ]

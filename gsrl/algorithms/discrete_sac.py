@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
-import os
 import pathlib
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -31,83 +25,30 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info, should_collect_more_steps
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize, is_vecenv_wrapped
+from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from gsrl import checkpoint
+from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import adapt, check_masks, current_masks, shows_masks, to_matrix
+from gsrl.masking import to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
-from gsrl.timing import Stopwatch
 from gsrl.values import CriticCombination
-from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv
 
 __all__ = ["DiscreteSAC"]
 
 SelfDiscreteSAC = TypeVar("SelfDiscreteSAC", bound="DiscreteSAC")
 
-SETTINGS = (
-    "learning_rate",
-    "buffer_size",
-    "learning_starts",
-    "batch_size",
-    "tau",
-    "gamma",
-    "train_freq",
-    "gradient_steps",
-    "n_steps",
-    "reward_scale",
-    "estimator",
-    "ent_coef",
-    "target_entropy",
-    "target_entropy_ratio",
-    "critics",
-    "entropy_in_target",
-    "q_clip",
-    "max_grad_norm",
-    "target_update_interval",
-    "policy_kwargs",
-    "tensorboard_log",
-    "verbose",
-    "seed",
-)
-"""Constructor arguments that a saved model holds; each is an attribute of the same name."""
 
-COUNTERS = (
-    "num_timesteps",
-    "_total_timesteps",
-    "_num_timesteps_at_start",
-    "_episode_num",
-    "_n_updates",
-    "_current_progress_remaining",
-    "_stats_window_size",
-)
-"""Progress of the training, as Stable-Baselines3 names it."""
-
-REFUSED = {
-    "action_noise": "the policy explores by its own entropy",
-    "replay_buffer_class": "the agent has its own replay buffer",
-    "replay_buffer_kwargs": "the agent has its own replay buffer",
-    "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
-    "use_sde": "generalised state-dependent exploration is for continuous actions",
-    "sde_sample_freq": "generalised state-dependent exploration is for continuous actions",
-    "use_sde_at_warmup": "generalised state-dependent exploration is for continuous actions",
-    "optimizer_class": "the optimiser is the learner's Adam",
-    "optimizer_kwargs": "the optimiser is the learner's Adam",
-    "share_features_extractor": "actor and critics have features of their own",
-}
-"""Arguments of Stable-Baselines3, or of its policies, that this algorithm does not have, and why."""
-
-
-class DiscreteSAC(OffPolicyAlgorithm):
+class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     r"""Soft actor-critic for discrete actions, with a choice of the actor's gradient estimator.
 
     The actor maximises :math:`\mathbb{E}_{a \sim \pi}[Q(s, a)] + \alpha\, \mathcal{H}(\pi(\cdot | s))`; the gradient of
@@ -171,10 +112,48 @@ class DiscreteSAC(OffPolicyAlgorithm):
             :class:`gsrl.callbacks.EvalCallback`. ``learn(reset_num_timesteps=False)`` adds to them.
 
     Raises:
-        TypeError: The action space is not discrete, or an argument is one of :data:`REFUSED`.
+        TypeError: The action space is not discrete, or an argument is one of :attr:`REFUSED`.
         ValueError: An argument is out of range; the message names it.
     """
 
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "buffer_size",
+        "learning_starts",
+        "batch_size",
+        "tau",
+        "gamma",
+        "train_freq",
+        "gradient_steps",
+        "n_steps",
+        "reward_scale",
+        "estimator",
+        "ent_coef",
+        "target_entropy",
+        "target_entropy_ratio",
+        "critics",
+        "entropy_in_target",
+        "q_clip",
+        "max_grad_norm",
+        "target_update_interval",
+        "policy_kwargs",
+        "tensorboard_log",
+        "verbose",
+        "seed",
+    )
+    REFUSED: ClassVar[Mapping[str, str]] = {
+        "action_noise": "the policy explores by its own entropy",
+        "replay_buffer_class": "the agent has its own replay buffer",
+        "replay_buffer_kwargs": "the agent has its own replay buffer",
+        "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
+        "use_sde": "generalised state-dependent exploration is for continuous actions",
+        "sde_sample_freq": "generalised state-dependent exploration is for continuous actions",
+        "use_sde_at_warmup": "generalised state-dependent exploration is for continuous actions",
+        "optimizer_class": "the optimiser is the learner's Adam",
+        "optimizer_kwargs": "the optimiser is the learner's Adam",
+        "share_features_extractor": "actor and critics have features of their own",
+    }
+    INCLUDED: ClassVar[tuple[str, ...]] = ("replay_buffer",)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -217,9 +196,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **refused: Any,
     ) -> None:
-        for name in refused:
-            reason = f": {REFUSED[name]}" if name in REFUSED else ""
-            raise TypeError(f"DiscreteSAC has no argument {name!r}{reason}.")
+        self._refuse(refused)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -259,9 +236,6 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
         self.compile = compile
-        self.masked = False
-        self._last_masks: np.ndarray | None = None
-        self.stopwatch = Stopwatch()
         if _init_setup_model:
             self._setup_model()
 
@@ -269,22 +243,14 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_settings()
-        self._setup_lr_schedule()
+        self._replay_generator = np.random.default_rng()
+        self._begin_setup()
         self._convert_train_freq()
-        self.generator, self._replay_generator = torch.Generator(self.device), np.random.default_rng()
-        self.set_random_seed(self.seed)
 
         codec = OneHotCodec(self.action_space)
         if self.env is not None:
             self.replay_buffer = self._make_replay_buffer()
-        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._init_seed)
-            self.policy = self.policy_class(  # type: ignore[assignment]
-                self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-            )
-        self.policy = self.policy.to(self.device)
-        self.policy.generator = self.generator
+        self._make_policy()
         self.estimator.to(self.device)
         self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef, codec.n).to(self.device)
         largest = torch.tensor(codec.sizes, dtype=torch.float64).log()  # entropies
@@ -334,8 +300,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         """Raises before any work is lost. The replay buffer checks its own arguments."""
-        if not hasattr(self, "action_space"):
-            raise ValueError("env must be an environment, but got None; DiscreteSAC.load needs none to predict.")
+        super()._check_settings()
         if not isinstance(self.estimator, Estimator):
             raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}.")
         if self.critics not in ("min", "mean"):
@@ -356,40 +321,16 @@ class DiscreteSAC(OffPolicyAlgorithm):
                 f"target_entropy must be from 0 to that of the uniform policy, {largest:.4g} nats, "
                 f"but got {self.target_entropy}."
             )
-        if not callable(self.learning_rate) and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
-        for name, lowest in (
-            ("buffer_size", 1),
-            ("learning_starts", 0),
-            ("batch_size", 1),
-            ("gradient_steps", -1),
-            ("n_steps", 1),
-            ("target_update_interval", 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < lowest:
-                raise ValueError(f"{name} must be an integer of at least {lowest}, but got {value!r}.")
+        self._check_integers("buffer_size", "batch_size", "n_steps", "target_update_interval", least=1)
+        self._check_integers("learning_starts", least=0)
+        self._check_integers("gradient_steps", least=-1)
         frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
         if not isinstance(frequency, int) or frequency < 1:
             raise ValueError(f"train_freq must be at least 1 step or episode, but got {self.train_freq!r}.")
-        for name in self.policy_kwargs.keys() & REFUSED.keys():
-            raise ValueError(f"policy_kwargs must not hold {name!r}: {REFUSED[name]}.")
 
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds the agent's generators, its action space and its environment; no global generator.
-
-        Args:
-            seed: A non-negative integer; None: entropy of the operating system, and the environment stays as it is.
-        """
-        streams = np.random.SeedSequence(seed).spawn(3)
-        noise_seed, self._init_seed = (int(stream.generate_state(1, np.uint64)[0] >> 1) for stream in streams[:2])
-        # In place: policy and replay buffer hold the same generators.
-        self.generator.manual_seed(noise_seed)
-        self._replay_generator.bit_generator.state = np.random.default_rng(streams[2]).bit_generator.state
-        if seed is not None:
-            self.action_space.seed(seed)
-            if self.env is not None:
-                self.env.seed(seed)
+    def _seed_others(self, sequence: np.random.SeedSequence) -> None:
+        # In place: the replay buffer holds the same generator.
+        self._replay_generator.bit_generator.state = np.random.default_rng(sequence).bit_generator.state
 
     # Training
 
@@ -415,47 +356,17 @@ class DiscreteSAC(OffPolicyAlgorithm):
     ) -> Any:
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay_buffer()
-        is_reset = reset_num_timesteps or self._last_obs is None
-        if is_reset:
-            self.replay_buffer.end_episodes()  # the environment is about to be reset
-            if self.env is not None and isinstance(self.env.unwrapped, GymnasiumVecEnv):
-                if self.env.unwrapped.has_dummy_steps and is_vecenv_wrapped(self.env, VecFrameStack):
-                    raise ValueError(
-                        "env must not be a VecFrameStack of a vector environment with dummy steps: the stack would "
-                        "keep the final frame of an episode for the next; stack in the environments, by "
-                        "gymnasium.wrappers.FrameStackObservation."
-                    )
-                self.env.unwrapped.allow_dummy_steps()  # the replay buffer drops them
-        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if is_reset:
-            assert self.env is not None
-            self._last_masks = current_masks(self.env)
-            if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
-                warnings.warn(
-                    "The environments give action masks by a method or in their observations, which are not heeded: "
-                    "put gsrl.masking.ActionMasker around each before they are vectorised.",
-                    stacklevel=3,
-                )
-            self._set_masked(self._last_masks is not None)
-        if reset_num_timesteps:
-            self.stopwatch = Stopwatch()
-        self.stopwatch.start()
-        return result
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
-    @staticmethod
-    def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Takes Gymnasium's vector environments too, and the masks that a single environment gives."""
-        env = adapt(env)
-        _check_spaces(env.observation_space, env.action_space)
-        if isinstance(env, gym.Env):
-            single = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
-            env = SyncVecEnv([lambda: single])
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+    def _before_reset(self) -> None:
+        assert self.replay_buffer is not None
+        self.replay_buffer.end_episodes()
+        super()._before_reset()
 
     def _set_masked(self, masked: bool) -> None:
         """Makes the replay buffer one with masks, or without; only an empty one can change."""
         assert self.replay_buffer is not None
-        self.masked = masked
+        super()._set_masked(masked)
         if self.replay_buffer.masked == masked:
             return
         if self.replay_buffer.size():
@@ -557,54 +468,7 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self._last_obs = new_obs
         if normalized is not None:
             self._last_original_obs = next_obs
-        assert self.env is not None
-        self._last_masks = current_masks(self.env, infos, dones)
-        if (self._last_masks is not None) != self.masked:
-            raise ValueError(
-                'env must give info["action_mask"] at every reset and step, or never, but left it out here.'
-            )
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Returns actions, see :meth:`gsrl.algorithms.policies.DiscreteSACPolicy.predict`.
-
-        Warns if the agent has learned with action masks and none are given: it may then take illegal actions.
-        :func:`gsrl.evaluation.evaluate_policy` gives them.
-
-        Raises:
-            ValueError: ``action_masks`` are neither one for all observations nor one for each, have another length or
-                entries other than 0 and 1, or leave a factor without a legal choice.
-        """
-        if self.masked and action_masks is None:
-            warnings.warn(
-                "this agent learned with action masks, but predict was called without action_masks: evaluate it by "
-                "gsrl.evaluation.evaluate_policy and gsrl.callbacks.EvalCallback.",
-                stacklevel=2,
-            )
-        try:
-            return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
-        except ValueError:
-            if action_masks is not None:
-                self._check_masks(observation, action_masks)  # here, so that it costs nothing where all is well
-            raise
-
-    def _check_masks(self, observation: Any, action_masks: Any) -> None:
-        """Raises if these masks are not for these observations."""
-        codec = self.policy.actor.head.codec
-        shape = check_masks(codec, action_masks, "action_masks").shape
-        observations, _ = self.policy.obs_to_tensor(observation)
-        count = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
-        if math.prod(shape[:-1]) not in (1, count):
-            raise ValueError(
-                f"action_masks must have shape [{shape[-1]}] or [{count}, {shape[-1]}] for {codec.space} and this "
-                f"observation, got {list(shape)}"
-            )
+        self._advance_masks(infos, dones)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
@@ -653,15 +517,8 @@ class DiscreteSAC(OffPolicyAlgorithm):
             FloatingPointError: A metric is NaN or infinite; the networks are lost.
         """
         for name, value in self._metrics.items():
-            if name == "target_entropy":
-                continue  # below: a sum over factors
-            mean = value.mean().item()
-            if not math.isfinite(mean):
-                raise FloatingPointError(
-                    f"{name} is {mean} after {self._n_updates} updates: the training diverged. "
-                    "Try a lower learning_rate, smaller rewards, or max_grad_norm."
-                )
-            self.logger.record(f"train/{name}", mean)
+            if name != "target_entropy":  # below: a sum over factors
+                self._record_finite(name, value.mean().item())
         if self._metrics:
             self.logger.record("train/q_max", self._metrics["q"].max().item())
             self.logger.record("train/target_entropy", self._metrics["target_entropy"].sum(-1).mean().item())
@@ -682,176 +539,32 @@ class DiscreteSAC(OffPolicyAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "estimator", "entropy_coefficient", "learner"], []
 
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Loads parameters from a saved model or from what :meth:`get_parameters` returned.
-
-        Args:
-            load_path_or_dict: Path, or a state dict for each of ``policy``, ``estimator``, ``entropy_coefficient`` and
-                ``learner``.
-            exact_match: Whether all four, and each of their entries, must be there.
-            device: Unused: parameters stay where they are.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: The file is not a saved model, or does not fit this one.
-            KeyError: Entries of the optimiser's state do not match.
-            RuntimeError: Entries of a module's state dict do not match.
-            ValueError: With ``exact_match``, the names of the four do not match.
-        """
-        if isinstance(load_path_or_dict, dict):
-            super().set_parameters(load_path_or_dict, exact_match)
-            return
-        tree = _read(load_path_or_dict, self.device, False, {})
-        with checkpoint.fitting(load_path_or_dict):
-            checkpoint.check_entries(tree, {"parameters": self.get_parameters() if exact_match else None})
-            super().set_parameters(tree["parameters"], exact_match)
-
     def state_dict(self, *, replay_buffer: bool = True) -> dict[str, Any]:
         """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores.
 
         Args:
             replay_buffer: Whether the replay buffer is in it.
         """
-        state: dict[str, Any] = {
-            "parameters": self.get_parameters(),
-            "counters": {name: getattr(self, name) for name in COUNTERS},
-            "generator": {"device": self.device.type, "state": self.generator.get_state()},
-            "ep_info_buffer": self.ep_info_buffer,
-            "ep_success_buffer": self.ep_success_buffer,
-            "last_obs": self._last_obs,
-            "last_original_obs": self._last_original_obs,
-            "last_episode_starts": self._last_episode_starts,
-            "last_masks": self._last_masks,
-            "masked": self.masked,
-        }
+        state = super().state_dict()
         if replay_buffer and self.replay_buffer is not None:
             state["replay_buffer"] = self.replay_buffer.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`, of an agent with the same settings.
-
-        The state of a generator only fits its own kind of device: on another one, this agent's stays as it is.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
-        """
-        expected = self.state_dict(replay_buffer=False)
-        expected["generator"]["state"] = None  # its size is that of its kind of device
-        checkpoint.check_entries(state, expected)
-        self.set_parameters(state["parameters"])
-        for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
-        if state["generator"]["device"] == self.device.type:
-            self.generator.set_state(state["generator"]["state"].cpu())
-        self.ep_info_buffer = copy.copy(state["ep_info_buffer"])
-        self.ep_success_buffer = copy.copy(state["ep_success_buffer"])
-        self._last_obs = state["last_obs"]
-        self._last_original_obs = state["last_original_obs"]
-        self._last_episode_starts = state["last_episode_starts"]
-        self._last_masks, self.masked = state["last_masks"], state["masked"]
+        """Restores :meth:`state_dict`, of an agent with the same settings; see :meth:`Algorithm.load_state_dict`."""
+        super().load_state_dict(state)
         if "replay_buffer" in state:
             self.replay_buffer = self._make_replay_buffer(state["replay_buffer"])
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Saves the agent without its replay buffer, as tensors and JSON: loading such a file runs no code.
+    def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
+        return self.state_dict(replay_buffer="replay_buffer" in included)
 
-        Args:
-            path: Path, ``.zip`` is added where it has no suffix; or a binary file object.
-            exclude: Names of settings to leave out, which then take their defaults on loading.
-            include: ``["replay_buffer"]`` keeps the replay buffer.
-
-        Raises:
-            ValueError: ``exclude`` or ``include`` names something else.
-        """
-        excluded, included = set(exclude or ()), set(include or ())
-        if not (excluded <= set(SETTINGS) and included <= {"replay_buffer"}):
-            raise ValueError(
-                f"exclude must name settings, {SETTINGS}, and include 'replay_buffer' alone, "
-                f"but got exclude={sorted(excluded)}, include={sorted(included)}."
-            )
-        tree: dict[str, Any] = {
-            "algorithm": type(self).__name__,
-            "policy_class": self.policy_class,
-            "observation_space": self.observation_space,
-            "action_space": self.action_space,
-            "n_envs": self.n_envs,
-            **{name: getattr(self, name) for name in SETTINGS if name not in excluded},
-            **self.state_dict(replay_buffer="replay_buffer" in included),
-        }
-        checkpoint.save(_zip_path(path), tree)
-
-    @classmethod
-    def load(
-        cls: type[SelfDiscreteSAC],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        *,
-        trusted: bool = False,
-        **kwargs: Any,
-    ) -> SelfDiscreteSAC:
-        """Loads a saved agent.
-
-        Args:
-            path: Path (``.zip`` may be left out) or binary file object.
-            env: Environment to go on learning in; None: only to predict.
-            device: Of the networks.
-            custom_objects: Values that take the place of saved settings, such as a learning-rate function.
-            print_system_info: Whether versions are printed.
-            force_reset: Whether the environment is reset before learning.
-            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
-            **kwargs: Settings to change.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, needs
-                ``custom_objects``, or lacks what this version of gsrl restores.
-            ValueError: ``env`` has other spaces than the agent, another algorithm saved the file, or the parameters do
-                not fit the changed settings.
-        """
-        if print_system_info:
-            get_system_info()
-        tree = _read(path, device if device != "auto" else "cpu", trusted, custom_objects or {})
-        if tree["algorithm"] != cls.__name__:
-            raise ValueError(f"path holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
-        settings = {name: tree[name] for name in SETTINGS if name in tree} | kwargs
-        if env is not None:
-            env = cls._wrap_env(env, settings.get("verbose", 0))
-            check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
-        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)
-        model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
-        model.n_envs = tree["n_envs"] if env is None else env.num_envs
-        model._setup_model()
-        if model.n_envs != tree["n_envs"] and tree.pop("replay_buffer", None) is not None:
+    def _drop_misfits(self, tree: dict[str, Any]) -> None:
+        if self.n_envs != tree["n_envs"] and tree.pop("replay_buffer", None) is not None:
             warnings.warn(
-                f"the replay buffer of {tree['n_envs']} environments was left out: env has {model.n_envs}.",
-                stacklevel=2,
+                f"the replay buffer of {tree['n_envs']} environments was left out: env has {self.n_envs}.",
+                stacklevel=3,
             )
-        try:
-            with checkpoint.fitting(path):
-                model.load_state_dict(tree)
-        except checkpoint.CheckpointError as error:
-            if not (kwargs or custom_objects):
-                raise
-            changed = sorted({*kwargs, *(custom_objects or {})})
-            raise ValueError(f"the saved parameters do not fit the changed settings {changed}: {error}") from error
-        if "seed" in kwargs:
-            model.set_random_seed(kwargs["seed"])
-        if env is None or force_reset or model.n_envs != tree["n_envs"]:
-            model._last_obs = None
-        return model
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Saves the replay buffer, as arrays and JSON.
@@ -880,24 +593,6 @@ class DiscreteSAC(OffPolicyAlgorithm):
         self.masked = self.replay_buffer.masked
         if truncate_last_traj:
             self.replay_buffer.end_episodes()
-
-
-def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    """Refuses what neither our networks nor the preprocessing of Stable-Baselines3 can take."""
-    if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise TypeError(f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {action_space}.")
-    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
-        if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise TypeError(
-                "env must have observations that are a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of "
-                f"these, but got {space}."
-            )
-        if 0 in (space.shape or ()):
-            raise ValueError(f"env must have observations that are not empty, but got {space}.")
-        if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
-            raise ValueError(f"env must have MultiDiscrete observations of one dimension, but got {space}.")
-        if np.any(getattr(space, "start", 0)):
-            raise ValueError(f"env must have observations that start at 0, but got {space}.")
 
 
 def _make_entropy_coefficient(ent_coef: str | float, n: int) -> EntropyCoefficient:
@@ -934,22 +629,3 @@ def _successors(
     for i, observation in final.items():
         observations[i] = observation
     return observations
-
-
-def _zip_path(path: Any) -> Any:
-    """Adds ``.zip`` to a path without a suffix, as Stable-Baselines3 does."""
-    if isinstance(path, str | os.PathLike):
-        path = pathlib.Path(path)
-        return path if path.suffix else path.with_suffix(".zip")
-    return path
-
-
-def _read(path: Any, device: torch.device | str, trusted: bool, replace: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(path, str | os.PathLike) and not pathlib.Path(path).exists():
-        path = _zip_path(path)
-    tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
-    if not isinstance(tree, dict) or "algorithm" not in tree:
-        raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved DiscreteSAC.")
-    with checkpoint.fitting(path):
-        checkpoint.check_entries(tree, dict.fromkeys(("policy_class", "observation_space", "action_space", "n_envs")))
-    return tree

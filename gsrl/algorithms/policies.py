@@ -34,6 +34,7 @@ from gsrl.values import ActionValues, ChoiceValues, MultilinearValues, NetworkVa
 
 __all__ = [
     "Actor",
+    "ActorPolicy",
     "CategoricalActorCriticPolicy",
     "CnnPolicy",
     "Critics",
@@ -275,83 +276,19 @@ class Critics(Network):
         return torch.baddbmm(bias, latent, weight).view(self.n_critics, *matrices.shape[:2])
 
 
-@register
-class DiscreteSACPolicy(BasePolicy):
-    """The networks of :class:`gsrl.DiscreteSAC`: actor, critics and target critics.
+class ActorPolicy(BasePolicy):
+    """A policy that acts by an actor. A subclass builds its networks, and calls :meth:`_set_actor`."""
 
-    Args:
-        observation_space: Space of the observations.
-        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
-        lr_schedule: Unused: the learner holds the optimiser.
-        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for
-            vectors, none on top of a convolutional network.
-        activation_fn: Class of the activation function.
-        features_extractor_class: Class of the features extractor; actor and critics each have their own.
-        features_extractor_kwargs: Its arguments.
-        normalize_images: Whether images are divided by 255.
-        n_critics: Number of critics.
-        layer_norm: Whether the critics' hidden layers are normalised.
-        critic: What the critics know of an action: ``"choices"``, the values of all choices of a single factor at once;
-            ``"multilinear"``, values of state, choices and pairs of choices (:class:`gsrl.values.MultilinearValues`);
-            ``"network"``, a network that takes the one-hot matrix as an input. ``"auto"``: ``"choices"`` for a single
-            factor, ``"network"`` for several, or ``"multilinear"`` where ``net_arch`` has no hidden layer.
+    actor: Actor
+    generator: torch.Generator | None
+    """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
 
-    Raises:
-        ValueError: ``critic`` is another form, or does not fit the space or ``net_arch``.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        normalize_images: bool = True,
-        n_critics: int = 2,
-        layer_norm: bool = False,
-        critic: CriticForm | Literal["auto"] = "auto",
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor_class,
-            features_extractor_kwargs,
-            normalize_images=normalize_images,
-        )
-        if net_arch is None:
-            net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
-        actor_arch, critic_arch = get_actor_critic_arch(net_arch)
-        self.actor = Actor(
-            observation_space,
-            action_space,
-            actor_arch,
-            self.make_features_extractor(),
-            activation_fn,
-            normalize_images,
-        )
-        if critic == "auto":
-            several: CriticForm = "network" if critic_arch else "multilinear"
-            critic = "choices" if self.actor.head.codec.n == 1 else several
-        self.critic = Critics(
-            observation_space,
-            action_space,
-            critic_arch,
-            self.make_features_extractor(),
-            activation_fn,
-            n_critics,
-            layer_norm,
-            normalize_images,
-            critic,
-        )
-        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
-        codec = self.actor.head.codec
+    def _set_actor(self, actor: Actor) -> None:
+        self.actor = actor
+        codec = actor.head.codec
         self._first_action = codec.from_indices(np.zeros(codec.n, np.int64)).astype(np.int64)
         self._mask: Tensor | None = None
-        self.generator: torch.Generator | None = None
-        """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
+        self.generator = None
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Returns actions of the space for observations ``[B, ...]``."""
@@ -424,7 +361,7 @@ class DiscreteSACPolicy(BasePolicy):
             _set_training_mode(self, mode)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        raise NotImplementedError("a policy is saved with its algorithm: use DiscreteSAC.save.")
+        raise NotImplementedError("a policy is saved with its algorithm: use the algorithm's save.")
 
 
 def _set_training_mode(module: nn.Module, mode: bool) -> None:
@@ -436,6 +373,82 @@ def _set_training_mode(module: nn.Module, mode: bool) -> None:
     for child in vars(module)["_modules"].values():
         if child is not None:
             _set_training_mode(child, mode)
+
+
+@register
+class DiscreteSACPolicy(ActorPolicy):
+    """The networks of :class:`gsrl.DiscreteSAC`: actor, critics and target critics.
+
+    Args:
+        observation_space: Space of the observations.
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        lr_schedule: Unused: the learner holds the optimiser.
+        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for
+            vectors, none on top of a convolutional network.
+        activation_fn: Class of the activation function.
+        features_extractor_class: Class of the features extractor; actor and critics each have their own.
+        features_extractor_kwargs: Its arguments.
+        normalize_images: Whether images are divided by 255.
+        n_critics: Number of critics.
+        layer_norm: Whether the critics' hidden layers are normalised.
+        critic: What the critics know of an action: ``"choices"``, the values of all choices of a single factor at once;
+            ``"multilinear"``, values of state, choices and pairs of choices (:class:`gsrl.values.MultilinearValues`);
+            ``"network"``, a network that takes the one-hot matrix as an input. ``"auto"``: ``"choices"`` for a single
+            factor, ``"network"`` for several, or ``"multilinear"`` where ``net_arch`` has no hidden layer.
+
+    Raises:
+        ValueError: ``critic`` is another form, or does not fit the space or ``net_arch``.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        n_critics: int = 2,
+        layer_norm: bool = False,
+        critic: CriticForm | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images=normalize_images,
+        )
+        if net_arch is None:
+            net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
+        actor_arch, critic_arch = get_actor_critic_arch(net_arch)
+        self._set_actor(
+            Actor(
+                observation_space,
+                action_space,
+                actor_arch,
+                self.make_features_extractor(),
+                activation_fn,
+                normalize_images,
+            )
+        )
+        if critic == "auto":
+            several: CriticForm = "network" if critic_arch else "multilinear"
+            critic = "choices" if self.actor.head.codec.n == 1 else several
+        self.critic = Critics(
+            observation_space,
+            action_space,
+            critic_arch,
+            self.make_features_extractor(),
+            activation_fn,
+            n_critics,
+            layer_norm,
+            normalize_images,
+            critic,
+        )
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
 
 
 @register

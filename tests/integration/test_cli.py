@@ -35,17 +35,26 @@ ROOT = Path(run_agent.__file__).parent
 
 PPO = ["--steps", "256", "--n-envs", "2", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2"]
 SAC = ["--learning-starts", "50", "--batch-size", "16"]
+DQN = ["--steps", "200", "--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"]
 
 SMALL = {
     "ppo": PPO,
     "maskable-ppo": [*PPO, "--env", "gsrl/MaskedGrid-v0"],
     "a2c": ["--steps", "200", "--n-envs", "2", "--normalize"],
-    "dqn": ["--steps", "200", "--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"],
+    "dqn": DQN,
+    "qrdqn": [*DQN, "--n-quantiles", "10"],
     "gumbel-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
     "exact-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
+    "reinforce": ["--steps", "200", "--n-episodes", "2", "--baseline", "running-mean"],
+    "reinforce-baseline": ["--steps", "200", "--n-episodes", "2", "--n-envs", "2", "--gae-lambda", "0.9"],
+    "reinforce-rloo": ["--steps", "200", "--n-episodes", "2", "--normalize-advantage"],
+    "reinforce-relax": ["--steps", "200", "--n-episodes", "2", "--ent-coef", "0.01"],
     "sac": [*SAC, "--env", "Pendulum-v1", "--steps", "100", "--eval-every", "20"],
 }
 """Settings with which each agent trains in a second, in CartPole unless they say otherwise."""
+
+OURS = " or ".join(name for name, agent in AGENTS.items() if agent.MASKS == "kept")
+"""The agents of this project, as an error lists them."""
 
 WITHOUT_CARTPOLE = {"maskable-ppo": "gsrl/MaskedGrid-v0", "sac": "Pendulum-v1"}
 """Environments of the agents that cannot act in CartPole."""
@@ -53,7 +62,8 @@ WITHOUT_CARTPOLE = {"maskable-ppo": "gsrl/MaskedGrid-v0", "sac": "Pendulum-v1"}
 MASKABLE_PPO = pytest.param(
     "maskable-ppo", marks=pytest.mark.skipif(find_spec("sb3_contrib") is None, reason="needs sb3-contrib")
 )
-TRAINABLE = [MASKABLE_PPO if name == "maskable-ppo" else name for name in AGENTS]
+QRDQN = pytest.param("qrdqn", marks=MASKABLE_PPO.marks)
+TRAINABLE = [{"maskable-ppo": MASKABLE_PPO, "qrdqn": QRDQN}.get(name, name) for name in AGENTS]
 """Every agent, to be skipped where what it needs is not installed."""
 
 
@@ -421,7 +431,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
     [
         (["tran"], "did you mean train?"),
         (["train", "--agent", "gumble-sac"], "did you mean gumbel-sac"),
-        (["train", "--agent", "zzzzzz"], "there are a2c, dqn, exact-sac, gumbel-sac, maskable-ppo, ppo, sac"),
+        (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(AGENTS))}"),
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", "--lerning-rate", "3e-4"], "--learning-rate"),
         (["train", "--learning-rate", "fast"], "fast"),
@@ -445,7 +455,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--agent", "sac"], "sac needs a Box action space, but CartPole-v1 has Discrete(2)"),
         (
             ["train", "--agent", "maskable-ppo"],
-            "CartPole-v1 has none; train with gumbel-sac or exact-sac or ppo or a2c",
+            f"CartPole-v1 has none; train with {OURS} or ppo or a2c",
         ),
         (["train", "--env", "MinAtar/Breakot-v1"], "did you mean MinAtar/Breakout-v1"),
         (["eval", "nowhere"], "nowhere holds no run"),
@@ -711,9 +721,9 @@ for _entry in (Narrow, NarrowByMethod, NarrowInSight):
 @pytest.mark.parametrize(
     ("env_id", "others"),
     [
-        ("CliNarrowInSight-v0", "gumbel-sac or exact-sac"),
-        ("CliNarrowByMethod-v0", "gumbel-sac or exact-sac or maskable-ppo"),
-        ("gsrl/MaskedGrid-v0", "gumbel-sac or exact-sac or maskable-ppo"),
+        ("CliNarrowInSight-v0", OURS),
+        ("CliNarrowByMethod-v0", f"{OURS} or maskable-ppo"),
+        ("gsrl/MaskedGrid-v0", f"{OURS} or maskable-ppo"),
     ],
 )
 def test_an_agent_that_ignores_masks_is_refused_where_they_bind(agent: str, env_id: str, others: str) -> None:
@@ -726,8 +736,8 @@ def test_an_agent_that_ignores_masks_is_refused_where_they_bind(agent: str, env_
 @pytest.mark.parametrize(
     ("env_id", "others"),
     [
-        ("CliNarrow-v0", "gumbel-sac or exact-sac or ppo or a2c or dqn"),
-        ("CliNarrowInSight-v0", "gumbel-sac or exact-sac"),
+        ("CliNarrow-v0", f"{OURS} or ppo or a2c or dqn or qrdqn"),
+        ("CliNarrowInSight-v0", OURS),
     ],
 )
 def test_maskable_ppo_is_refused_where_masks_have_no_method(env_id: str, others: str) -> None:
@@ -745,6 +755,7 @@ def test_masks_in_the_info_are_advice() -> None:
     ("agent", "env_id"),
     [
         ("gumbel-sac", "CliNarrow-v0"),
+        ("reinforce-relax", "CliNarrow-v0"),
         ("gumbel-sac", "CliNarrowInSight-v0"),
         ("gumbel-sac", "CliNarrowByMethod-v0"),
         pytest.param("maskable-ppo", "CliNarrowByMethod-v0", marks=MASKABLE_PPO.marks),

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import run_agent
 from agents import lockstep, populations
 from agents.common import UsageError
-from agents.config import read_config
+from agents.config import default_config, read_config
 from agents.lockstep import Member, Members
 from agents.scores import interquartile_mean
 from agents.training import TrainingError
@@ -450,7 +450,7 @@ def test_the_interquartile_mean_leaves_out_a_quarter_on_each_side() -> None:
 
 def test_updates_are_compiled_where_there_are_enough_of_them() -> None:
     def compiled(env: str, steps: int | None, agent: str = "gumbel-sac", *, lockstep: bool = True) -> bool:
-        return run_agent._default_config(agent, env, steps, lockstep=lockstep).compile
+        return default_config(agent, env, steps, lockstep=lockstep).compile
 
     assert compiled("CartPole-v1", None)  # tuned for 10,000 steps
     assert not compiled("CartPole-v1", 4999)

@@ -39,8 +39,13 @@ SMALL = {
     "dqn": ["--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"],
     "ppo": ["--steps", "320", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16", "--n-epochs", "2"],
     "a2c": ["--n-envs", "2", "--normalize"],
+    "reinforce": ["--n-episodes", "2", "--n-envs", "2", "--baseline", "running-mean", "--seed", "3"],
+    "reinforce-relax": ["--n-episodes", "1", "--ent-coef", "0.01"],
 }
-"""Settings with which each agent trains in a second, and whose checkpoints come in the middle of episodes."""
+"""Settings with which each agent trains in a second, and whose checkpoints come in the middle of episodes.
+
+(Those of REINFORCE come between rollouts, which are whole episodes.)
+"""
 
 
 def train(folder: Path, agent: str, *options: str) -> int:
@@ -191,7 +196,7 @@ def last_row(path: Path) -> float:
     return float(steps) if steps.isdecimal() else 0.0
 
 
-@pytest.mark.parametrize("agent", ["gumbel-sac", "ppo", "dqn"])
+@pytest.mark.parametrize("agent", ["gumbel-sac", "ppo", "dqn", "reinforce-relax"])
 def test_checkpoints_do_not_change_what_is_learned(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(tmp_path / "rarely", agent, "--checkpoint-seconds", "inf") == 0
     monkeypatch.setattr(training, "SAVING_SHARE", 0)

@@ -151,14 +151,21 @@ def test_results_are_ordered_by_rungs_then_by_the_latest_score() -> None:
 
 
 def test_the_preset_grid_has_32_settings() -> None:
-    grid = parse_grid((), gumbel_sac.Settings)
-    assert list(grid) == ["learning_rate", "n_steps", "target_entropy_ratio"]
-    assert [len(values) for values in grid.values()] == [4, 4, 2]
+    for ent_coef, entropy in (("auto", "target_entropy_ratio"), (0.1, "ent_coef")):
+        grid = parse_grid((), gumbel_sac.Settings(ent_coef=ent_coef))
+        assert list(grid) == ["learning_rate", "n_steps", entropy]
+        assert [len(values) for values in grid.values()] == [4, 4, 2]
+
+
+def test_an_entropy_that_nothing_steers_to_is_not_searched() -> None:
+    with pytest.raises(UsageError, match=r"no effect where --ent-coef is fixed at 0.1: add --ent-coef auto"):
+        parse_grid(["target_entropy_ratio=.1,.2"], gumbel_sac.Settings(ent_coef=0.1))
+    parse_grid(["target_entropy_ratio=.1,.2", "ent_coef=auto,auto_0.1"], gumbel_sac.Settings(ent_coef=0.1))
 
 
 def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
     entries = ["learning-rate=3e-4,.1", "n_steps=1,20", "ent_coef=auto,auto_0.1", "temperature=.5,1"]
-    assert parse_grid(entries, gumbel_sac.Settings) == {
+    assert parse_grid(entries, gumbel_sac.Settings()) == {
         "learning_rate": (3e-4, 0.1),
         "n_steps": (1, 20),
         "ent_coef": ("auto", "auto_0.1"),
@@ -181,7 +188,7 @@ def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
 )
 def test_a_grid_that_cannot_be_searched_is_answered(entries: list[str], answer: str) -> None:
     with pytest.raises(UsageError, match="--grid") as error:
-        parse_grid(entries, gumbel_sac.Settings)
+        parse_grid(entries, gumbel_sac.Settings())
     assert answer in str(error.value)
 
 

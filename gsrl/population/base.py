@@ -1,15 +1,14 @@
-"""Many agents in lock-step: as many seeds, or as many settings, for the price of few."""
+"""Many agents in lock-step, whatever they learn by: acting, evaluation, members that come and go, saving."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
@@ -26,18 +24,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
-from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
-from gsrl.buffers import ReplayBatch, ReplayBuffer
-from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Noise, make_estimator
+from gsrl.algorithms.base import Algorithm
 from gsrl.learner import LockstepLearner
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
-from gsrl.temperature import Temperature
 from gsrl.timing import Stopwatch
 from gsrl.vec_env import SyncVecEnv
 
-__all__ = ["Episode", "Population", "PopulationCallback"]
+__all__ = ["VECTORS", "Episode", "Population", "PopulationCallback"]
 
 EnvFactory: TypeAlias = str | Callable[[], gym.Env]
 
@@ -51,8 +45,12 @@ VECTORS = (
     "target_entropy_ratio",
     "temperature",
     "n_steps",
+    "n_episodes",
+    "gae_lambda",
+    "normalize_advantage",
+    "critic_updates",
 )
-"""Settings that may differ between members: those that change no shape."""
+"""Settings that may differ between members, where the algorithm has them: those that change no shape."""
 
 
 REFUSED = {
@@ -96,15 +94,20 @@ class Population:
 
     A member whose loss is not finite is reported by a warning and frozen; the others go on.
 
+    What is made is an object of the subclass for the algorithm: :class:`gsrl.population.OffPolicyPopulation` or
+    :class:`gsrl.population.OnPolicyPopulation`.
+
     Args:
-        algorithm: :class:`gsrl.DiscreteSAC`, or a subclass that changes its construction alone.
+        algorithm: :class:`gsrl.DiscreteSAC`, :class:`gsrl.Reinforce`, or a subclass that changes its construction
+            alone.
         env: Gymnasium's name of the environment, or a function that makes one.
         seeds: Seed of each member.
         policy: See the algorithm.
         n_envs: Environments of each member.
-        temperature: Of the estimator named by ``estimator``; None: the estimator's own default.
+        temperature: Of the estimator named by ``estimator``, where the algorithm has one; None: the estimator's own
+            default.
         device: Of networks and noise.
-        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        compile: Whether acting and updates in lock-step are compiled, see :class:`gsrl.learner.Learner`.
         **settings: Of the algorithm. Each of :data:`VECTORS` may be a sequence with a value for each member.
 
     Attributes:
@@ -114,17 +117,36 @@ class Population:
         num_timesteps: Steps of each member.
         stopped_at: Steps after which each member was frozen, by :meth:`stop` or because it diverged; None: it learns.
         diverged: Whether each member was frozen because its loss was not finite.
-        metrics: What the last update knew, tensors with a leading dimension of members.
         stopwatch: Where the time went.
 
     Raises:
-        TypeError: ``env`` is an environment instead of a way to make many; an argument is of another kind.
+        TypeError: ``algorithm`` is another one; ``env`` is an environment instead of a way to make many; an argument is
+            of another kind.
         ValueError: A setting is out of range, has another length than ``seeds``, or must be the same for all members.
     """
 
+    _vec_env_class: ClassVar[type[SyncVecEnv]] = SyncVecEnv
+    _implementations: ClassVar[dict[type[Algorithm], type[Population]]] = {}
+
+    def __init_subclass__(cls, of: type[Algorithm] | None = None) -> None:
+        """Adds a subclass to those that :class:`Population` makes, for the algorithm that it is ``of``."""
+        super().__init_subclass__()
+        if of is not None:
+            Population._implementations[of] = cls
+
+    def __new__(cls, algorithm: type[Algorithm], *args: Any, **kwargs: Any) -> Population:
+        """Makes an object of the subclass for the algorithm."""
+        if cls is not Population:
+            return super().__new__(cls)
+        for of, implementation in cls._implementations.items():
+            if isinstance(algorithm, type) and issubclass(algorithm, of):
+                return super().__new__(implementation)
+        names = " or ".join(of.__name__ for of in cls._implementations)
+        raise TypeError(f"algorithm must be {names}, or a subclass, but got {algorithm!r}.")
+
     def __init__(
         self,
-        algorithm: type[DiscreteSAC],
+        algorithm: type[Algorithm],
         env: EnvFactory,
         seeds: Iterable[int],
         *,
@@ -164,62 +186,44 @@ class Population:
         self.stopped_at: list[int | None] = [None] * len(self.seeds)
         self.diverged = [False] * len(self.seeds)
         self.stopwatch = Stopwatch()
-        self.metrics: dict[str, Tensor] = {}
         self._last_obs: Any = None
         self._last_masks: NDArray[Any] | None = None
+        self._masked = False
         self._total_timesteps = 0
-        self._num_updates = 0
         self._is_learning = False
         self._final_states: list[dict[str, Any] | None] = [None] * len(self.seeds)  # of members that were frozen
         self._make_env_of_all(seeds=[seed + j for seed in self.seeds for j in range(n_envs)])
-        self.replay_buffer = self._make_replay_buffer(masked=False)
         self._lock()
+        self._begin()
 
     # Construction
 
-    def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
+    def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> Any:
         settings = dict(self.settings[index])
         if index > 0:
             settings["verbose"] = 0  # what it says, the first one has said
-        estimator = _make_estimator(self.algorithm, settings.pop("estimator", None), settings.pop("temperature"))
         vec_env = SyncVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
-        member = self.algorithm(
-            self.policy, vec_env, seed=self.seeds[index], device=device, estimator=estimator, **settings
-        )
+        arguments = self._member_arguments(settings)
+        member: Any = self.algorithm(self.policy, vec_env, seed=self.seeds[index], device=device, **arguments)
         member.ep_info_buffer, member.ep_success_buffer = (deque(maxlen=member._stats_window_size) for _ in range(2))
-        if member.train_freq.unit is not TrainFrequencyUnit.STEP:  # type: ignore[union-attr]
-            raise ValueError(
-                f"train_freq must count steps in a population, but got {settings['train_freq']!r}: the episodes of "
-                "members end at different times."
-            )
         return member
 
+    def _member_arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The algorithm's arguments, from a member's settings, which may be written to."""
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        """Makes what is there before the first step, beside the members."""
+        raise NotImplementedError
+
     def _make_env_of_all(self, seeds: Sequence[int | None]) -> None:
-        env = SyncVecEnv([lambda env=env: env for env in self._environments])  # type: ignore[misc]
+        env = self._vec_env_class([lambda env=env: env for env in self._environments])  # type: ignore[misc]
         env._seeds = list(seeds)  # of the first reset
         self.env: VecEnv = self.algorithm._wrap_env(env)
-
-    def _make_replay_buffer(self, *, masked: bool) -> ReplayBuffer:
-        first = self._members[0]
-        return ReplayBuffer(
-            first.buffer_size,
-            first.observation_space,
-            first.action_space,
-            self.device,
-            self.n_envs,
-            gamma=[member.gamma for member in self._members],
-            reward_scale=[member.reward_scale for member in self._members],
-            n_steps=[member.n_steps for member in self._members],
-            masked=masked,
-            generator=[member._replay_generator for member in self._members],
-            num_members=len(self._members),
-        )
 
     def _lock(self) -> None:
         """Makes the members' networks rows of the learner's."""
         members = self._members
-        for member in members:
-            member.replay_buffer = None  # it would only take memory: the population's has the rows of all
         try:
             self.learner = LockstepLearner([member.learner for member in members], compile=self.compile)
         except ValueError as error:
@@ -233,17 +237,6 @@ class Population:
         self._traced_choose = choose if traceable else None
         self._fingerprint = Fingerprint(members[0].policy.actor)
         self._generators = [member.generator for member in members]
-        # Estimators without a state have nothing to advance.
-        self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
-        self._template = members[0]._template
-        self._target_entropy = torch.stack([member._target_entropy for member in members])
-        ratios = [member._target_entropy_ratio for member in members]
-        self._target_entropy_ratio = torch.tensor(ratios, device=self.device)[:, None, None]
-        rates = [member.learning_rate for member in members]
-        self._constant_learning_rate = None
-        if not any(map(callable, rates)):
-            self._constant_learning_rate = torch.tensor(rates, dtype=torch.float64, device=self.device)
-        self._tau = torch.tensor([member.tau for member in members], dtype=torch.float64, device=self.device)
 
     # Training
 
@@ -268,7 +261,6 @@ class Population:
         """
         callback = callback or PopulationCallback()
         self._set_up(total_timesteps, reset=reset_num_timesteps)
-        first = self._members[0]
         self.stopwatch.start()
         self._is_learning = True
         try:
@@ -277,12 +269,7 @@ class Population:
                     if callback.on_rollout_start(self) is False:
                         break
                     self.stopwatch.lap("callbacks")
-                    steps = self._collect(callback)
-                    # Here, not after the updates: actions were read back, so that no device needs to be waited for.
-                    self._report_diverged()
-                    if self.num_timesteps > first.learning_starts:
-                        for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
-                            self.update(self.sample())
+                    steps = self._advance(callback)
                     bar.update(steps)
         finally:
             self._is_learning = False
@@ -297,36 +284,26 @@ class Population:
             for member in self._members:
                 member._episode_num = 0
                 for buffer in (member.ep_info_buffer, member.ep_success_buffer):
-                    buffer.clear()  # type: ignore[union-attr]
+                    buffer.clear()
         else:
             self._total_timesteps += self.num_timesteps
         if reset or self._last_obs is None:
-            self.replay_buffer.end_episodes()  # the environments are about to be reset
+            self._before_reset()
             self._last_obs = self.env.reset()
             self._last_masks = current_masks(self.env)
-            masked = self._last_masks is not None
-            if masked != self.replay_buffer.masked:
-                if len(self.replay_buffer):
-                    raise ValueError("env gives action masks at some resets and not at others.")
-                self.replay_buffer = self._make_replay_buffer(masked=masked)
+            self._set_masked(self._last_masks is not None)
 
-    def _collect(self, callback: PopulationCallback) -> int:
-        """Takes the steps between two updates; returns how many of each member."""
-        steps = self._members[0].train_freq.frequency  # type: ignore[union-attr]
-        for _ in range(steps):
-            actions = self._act()
-            self.stopwatch.lap("acting")
-            observations, rewards, dones, infos = self.env.step(actions)
-            self.stopwatch.lap("environment")
-            self.num_timesteps += self.n_envs
-            if dones.any():
-                self._end_episodes(callback, dones, infos)
-                self.stopwatch.lap("callbacks")
-            successors = _successors(observations, dones, infos, None)
-            self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
-            self._last_obs, self._last_masks = observations, current_masks(self.env, infos, dones)
-            self.stopwatch.lap("replay")
-        return steps * self.n_envs
+    def _before_reset(self) -> None:
+        """Called before all environments are reset."""
+        raise NotImplementedError
+
+    def _set_masked(self, masked: bool) -> None:
+        """Called when it is known whether the environments give masks."""
+        self._masked = masked
+
+    def _advance(self, callback: PopulationCallback) -> int:
+        """Takes a step or more, and learns; returns how many steps of each member."""
+        raise NotImplementedError
 
     def _end_episodes(self, callback: PopulationCallback, dones: NDArray[Any], infos: list[dict[str, Any]]) -> None:
         """Counts the episodes that ended, and tells of them."""
@@ -342,17 +319,8 @@ class Population:
             callback.on_episodes(self, episodes)
 
     def _act(self) -> NDArray[Any]:
-        """Actions of all sub-environments: of the policies, or random ones before learning starts."""
-        if self.num_timesteps >= self._members[0].learning_starts:
-            return self._choose(obs_as_tensor(self._last_obs, self.device), self._last_masks, deterministic=False)
-        head = self._members[0].policy.actor.head
-        legal = head.mask
-        if self._last_masks is not None:
-            matrix = to_matrix(head.codec, self._last_masks)
-            legal = self._grouped(torch.as_tensor(matrix, device=self.device))
-        noise = self._action_noise(self.n_envs)
-        uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
-        return self._members[0].policy.to_actions(uniform.sample(noise=noise).argmax(-1))
+        """Actions of all sub-environments, of the policies."""
+        return self._choose(obs_as_tensor(self._last_obs, self.device), self._last_masks, deterministic=False)
 
     def predict(
         self, observations: Any, action_masks: NDArray[Any] | None = None, *, deterministic: bool = False
@@ -408,101 +376,28 @@ class Population:
 
     def _action_noise(self, count: int) -> Tensor:
         """Gumbel noise of ``count`` actions of each member."""
-        return gumbel_noise((len(self), count, *self._template.event_shape), generator=self._generators)
+        codec = self._members[0].policy.actor.head.codec
+        return gumbel_noise((len(self), count, codec.n, codec.K), generator=self._generators)
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         """``[S * m, ...]`` as ``[S, m, ...]``."""
         return tensor.view(len(self._members), -1, *tensor.shape[1:])
 
-    def sample(self) -> ReplayBatch:
-        """Draws a batch of transitions for each member, ``[S, B, ...]``."""
-        batch = self.replay_buffer.sample(self._members[0].batch_size)
-        self.stopwatch.lap("replay")
-        return batch
-
-    def update(self, batch: ReplayBatch) -> None:
-        """Does one update of all members.
-
-        Args:
-            batch: With a leading dimension of members.
-        """
-        first = self._members[0]
-        first.policy.set_training_mode(True)
-        if self._template.batch_shape != batch.rewards.shape[1:]:
-            zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
-            self._template = FactoredCategorical(zeros, validate_args=False)
-        noise, next_noise = self._draw_noise(), None
-        if first.policy.critic.form == "network":
-            shape = (len(self), *self._template.logits.shape)
-            next_noise = gumbel_noise(shape, generator=self._generators)
-        target_entropy = self._target_entropy
-        if batch.action_mask is not None:
-            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
-        for member, stopped_at in zip(self._members, self.stopped_at, strict=True):
-            member._n_updates += stopped_at is None
-        self._num_updates += 1
-        is_due = self._num_updates % first.target_update_interval == 0
-        self.metrics = self.learner.update(
-            batch,
-            noise,
-            target_entropy,
-            next_noise,
-            learning_rate=self._learning_rate(),
-            tau=self._tau if is_due else torch.zeros_like(self._tau),
-        )
-        for index, estimator in self._stepped:
-            if self.stopped_at[index] is None:
-                estimator.step(self.metrics["expected_q"][index])
-        self.stopwatch.lap("update")
-
-    def _draw_noise(self) -> Noise:
-        """What each member's estimator would draw, with a leading dimension of members."""
-        estimator = self._members[0].estimator
-        if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
-            shape = estimator.noise_shape(self._template) or self._template.logits.shape
-            return gumbel_noise((len(self), *shape), generator=self._generators)
-        drawn = [
-            member.estimator.draw_noise(self._template, generator)
-            for member, generator in zip(self._members, self._generators, strict=True)
-        ]
-        if isinstance(drawn[0], Tensor):
-            return torch.stack(drawn)  # type: ignore[arg-type]
-        return tuple(torch.stack(each) for each in zip(*drawn, strict=True))
-
-    def _learning_rate(self) -> Tensor:
-        """Of each member, float64 ``[S]``."""
-        if self._constant_learning_rate is not None:
-            return self._constant_learning_rate
-        remaining = 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
-        rates = [member.lr_schedule(remaining) for member in self._members]
-        return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)
-
     def scalars(self) -> list[dict[str, float]]:
-        """What :meth:`gsrl.DiscreteSAC.dump_logs` logs, of each member: of its episodes, and of the last update.
+        """What the algorithm's ``dump_logs`` logs, of each member: of its episodes, and of the last update.
 
         Names are the same. Times are left out, and so is what is not finite.
         """
-        columns: dict[str, list[float]] = {}
-        for name in ("l", "r"):
-            columns[f"rollout/ep_{'len' if name == 'l' else 'rew'}_mean"] = [
-                float(np.mean([episode[name] for episode in member.ep_info_buffer or ()] or [np.nan]))
-                for member in self._members
-            ]
-        if self.metrics:
-            metrics = {**self.metrics, "target_entropy": self.metrics["target_entropy"].sum(-1)}
-            for name, value in metrics.items():
-                columns[f"train/{name}"] = value.reshape(len(self), -1).mean(-1).tolist()
-            columns["train/q_max"] = metrics["q"].reshape(len(self), -1).amax(-1).tolist()
-            for name, norm in self.learner.gradient_norms().items():
-                columns[f"train/gradient_norm_{name}"] = norm.tolist()
-            columns["train/learning_rate"] = self._learning_rate().tolist()
-            columns["train/n_updates"] = [float(member._n_updates) for member in self._members]
-        rows = [{name: column[index] for name, column in columns.items()} for index in range(len(self))]
+        rows = self._training_scalars()
         for row, member in zip(rows, self._members, strict=True):
-            temperature = getattr(member.estimator, "temperature", None)
-            if self.metrics and isinstance(temperature, Temperature):
-                row["train/temperature"] = temperature().item()
+            for name in ("l", "r"):
+                values = [episode[name] for episode in member.ep_info_buffer or ()]
+                row[f"rollout/ep_{'len' if name == 'l' else 'rew'}_mean"] = float(np.mean(values or [np.nan]))
         return [{name: value for name, value in sorted(row.items()) if np.isfinite(value)} for row in rows]
+
+    def _training_scalars(self) -> list[dict[str, float]]:
+        """Those of the last update of each member, if there was one."""
+        raise NotImplementedError
 
     def _report_diverged(self) -> None:
         """Warns of the members that the last updates have frozen."""
@@ -519,8 +414,7 @@ class Population:
 
     def _freeze(self, index: int) -> None:
         """Remembers all of a member but its replay, as it is."""
-        state = self._member_state(index)
-        self._final_states[index] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else copy.copy(x), state)
+        self._final_states[index] = _copied(self._member_state(index))
         self.stopped_at[index] = self.num_timesteps
 
     # Members
@@ -529,24 +423,28 @@ class Population:
         """S, the number of members."""
         return len(self._members)
 
-    def member(self, index: int) -> DiscreteSAC:
+    def member(self, index: int) -> Algorithm:
         """Returns a copy of a member as it is now: an ordinary agent, with replay and an environment of its own.
 
         It predicts, saves and goes on learning alone, from new episodes. A member that was frozen is as it was then,
-        with the replay of now.
+        with the replay of now, if there is one.
 
         Args:
             index: Of the member, from 0.
         """
         index = range(len(self))[index]
-        agent = self._make_member(index, [self._make_env() for _ in range(self.n_envs)], self.device)
-        agent.load_state_dict({**self._member_state(index), "replay_buffer": self.replay_buffer.member_state(index)})
+        agent: Algorithm = self._make_member(index, [self._make_env() for _ in range(self.n_envs)], self.device)
+        agent.load_state_dict(self._agent_state(index))
         return agent
+
+    def _agent_state(self, index: int) -> dict[str, Any]:
+        """The state of a member as an agent by itself."""
+        return self._member_state(index)
 
     def stop(self, index: int) -> None:
         """Freezes a member as it is, for good; the others go on.
 
-        Its environments are stepped still, into its replay and to no other effect.
+        Its environments are stepped still, into its replay if there is one, and to no other effect.
         """
         self._report_diverged()
         index = range(len(self))[index]
@@ -570,7 +468,7 @@ class Population:
             raise ValueError(f"indices must name at least one member, and each once, but got {indices}.")
         for index in indices:
             self._synchronise(index)
-        replay_buffer, alive = self.replay_buffer, self.learner.alive[indices]
+        alive = self.learner.alive[indices]
         resets = [self.env.unwrapped.reset_infos[row] for row in self._rows(indices)]
         self._environments = [self._environments[row] for row in self._rows(indices)]
         if self._last_obs is not None:
@@ -586,9 +484,11 @@ class Population:
             self.env.unwrapped.reset_infos = resets
         self._lock()
         self.learner.alive.copy_(alive)
-        self.replay_buffer = self._make_replay_buffer(masked=replay_buffer.masked)
-        self.replay_buffer.load_members(replay_buffer, indices)
-        self.metrics = {}
+        self._keep(indices)
+
+    def _keep(self, indices: Sequence[int]) -> None:
+        """The part of :meth:`keep` that is about what there is beside the members."""
+        raise NotImplementedError
 
     def evaluate(
         self,
@@ -654,17 +554,24 @@ class Population:
         """
         return {
             "members": [self._member_state(index) for index in range(len(self))],
-            "replay_buffer": self.replay_buffer.state_dict(),
-            "masked": self.replay_buffer.masked,
+            "masked": self._masked,
             "num_timesteps": self.num_timesteps,
-            "num_updates": self._num_updates,
             "total_timesteps": self._total_timesteps,
             "alive": self.learner.alive,
             "stopped_at": self.stopped_at,
             "diverged": self.diverged,
             "last_obs": self._last_obs,
             "last_masks": self._last_masks,
+            **self._own_state(),
         }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a subclass adds to :meth:`state_dict`."""
+        raise NotImplementedError
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Restores it, from the state of all."""
+        raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of a population of the same members.
@@ -673,19 +580,17 @@ class Population:
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
             ValueError: There is another number of members.
         """
-        own = ("num_timesteps", "num_updates", "total_timesteps", "alive", "stopped_at", "diverged")
-        names = ("members", "replay_buffer", "masked", "last_obs", "last_masks", *own)
-        checkpoint.check_entries(state, dict.fromkeys(names))
+        own = ("num_timesteps", "total_timesteps", "alive", "stopped_at", "diverged", *self._own_state())
+        checkpoint.check_entries(state, dict.fromkeys(("members", "masked", "last_obs", "last_masks", *own)))
         if len(state["members"]) != len(self):
             raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
         for member, member_state in zip(self._members, state["members"], strict=True):
             member.load_state_dict(member_state)
         self.learner.count.copy_(torch.tensor([member.learner.count for member in self._members]))
         self.learner.alive.copy_(state["alive"])
-        self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
-        self.replay_buffer.load_state_dict(state["replay_buffer"])
+        self._masked = state["masked"]
+        self._load_own_state(state)
         self.num_timesteps, self._total_timesteps = state["num_timesteps"], state["total_timesteps"]
-        self._num_updates = state["num_updates"]
         self.stopped_at, self.diverged = list(state["stopped_at"]), list(state["diverged"])
         self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
         self._final_states = [
@@ -694,7 +599,7 @@ class Population:
         ]
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
-        """Saves the population with its replay, as tensors and JSON: loading such a file runs no code.
+        """Saves the population with all that it has, as tensors and JSON: loading such a file runs no code.
 
         Args:
             path: Path or binary file object.
@@ -706,7 +611,7 @@ class Population:
     def load(
         cls,
         path: str | os.PathLike[str] | BinaryIO,
-        algorithm: type[DiscreteSAC],
+        algorithm: type[Algorithm],
         env: EnvFactory,
         *,
         device: torch.device | str = "auto",
@@ -772,15 +677,15 @@ class Population:
         member._total_timesteps = self._total_timesteps
         if self._total_timesteps:
             member._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        member.learner.count = int(self.learner.count[index])
-        member.masked = self.replay_buffer.masked
+        member.masked = self._masked
 
     def _member_state(self, index: int) -> dict[str, Any]:
         final = self._final_states[index]
         if final is not None:
             return final
         self._synchronise(index)
-        return self._members[index].state_dict(replay_buffer=False)
+        state: dict[str, Any] = self._members[index]._saved_state(())
+        return state
 
 
 def _factory(env: EnvFactory) -> Callable[[], gym.Env]:
@@ -836,22 +741,10 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
     return members
 
 
-def _make_estimator(
-    algorithm: type[DiscreteSAC], estimator: str | Estimator | None, temperature: float | None
-) -> str | Estimator:
-    """A member's own estimator."""
-    if estimator is None:
-        estimator = str(inspect.signature(algorithm).parameters["estimator"].default)
-    if isinstance(estimator, Estimator):
-        if temperature is not None:
-            raise ValueError(f"temperature must be None where estimator is an object, but got {temperature}.")
-        return copy.deepcopy(estimator)
-    if temperature is None:
-        return estimator
-    try:
-        return make_estimator(estimator, temperature=temperature)
-    except TypeError as error:
-        raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that does not change with its owner."""
+    copied: dict[str, Any] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else copy.copy(x), state)
+    return copied
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Benchmarks: suites of runs, their statistics and reports; and programs that measure one thing each."""

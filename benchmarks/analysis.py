@@ -1,0 +1,348 @@
+"""What the rows of a benchmark say: numbers with their intervals, for :mod:`benchmarks.report` to show.
+
+The *score* of a run is the mean return of its final evaluation. Where environments are taken together, scores are put
+on the scale that the suite gives each of them: 0 for random actions, 1 for the best, or a good one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from agents.common import UsageError
+from agents.config import read_json
+from benchmarks.stats import (
+    CONFIDENCE,
+    FEW,
+    Interval,
+    iqm_curve,
+    iqm_interval,
+    mann_whitney,
+    performance_profile,
+    probability_of_improvement,
+    steps_to_threshold,
+)
+from benchmarks.tables import RESULTS
+
+__all__ = ["Analysis", "Curve", "Entry", "Gradient", "Pair", "Panel", "analyse", "read_benchmark"]
+
+FAST = 2_000
+"""Resamples of the bootstraps of which there are many: of pairs, curves and profiles."""
+THRESHOLDS = np.linspace(0, 1, 51)
+"""Of the performance profiles."""
+EVERYWHERE = "all environments"
+
+Array = NDArray[np.float64]
+
+
+class Curve(NamedTuple):
+    """The interquartile mean along a training."""
+
+    steps: Array
+    returns: Interval
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One label in one environment, or in all together."""
+
+    label: str
+    agent: str
+    scores: tuple[Array, ...]
+    """Of the seeds, by environment; of the environment alone, or on the common scale."""
+    planned: int
+    """Seeds that the suite has in each environment."""
+    iqm: Interval
+    steps: float
+    """Environment steps of a run, a median; in all environments: their sum."""
+    seconds: float
+    """Seconds of one core for a run, a median; in all environments: their sum."""
+    speed: float
+    """Environment steps a second of one core, without evaluations and checkpoints, a median."""
+    reached: int = 0
+    """Seeds whose evaluations reached the threshold at some time."""
+    steps_to: float = math.inf
+    """Steps until then, a median over all seeds; infinite if half of them did not."""
+    seconds_to: float = math.inf
+    """Seconds of one core until then, likewise."""
+    curve: Curve | None = None
+
+    @property
+    def seeds(self) -> int:
+        """How many, where there are fewest."""
+        return min(len(scores) for scores in self.scores)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few for an interval to be trusted."""
+        return self.seeds < FEW
+
+    @property
+    def worst(self) -> float:
+        """The lowest score."""
+        return float(min(scores.min() for scores in self.scores))
+
+
+class Pair(NamedTuple):
+    """Probability that a run of one label ends above one of another."""
+
+    first: str
+    second: str
+    probability: Interval
+    p_value: float
+    """Of Mann and Whitney's test, within environments."""
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether they differ more than chance would let them."""
+        return self.p_value < 1 - CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """An environment, or all together: the entries, the best first."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    pairs: tuple[Pair, ...]
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    profiles: Mapping[str, Interval] = field(default_factory=dict)
+    """By label, at :data:`THRESHOLDS`; of all environments together."""
+
+    @property
+    def winner(self) -> Entry:
+        """The entry with the highest interquartile mean."""
+        return self.entries[0]
+
+    def pair(self, first: str, second: str) -> Pair:
+        """The probability that the first is above the second."""
+        for pair in self.pairs:
+            if (pair.first, pair.second) == (first, second):
+                return pair
+            if (pair.second, pair.first) == (first, second):
+                estimate, low, high = pair.probability
+                return Pair(first, second, Interval(1 - estimate, 1 - high, 1 - low), pair.p_value)
+        raise KeyError((first, second))
+
+    @property
+    def ties(self) -> list[str]:
+        """Labels that are not told apart from the winner."""
+        return [entry.label for entry in self.entries[1:] if not self.pair(self.winner.label, entry.label).told_apart]
+
+
+class Gradient(NamedTuple):
+    """The actor's gradient along a training, medians over seeds."""
+
+    label: str
+    env: str
+    steps: Array
+    snr: Array
+    cosine: Array
+    relative_bias: Array
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that a report shows."""
+
+    name: str
+    summary: str
+    panels: tuple[Panel, ...]
+    """All environments together first, if they can be; then each."""
+    labels: tuple[str, ...]
+    """In the order of the suite, or of the alphabet where it is not known."""
+    left_out: tuple[str, ...]
+    """Labels that are not in all environments, so not among those taken together."""
+    missing: tuple[str, ...]
+    """Runs of the suite that have no result, in words."""
+    few: bool
+    """Whether anything has fewer than :data:`benchmarks.stats.FEW` seeds."""
+    runs: int
+    gradients: tuple[Gradient, ...]
+    meta: Mapping[str, Any]
+    """``suite.json``."""
+
+    @property
+    def headline(self) -> Panel:
+        """What matters most."""
+        return self.panels[0]
+
+
+def read_benchmark(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, Any]]:
+    """Reads rows of results, of gradients if there are any, and what was run.
+
+    Raises:
+        UsageError: There are no results.
+    """
+    path = folder / RESULTS.name
+    if not path.exists():
+        raise UsageError(f"{folder} holds no benchmark: it has no {RESULTS.name}")
+    text = dict.fromkeys(("suite", "label", "agent", "env"), str)
+    try:
+        rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"mean_return": ["nan", ""]})
+    except pd.errors.EmptyDataError:
+        rows = pd.DataFrame(columns=list(RESULTS.columns))
+    absent = [column for column in RESULTS.columns if column not in rows]
+    if absent:
+        raise UsageError(f"{path} lacks the columns {', '.join(absent)}")
+    rows = rows[np.isfinite(rows["mean_return"].astype(float))]
+    finished = rows.loc[rows["final"] == 1, ["label", "env", "seed"]]
+    rows = rows.merge(finished, on=["label", "env", "seed"])
+    if rows.empty:
+        raise UsageError(f"{path} has no finished run yet")
+    gradients = folder / "gradients.csv"
+    meta = read_json(folder / "suite.json") if (folder / "suite.json").exists() else {}
+    return rows, pd.read_csv(gradients, dtype=text) if gradients.exists() else None, meta
+
+
+def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[str, Any]) -> Analysis:
+    """Computes all that a report shows.
+
+    Args:
+        rows: Of ``results.csv``, of finished runs.
+        gradients: Of ``gradients.csv``, if there are any.
+        meta: Of ``suite.json``; it may be empty.
+    """
+    plans = {(plan["label"], plan["env"]): plan for plan in meta.get("plans", [])}
+    order = list(dict.fromkeys([label for label, _ in plans] + sorted(rows["label"].unique())))
+    labels = tuple(label for label in order if label in set(rows["label"]))
+    known = {environment["name"]: environment for environment in meta.get("environments", [])}
+    names = [name for name in dict.fromkeys([*known, *sorted(rows["env"].unique())]) if name in set(rows["env"])]
+
+    panels = []
+    for name in names:
+        scale = known.get(name, {})
+        entries = [
+            _entry(group, plans.get((label, name), {}).get("seeds", 0), scale.get("threshold"))
+            for label in labels
+            if len(group := rows[(rows["label"] == label) & (rows["env"] == name)])
+        ]
+        limits = {limit: scale.get(limit) for limit in ("low", "high", "threshold")}
+        panels.append(_panel(name, entries, **limits))
+    left_out: list[str] = []
+    if len(panels) > 1 and all(panel.low is not None for panel in panels):
+        together, left_out = _together(panels, labels)
+        panels = [*together, *panels]
+    counts = rows[rows["final"] == 1].groupby(["label", "env"]).size().to_dict()
+    missing = [
+        f"{label} on {env}: {plan['seeds'] - counts.get((label, env), 0)} of {plan['seeds']} seeds"
+        for (label, env), plan in plans.items()
+        if counts.get((label, env), 0) < plan["seeds"]
+    ]
+    return Analysis(
+        name=meta.get("suite", rows["suite"].iloc[0]),
+        summary=meta.get("summary", ""),
+        panels=tuple(panels),
+        labels=labels,
+        left_out=tuple(left_out),
+        missing=tuple(missing),
+        few=any(entry.few for panel in panels for entry in panel.entries),
+        runs=sum(counts.values()),
+        gradients=() if gradients is None else tuple(_gradients(gradients, labels)),
+        meta=meta,
+    )
+
+
+def _entry(rows: pd.DataFrame, planned: int, threshold: float | None) -> Entry:
+    final = rows[rows["final"] == 1].sort_values("seed")
+    runs = [run.sort_values("step") for _, run in rows.groupby("seed")]
+    scores = final["mean_return"].to_numpy(float)
+    own = final["seconds"] / final["members"]
+    first = [math.inf] * len(runs), [math.inf] * len(runs)
+    if threshold is not None:
+        first = (
+            [steps_to_threshold(run["step"], run["mean_return"], threshold) for run in runs],
+            [steps_to_threshold(run["seconds"] / run["members"], run["mean_return"], threshold) for run in runs],
+        )
+    return Entry(
+        label=final["label"].iloc[0],
+        agent=final["agent"].iloc[0],
+        scores=(scores,),
+        planned=max(planned, len(final)),
+        iqm=iqm_interval([scores]),
+        steps=float(final["step"].median()),
+        seconds=float(own.median()),
+        speed=float((final["step"] * final["members"] / final["train_seconds"].clip(lower=1e-9)).median()),
+        reached=sum(map(math.isfinite, first[0])),
+        steps_to=float(np.median(first[0])),
+        seconds_to=float(np.median(first[1])),
+        curve=_curve(runs),
+    )
+
+
+def _curve(runs: Sequence[pd.DataFrame]) -> Curve:
+    """Of the steps of the evaluations; where these differ between seeds, of steps between, interpolated."""
+    steps = [run["step"].to_numpy(float) for run in runs]
+    returns = [run["mean_return"].to_numpy(float) for run in runs]
+    if all(np.array_equal(each, steps[0]) for each in steps):
+        at, values = steps[0], np.array(returns)
+    else:
+        begin, end = max(each[0] for each in steps), min(each[-1] for each in steps)
+        at = np.linspace(min(begin, end), end, max(map(len, steps)))
+        values = np.array([np.interp(at, x, y) for x, y in zip(steps, returns, strict=True)])
+    return Curve(at, iqm_curve([values], resamples=FAST))
+
+
+def _panel(name: str, entries: Sequence[Entry], **limits: Any) -> Panel:
+    entries = sorted(entries, key=lambda entry: -float(entry.iqm.estimate))
+    pairs = [
+        Pair(
+            first.label,
+            second.label,
+            probability_of_improvement(first.scores, second.scores, resamples=FAST),
+            mann_whitney(first.scores, second.scores),
+        )
+        for index, first in enumerate(entries)
+        for second in entries[index + 1 :]
+    ]
+    return Panel(name, tuple(entries), tuple(pairs), **limits)
+
+
+def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Panel], list[str]]:
+    """The panel of all environments, none if no label is in all; and the labels that are not."""
+    found = [{entry.label: entry for entry in panel.entries} for panel in panels]
+    entries, left_out = [], []
+    for label in labels:
+        if not all(label in each for each in found):
+            left_out.append(label)
+            continue
+        own = [each[label] for each in found]
+        scores = tuple(
+            (entry.scores[0] - panel.low) / (panel.high - panel.low)  # type: ignore[operator]
+            for entry, panel in zip(own, panels, strict=True)
+        )
+        entries.append(
+            Entry(
+                label=label,
+                agent=own[0].agent,
+                scores=scores,
+                planned=min(entry.planned for entry in own),
+                iqm=iqm_interval(scores),
+                steps=sum(entry.steps for entry in own),
+                seconds=sum(entry.seconds for entry in own),
+                speed=sum(entry.steps for entry in own) / sum(entry.steps / entry.speed for entry in own),
+            )
+        )
+    if not entries:
+        return [], left_out
+    profiles = {entry.label: performance_profile(entry.scores, THRESHOLDS, resamples=FAST) for entry in entries}
+    return [_panel(EVERYWHERE, entries, low=0.0, high=1.0, profiles=profiles)], left_out
+
+
+def _gradients(rows: pd.DataFrame, labels: Sequence[str]) -> list[Gradient]:
+    found = []
+    for (env, label), group in rows.groupby(["env", "label"]):
+        if label in labels:
+            medians = group.groupby("step")[["snr", "cosine", "relative_bias"]].median()
+            columns = [medians[name].to_numpy(float) for name in ("snr", "cosine", "relative_bias")]
+            found.append(Gradient(label, env, medians.index.to_numpy(float), *columns))
+    return sorted(found, key=lambda each: (each.env, labels.index(each.label)))

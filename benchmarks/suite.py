@@ -1,0 +1,345 @@
+"""Suites: what a benchmark runs, read from a TOML file, and every word of it checked before any work.
+
+``docs/benchmarks.md`` describes the format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents import get_agent, in_lockstep, nearest
+from agents.common import UsageError
+from agents.config import COMPILED_STEPS, Config, default_config, refusals
+from agents.environments import check_environment, make_environments
+
+__all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
+
+SHIPPED = Path(__file__).parent / "suites"
+"""Folder of the suites that come with the project."""
+
+DEFAULTS: dict[str, Any] = {
+    "seeds": int,
+    "steps": int,
+    "times": int,
+    "n_envs": int,
+    "eval_every": int,
+    "eval_episodes": int,
+    "gradient_samples": int,
+}
+"""Keys of a run that can also stand at the top of the file, for all runs; and what their values are."""
+
+RUN: dict[str, Any] = {
+    **DEFAULTS,
+    "agents": list[str],
+    "environments": list[str],
+    "label": str,
+    "settings": dict,
+    "each": dict,
+}
+TOP: dict[str, Any] = {**DEFAULTS, "summary": str, "environments": dict, "runs": list[dict]}
+ENVIRONMENT: dict[str, Any] = {"steps": int, "low": float, "high": float, "threshold": float}
+
+LABEL = re.compile(r"[\w .+×-]+")
+"""What a label may consist of: it becomes part of a folder's name."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment of a suite, and what its returns mean."""
+
+    name: str
+    """Gymnasium's name."""
+    steps: int | None = None
+    """Environment steps of a run."""
+    low: float | None = None
+    """Return that counts 0 where environments are taken together: that of random actions."""
+    high: float | None = None
+    """Return that counts 1: the best there is, or a good one."""
+    threshold: float | None = None
+    """Return at which it counts as solved."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One agent in one environment, with all its seeds."""
+
+    label: str
+    """What tells it from other variants of the agent."""
+    seeds: int
+    """How many, from 0 on."""
+    config: Config[Any]
+    """What is run, with the first seed; ``seeds`` is set where agents are trained in lock-step."""
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether the seeds are trained in lock-step."""
+        return self.config.seeds is not None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a benchmark runs."""
+
+    name: str
+    summary: str
+    """What it is about, in a line."""
+    environments: tuple[Environment, ...]
+    plans: tuple[Plan, ...]
+
+
+def shipped() -> list[str]:
+    """Returns the names of the suites that come with the project."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def slug(text: str) -> str:
+    """Returns a label as it stands in the name of a folder."""
+    return re.sub(r"[^\w.+-]", "-", text)
+
+
+def read_suite(name: str) -> Suite:
+    """Reads a suite, and checks all that can be known before it is run.
+
+    Args:
+        name: Of a shipped suite, or the path of a TOML file.
+
+    Raises:
+        UsageError: It cannot be used; the message names the file, the key, and what may have been meant.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        if name not in shipped():
+            raise UsageError(f"unknown suite {name!r}; {nearest(name, shipped())}; or give the path of a .toml file")
+        path = SHIPPED / f"{name}.toml"
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    return _Reader(path).suite(tree)
+
+
+class _Reader:
+    """Reads the tree of one file, whose name stands in every error.
+
+    Args:
+        path: Path of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def error(self, key: str, reason: str) -> UsageError:
+        """What is wrong with a key."""
+        return UsageError(f"{self.path}: {key}: {reason}")
+
+    @contextmanager
+    def blaming(self, key: str) -> typing.Iterator[None]:
+        """Names file and key in front of what others have to say."""
+        try:
+            yield
+        except UsageError as error:
+            raise self.error(key, str(error)) from error
+
+    def suite(self, tree: Mapping[str, Any]) -> Suite:
+        self.check("", tree, TOP)
+        if not tree.get("runs"):
+            raise self.error("runs", "there are none; each is a table [[runs]] with agents")
+        if not tree.get("environments"):
+            raise self.error("environments", "there are none; each is a table such as [environments.CartPole-v1]")
+        environments = {}
+        for name, table in tree["environments"].items():
+            key = f"environments.{name}"
+            if not isinstance(table, dict):
+                raise self.error(key, f"must be a table, but is {table!r}")
+            self.check(key, table, ENVIRONMENT)
+            scale = {limit: float(table[limit]) for limit in ("low", "high", "threshold") if limit in table}
+            environments[name] = Environment(name, table.get("steps"), **scale)
+            self.check_scale(key, environments[name])
+        defaults = {name: tree[name] for name in DEFAULTS if name in tree}
+        plans = [
+            plan
+            for index, table in enumerate(tree["runs"], 1)
+            for plan in self.plans(f"runs[{index}]", table, defaults, environments)
+        ]
+        self.check_unique(plans)
+        return Suite(self.path.stem, tree.get("summary", ""), tuple(environments.values()), tuple(plans))
+
+    def plans(
+        self,
+        key: str,
+        table: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        environments: Mapping[str, Environment],
+    ) -> Iterable[Plan]:
+        """All that one table stands for."""
+        self.check(key, table, RUN)
+        if not table.get("agents"):
+            raise self.error(f"{key}.agents", "there are none")
+        names = table.get("environments", list(environments))
+        for name in names:
+            if name not in environments:
+                reason = f"{name!r} has no table [environments.{name}] in this file; {nearest(name, environments)}"
+                raise self.error(f"{key}.environments", reason)
+        for name in table["agents"]:
+            with self.blaming(f"{key}.agents"):
+                get_agent(name)
+        each = table.get("each", {})
+        for name, values in each.items():
+            if not isinstance(values, list) or not values:
+                raise self.error(f"{key}.each.{name}", f"must be a list of values, but is {values!r}")
+        for agent, *values in itertools.product(table["agents"], *each.values()):
+            settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
+            label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
+            for name in names:
+                options = {**defaults, **table}
+                yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)
+
+    def label(self, key: str, template: str, values: Mapping[str, Any]) -> str:
+        """Fills in a label."""
+        try:
+            label = template.format(**values)
+        except (KeyError, IndexError, ValueError) as error:
+            raise self.error(key, f"{template!r} may hold {{{'}, {'.join(values)}}}, but not {error}") from error
+        if not LABEL.fullmatch(label):
+            raise self.error(key, f"{label!r} must consist of letters, digits, spaces and .+-_×")
+        return label
+
+    def plan(
+        self,
+        key: str,
+        agent: str,
+        label: str,
+        environment: Environment,
+        options: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        has_steps: bool,
+    ) -> Plan:
+        """One agent in one environment."""
+        with self.blaming(f"{key}, {agent} on {environment.name}"):
+            check_environment(environment.name, agent)
+        lockstep = agent in in_lockstep()
+        seeds = options.get("seeds", 1)
+        default = default_config(agent, environment.name, lockstep=lockstep)
+        steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
+        steps *= options.get("times", 1)
+        known = {field.name: field for field in dataclasses.fields(default.settings)}
+        hints = typing.get_type_hints(get_agent(agent).Settings)
+        chosen = {}
+        for name, value in settings.items():
+            if name not in known:
+                raise self.error(f"{key}.settings.{name}", f"{agent} has no such setting; {nearest(name, known)}")
+            try:
+                chosen[name] = _converted(value, hints[name])
+            except ValueError:
+                kind = str(known[name].type)
+                raise self.error(f"{key}.settings.{name}", f"must be {kind}, but is {value!r}") from None
+        config = dataclasses.replace(
+            default,
+            settings=dataclasses.replace(default.settings, **chosen),
+            steps=steps,
+            **{name: options[name] for name in ("n_envs", "eval_every", "eval_episodes") if name in options},
+            # An agent without such a gradient is beside the point, not a mistake, where all have this default.
+            gradient_samples=options.get("gradient_samples", 0) if lockstep else 0,
+            # In one process: how members are shared out must not depend on the machine.
+            seeds=seeds if lockstep else None,
+            processes=1 if lockstep else None,
+            compile=lockstep and steps >= COMPILED_STEPS,
+        )
+        with self.blaming(f"{key}, {agent} on {environment.name}"):
+            config.check()
+            _try_out(config)
+        return Plan(label, seeds, config)
+
+    # Checks
+
+    def check(self, key: str, table: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+        """Checks names and types of a table's values."""
+        for name, value in table.items():
+            where = f"{key}.{name}" if key else name
+            if name not in known:
+                raise self.error(where, f"unknown key; {nearest(name, known)}")
+            if not _is_a(value, known[name]):
+                raise self.error(where, f"must be {_described(known[name])}, but is {value!r}")
+            if known[name] is int and value < 1 and name != "gradient_samples":
+                raise self.error(where, f"must be at least 1, but is {value}")
+
+    def check_scale(self, key: str, environment: Environment) -> None:
+        """Checks that returns can be put on a scale, if at all."""
+        low, high = environment.low, environment.high
+        if (low is None) != (high is None):
+            raise self.error(key, "low and high belong together")
+        if low is not None and high is not None and not low < high:
+            raise self.error(key, f"low must be below high, but they are {low:g} and {high:g}")
+
+    def check_unique(self, plans: Sequence[Plan]) -> None:
+        """Checks that results can be told apart."""
+        seen: dict[tuple[str, str], Plan] = {}
+        for plan in plans:
+            place = (slug(plan.label), plan.config.env)
+            if place in seen:
+                reason = f"{plan.label!r} on {plan.config.env} stands there twice; give one of them another label"
+                raise self.error("runs", reason)
+            seen[place] = plan
+
+
+def _try_out(config: Config[Any]) -> None:
+    """Makes the agent once, to see that it takes its settings."""
+    with (
+        closing(make_environments(config.env, config.n_envs, 0)) as env,
+        refusals(config.agent, config.settings),
+    ):
+        get_agent(config.agent).make(env, config.settings, seed=0, device=config.device)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(item, typing.get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _described(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", dict: "a table"}
+    if typing.get_origin(kind) is list:
+        return {str: "a list of texts", dict: "a list of tables"}[typing.get_args(kind)[0]]
+    return names[kind]
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A value of TOML as one of a setting's type; TOML has neither tuples nor None, which is ``"none"``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for argument in sorted(arguments, key=lambda one: one is str):  # a text may be "none", or any other
+            try:
+                return _converted(value, argument)
+            except ValueError:
+                continue
+    elif hint is type(None):
+        if value == "none":
+            return None
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_converted(item, arguments[0]) for item in value)
+    elif _is_a(value, hint):
+        return hint(value)
+    raise ValueError(value)

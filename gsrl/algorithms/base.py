@@ -1,0 +1,471 @@
+"""What the algorithms share: environments with masks, their own random numbers, saving and loading without pickle."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
+
+from gsrl import checkpoint
+from gsrl.algorithms.policies import ActorPolicy
+from gsrl.masking import adapt, check_masks, current_masks, shows_masks
+from gsrl.spaces import OneHotCodec
+from gsrl.timing import Stopwatch
+from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv
+
+__all__ = ["Algorithm", "check_spaces"]
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm")
+
+COUNTERS = (
+    "num_timesteps",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_episode_num",
+    "_n_updates",
+    "_current_progress_remaining",
+    "_stats_window_size",
+)
+"""Progress of the training, as Stable-Baselines3 names it."""
+
+
+class Algorithm(BaseAlgorithm):
+    """A Stable-Baselines3 algorithm over discrete actions that owns its random numbers and heeds action masks.
+
+    Its state is tensors and numbers: files are read without running any code, and an agent that was restored goes on as
+    if nothing had happened.
+
+    Attributes:
+        generator: Torch generator of actions and noise.
+        masked: Whether the environments give action masks.
+        stopwatch: The :class:`gsrl.timing.Stopwatch` of the training.
+    """
+
+    SETTINGS: ClassVar[tuple[str, ...]]
+    """Constructor arguments that a saved model holds; each is an attribute of the same name."""
+    REFUSED: ClassVar[Mapping[str, str]]
+    """Arguments of Stable-Baselines3, or of its policies, that the algorithm does not have, and why."""
+    COUNTERS: ClassVar[tuple[str, ...]] = COUNTERS
+    """Numbers that advance with the training."""
+    INCLUDED: ClassVar[tuple[str, ...]] = ()
+    """Large parts of the state that are saved where they are asked for."""
+
+    policy: ActorPolicy
+    generator: torch.Generator
+    _init_seed: int
+
+    def _refuse(self, arguments: Iterable[str]) -> None:
+        for name in arguments:
+            reason = f": {self.REFUSED[name]}" if name in self.REFUSED else ""
+            raise TypeError(f"{type(self).__name__} has no argument {name!r}{reason}.")
+
+    def _check_settings(self) -> None:
+        """Raises before any work is lost."""
+        if not hasattr(self, "action_space"):
+            raise ValueError(
+                f"env must be an environment, but got None; {type(self).__name__}.load needs none to predict."
+            )
+        for name in self.policy_kwargs.keys() & self.REFUSED.keys():
+            raise ValueError(f"policy_kwargs must not hold {name!r}: {self.REFUSED[name]}.")
+        if not callable(self.learning_rate) and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
+
+    def _check_integers(self, *names: str, least: int) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, but got {value!r}.")
+
+    def _begin_setup(self) -> None:
+        """The first part of ``_setup_model``, once settings are checked: generators, seeded."""
+        self._setup_lr_schedule()
+        self.generator = torch.Generator(self.device)
+        self.masked = False
+        self._last_masks: np.ndarray | None = None
+        self.stopwatch = Stopwatch()
+        self.set_random_seed(self.seed)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds the agent's generators, its action space and its environment; no global generator.
+
+        Args:
+            seed: A non-negative integer; None: entropy of the operating system, and the environment stays as it is.
+        """
+        noise, init, other = np.random.SeedSequence(seed).spawn(3)
+        # In place: the policy holds the same generator.
+        self.generator.manual_seed(_seed_of(noise))
+        self._init_seed = _seed_of(init)
+        self._seed_others(other)
+        if seed is not None:
+            self.action_space.seed(seed)
+            if self.env is not None:
+                self.env.seed(seed)
+
+    def _make_policy(self, **arguments: Any) -> None:
+        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._init_seed)
+            policy = self.policy_class(
+                self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
+            )
+        self.policy = policy.to(self.device)  # type: ignore[assignment]
+        self.policy.generator = self.generator
+
+    def _seed_others(self, sequence: np.random.SeedSequence) -> None:
+        """Seeds what random numbers an algorithm has beside those of actions, noise and first weights."""
+
+    @staticmethod
+    def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Takes Gymnasium's vector environments too, and the masks that a single environment gives."""
+        env = adapt(env)
+        check_spaces(env.observation_space, env.action_space)
+        if isinstance(env, gym.Env):
+            single = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+            env = SyncVecEnv([lambda: single])
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    # Training
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        is_reset = reset_num_timesteps or self._last_obs is None
+        if is_reset:
+            self._before_reset()
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if is_reset:
+            assert self.env is not None
+            self._last_masks = current_masks(self.env)
+            if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
+                warnings.warn(
+                    "The environments give action masks by a method or in their observations, which are not heeded: "
+                    "put gsrl.masking.ActionMasker around each before they are vectorised.",
+                    stacklevel=3,
+                )
+            self._set_masked(self._last_masks is not None)
+        if reset_num_timesteps:
+            self.stopwatch = Stopwatch()
+        self.stopwatch.start()
+        return result
+
+    def _before_reset(self) -> None:
+        """Called before the environments are reset."""
+        if self.env is not None and isinstance(self.env.unwrapped, GymnasiumVecEnv):
+            if self.env.unwrapped.has_dummy_steps and is_vecenv_wrapped(self.env, VecFrameStack):
+                raise ValueError(
+                    "env must not be a VecFrameStack of a vector environment with dummy steps: the stack would keep "
+                    "the final frame of an episode for the next; stack in the environments, by "
+                    "gymnasium.wrappers.FrameStackObservation."
+                )
+            self.env.unwrapped.allow_dummy_steps()  # they are dropped
+
+    def _set_masked(self, masked: bool) -> None:
+        """Called when it is known whether the environments give masks."""
+        self.masked = masked
+
+    def _advance_masks(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        """Goes on to the masks of the next actions.
+
+        Raises:
+            ValueError: The environments give masks at some resets and steps only.
+        """
+        assert self.env is not None
+        self._last_masks = current_masks(self.env, infos, dones)
+        if (self._last_masks is not None) != self.masked:
+            raise ValueError(
+                'env must give info["action_mask"] at every reset and step, or never, but left it out here.'
+            )
+
+    def _record_finite(self, name: str, value: float) -> None:
+        """Logs a figure of the last update.
+
+        Raises:
+            FloatingPointError: It is NaN or infinite; the networks are lost.
+        """
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} after {self._n_updates} updates: the training diverged. "
+                "Try a lower learning_rate, smaller rewards, or max_grad_norm."
+            )
+        self.logger.record(f"train/{name}", value)
+
+    # Acting
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Returns actions, see :meth:`ActorPolicy.predict`.
+
+        Warns if the agent has learned with action masks and none are given: it may then take illegal actions.
+        :func:`gsrl.evaluation.evaluate_policy` gives them.
+
+        Raises:
+            ValueError: ``action_masks`` are neither one for all observations nor one for each, have another length or
+                entries other than 0 and 1, or leave a factor without a legal choice.
+        """
+        if self.masked and action_masks is None:
+            warnings.warn(
+                "this agent learned with action masks, but predict was called without action_masks: evaluate it by "
+                "gsrl.evaluation.evaluate_policy and gsrl.callbacks.EvalCallback.",
+                stacklevel=2,
+            )
+        try:
+            return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+        except ValueError:
+            if action_masks is not None:
+                self._check_masks(observation, action_masks)  # here, so that it costs nothing where all is well
+            raise
+
+    def _check_masks(self, observation: Any, action_masks: Any) -> None:
+        """Raises if these masks are not for these observations."""
+        codec = OneHotCodec(self.action_space)
+        shape = check_masks(codec, action_masks, "action_masks").shape
+        observations, _ = self.policy.obs_to_tensor(observation)
+        count = len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+        if math.prod(shape[:-1]) not in (1, count):
+            raise ValueError(
+                f"action_masks must have shape [{shape[-1]}] or [{count}, {shape[-1]}] for {codec.space} and this "
+                f"observation, got {list(shape)}"
+            )
+
+    # State
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Loads parameters from a saved model or from what :meth:`get_parameters` returned.
+
+        Args:
+            load_path_or_dict: Path, or a state dict for each name that :meth:`get_parameters` returns.
+            exact_match: Whether all, and each of their entries, must be there.
+            device: Unused: parameters stay where they are.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is not a saved model, or does not fit this one.
+            KeyError: Entries of the optimiser's state do not match.
+            RuntimeError: Entries of a module's state dict do not match.
+            ValueError: With ``exact_match``, the names do not match.
+        """
+        if isinstance(load_path_or_dict, dict):
+            super().set_parameters(load_path_or_dict, exact_match)
+            return
+        tree = self._read(load_path_or_dict, self.device, False, {})
+        with checkpoint.fitting(load_path_or_dict):
+            checkpoint.check_entries(tree, {"parameters": self.get_parameters() if exact_match else None})
+            super().set_parameters(tree["parameters"], exact_match)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        return {
+            "parameters": self.get_parameters(),
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
+            "generator": {"device": self.device.type, "state": self.generator.get_state()},
+            "ep_info_buffer": self.ep_info_buffer,
+            "ep_success_buffer": self.ep_success_buffer,
+            "last_obs": self._last_obs,
+            "last_original_obs": self._last_original_obs,
+            "last_episode_starts": self._last_episode_starts,
+            "last_masks": self._last_masks,
+            "masked": self.masked,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of an agent with the same settings.
+
+        The state of a generator only fits its own kind of device: on another one, this agent's stays as it is.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
+        """
+        expected = self._saved_state(())
+        expected["generator"]["state"] = None  # its size is that of its kind of device
+        checkpoint.check_entries(state, expected)
+        self.set_parameters(state["parameters"])
+        for name in self.COUNTERS:
+            setattr(self, name, state["counters"][name])
+        if state["generator"]["device"] == self.device.type:
+            self.generator.set_state(state["generator"]["state"].cpu())
+        self.ep_info_buffer = copy.copy(state["ep_info_buffer"])
+        self.ep_success_buffer = copy.copy(state["ep_success_buffer"])
+        self._last_obs = state["last_obs"]
+        self._last_original_obs = state["last_original_obs"]
+        self._last_episode_starts = state["last_episode_starts"]
+        self._last_masks, self.masked = state["last_masks"], state["masked"]
+
+    def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
+        """:meth:`state_dict`, with those of the large parts alone that are asked for."""
+        return self.state_dict()
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Saves the agent as tensors and JSON: loading such a file runs no code.
+
+        Args:
+            path: Path, ``.zip`` is added where it has no suffix; or a binary file object.
+            exclude: Names of settings to leave out, which then take their defaults on loading.
+            include: Parts that are otherwise left out, of :attr:`INCLUDED`.
+
+        Raises:
+            ValueError: ``exclude`` or ``include`` names something else.
+        """
+        excluded, included = set(exclude or ()), set(include or ())
+        if not (excluded <= set(self.SETTINGS) and included <= set(self.INCLUDED)):
+            parts = " and ".join(map(repr, self.INCLUDED))
+            raise ValueError(
+                f"exclude must name settings, {self.SETTINGS}, and include {f'{parts} alone' if parts else 'nothing'}, "
+                f"but got exclude={sorted(excluded)}, include={sorted(included)}."
+            )
+        tree: dict[str, Any] = {
+            "algorithm": type(self).__name__,
+            "policy_class": self.policy_class,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "n_envs": self.n_envs,
+            **{name: getattr(self, name) for name in self.SETTINGS if name not in excluded},
+            **self._saved_state(included),
+        }
+        checkpoint.save(_zip_path(path), tree)
+
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        *,
+        trusted: bool = False,
+        **kwargs: Any,
+    ) -> SelfAlgorithm:
+        """Loads a saved agent.
+
+        Args:
+            path: Path (``.zip`` may be left out) or binary file object.
+            env: Environment to go on learning in; None: only to predict.
+            device: Of the networks.
+            custom_objects: Values that take the place of saved settings, such as a learning-rate function.
+            print_system_info: Whether versions are printed.
+            force_reset: Whether the environment is reset before learning.
+            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
+            **kwargs: Settings to change.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, needs
+                ``custom_objects``, or lacks what this version of gsrl restores.
+            ValueError: ``env`` has other spaces than the agent, another algorithm saved the file, or the parameters do
+                not fit the changed settings.
+        """
+        if print_system_info:
+            get_system_info()
+        tree = cls._read(path, device if device != "auto" else "cpu", trusted, custom_objects or {})
+        if tree["algorithm"] != cls.__name__:
+            raise ValueError(f"path holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
+        settings = {name: tree[name] for name in cls.SETTINGS if name in tree} | kwargs
+        if env is not None:
+            env = cls._wrap_env(env, settings.get("verbose", 0))
+            check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
+        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)  # type: ignore[call-arg]
+        model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
+        model.n_envs = tree["n_envs"] if env is None else env.num_envs
+        model._setup_model()
+        model._drop_misfits(tree)
+        try:
+            with checkpoint.fitting(path):
+                model.load_state_dict(tree)
+        except checkpoint.CheckpointError as error:
+            if not (kwargs or custom_objects):
+                raise
+            changed = sorted({*kwargs, *(custom_objects or {})})
+            raise ValueError(f"the saved parameters do not fit the changed settings {changed}: {error}") from error
+        if "seed" in kwargs:
+            model.set_random_seed(kwargs["seed"])
+        if env is None or force_reset or model.n_envs != tree["n_envs"]:
+            model._last_obs = None
+        return model
+
+    def _drop_misfits(self, tree: dict[str, Any]) -> None:
+        """Takes out of a saved tree what this agent, in its environments, cannot use."""
+
+    @classmethod
+    def _read(cls, path: Any, device: torch.device | str, trusted: bool, replace: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(path, str | os.PathLike) and not pathlib.Path(path).exists():
+            path = _zip_path(path)
+        tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
+        if not isinstance(tree, dict) or "algorithm" not in tree:
+            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+        needed = ("policy_class", "observation_space", "action_space", "n_envs")
+        with checkpoint.fitting(path):
+            checkpoint.check_entries(tree, dict.fromkeys(needed))
+        return tree
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Refuses what neither our networks nor the preprocessing of Stable-Baselines3 can take.
+
+    Raises:
+        TypeError: A space is of another kind.
+        ValueError: A space of observations is empty, does not start at 0, or has too many dimensions.
+    """
+    if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise TypeError(f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {action_space}.")
+    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+        if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise TypeError(
+                "env must have observations that are a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of "
+                f"these, but got {space}."
+            )
+        if 0 in (space.shape or ()):
+            raise ValueError(f"env must have observations that are not empty, but got {space}.")
+        if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:
+            raise ValueError(f"env must have MultiDiscrete observations of one dimension, but got {space}.")
+        if np.any(getattr(space, "start", 0)):
+            raise ValueError(f"env must have observations that start at 0, but got {space}.")
+
+
+def _seed_of(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _zip_path(path: Any) -> Any:
+    """Adds ``.zip`` to a path without a suffix, as Stable-Baselines3 does."""
+    if isinstance(path, str | os.PathLike):
+        path = pathlib.Path(path)
+        return path if path.suffix else path.with_suffix(".zip")
+    return path

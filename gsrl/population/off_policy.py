@@ -1,0 +1,261 @@
+"""Populations of agents with replay: one array of transitions, one update of all."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from torch import Tensor
+
+from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
+from gsrl.buffers import ReplayBatch, ReplayBuffer
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, Noise, make_estimator
+from gsrl.masking import current_masks, to_matrix
+from gsrl.population.base import Population, PopulationCallback
+from gsrl.relaxations import gumbel_noise
+from gsrl.temperature import Temperature
+
+__all__ = ["OffPolicyPopulation"]
+
+
+class OffPolicyPopulation(Population, of=DiscreteSAC):
+    """A :class:`gsrl.Population` of :class:`gsrl.DiscreteSAC`: one update serves all members.
+
+    Attributes:
+        replay_buffer: The transitions of all members.
+        metrics: What the last update knew, tensors with a leading dimension of members.
+    """
+
+    metrics: dict[str, Tensor]
+
+    def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
+        member: DiscreteSAC = super()._make_member(index, environments, device)
+        if member.train_freq.unit is not TrainFrequencyUnit.STEP:  # type: ignore[union-attr]
+            raise ValueError(
+                f"train_freq must count steps in a population, but got {self.settings[index]['train_freq']!r}: the "
+                "episodes of members end at different times."
+            )
+        return member
+
+    def _member_arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
+        estimator, temperature = settings.pop("estimator", None), settings.pop("temperature")
+        return {**settings, "estimator": _make_estimator(self.algorithm, estimator, temperature)}
+
+    def _begin(self) -> None:
+        self.metrics = {}
+        self._num_updates = 0
+        self.replay_buffer = self._make_replay_buffer(masked=False)
+
+    def _make_replay_buffer(self, *, masked: bool) -> ReplayBuffer:
+        first = self._members[0]
+        return ReplayBuffer(
+            first.buffer_size,
+            first.observation_space,
+            first.action_space,
+            self.device,
+            self.n_envs,
+            gamma=[member.gamma for member in self._members],
+            reward_scale=[member.reward_scale for member in self._members],
+            n_steps=[member.n_steps for member in self._members],
+            masked=masked,
+            generator=[member._replay_generator for member in self._members],
+            num_members=len(self._members),
+        )
+
+    def _lock(self) -> None:
+        members: list[DiscreteSAC] = self._members
+        for member in members:
+            member.replay_buffer = None  # it would only take memory: the population's has the rows of all
+        super()._lock()
+        # Estimators without a state have nothing to advance.
+        self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
+        self._template = members[0]._template
+        self._target_entropy = torch.stack([member._target_entropy for member in members])
+        ratios = [member._target_entropy_ratio for member in members]
+        self._target_entropy_ratio = torch.tensor(ratios, device=self.device)[:, None, None]
+        rates = [member.learning_rate for member in members]
+        self._constant_learning_rate = None
+        if not any(map(callable, rates)):
+            self._constant_learning_rate = torch.tensor(rates, dtype=torch.float64, device=self.device)
+        self._tau = torch.tensor([member.tau for member in members], dtype=torch.float64, device=self.device)
+
+    # Training
+
+    def _before_reset(self) -> None:
+        self.replay_buffer.end_episodes()
+
+    def _set_masked(self, masked: bool) -> None:
+        super()._set_masked(masked)
+        if masked != self.replay_buffer.masked:
+            if len(self.replay_buffer):
+                raise ValueError("env gives action masks at some resets and not at others.")
+            self.replay_buffer = self._make_replay_buffer(masked=masked)
+
+    def _advance(self, callback: PopulationCallback) -> int:
+        first: DiscreteSAC = self._members[0]
+        steps = self._collect(callback)
+        # Here, not after the updates: actions were read back, so that no device needs to be waited for.
+        self._report_diverged()
+        if self.num_timesteps > first.learning_starts:
+            for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
+                self.update(self.sample())
+        return steps
+
+    def _collect(self, callback: PopulationCallback) -> int:
+        """Takes the steps between two updates; returns how many of each member."""
+        steps = self._members[0].train_freq.frequency
+        for _ in range(steps):
+            actions = self._act()
+            self.stopwatch.lap("acting")
+            observations, rewards, dones, infos = self.env.step(actions)
+            self.stopwatch.lap("environment")
+            self.num_timesteps += self.n_envs
+            if dones.any():
+                self._end_episodes(callback, dones, infos)
+                self.stopwatch.lap("callbacks")
+            successors = _successors(observations, dones, infos, None)
+            self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
+            self._last_obs, self._last_masks = observations, current_masks(self.env, infos, dones)
+            self.stopwatch.lap("replay")
+        return steps * self.n_envs
+
+    def _act(self) -> NDArray[Any]:
+        """Actions of all sub-environments: of the policies, or random ones before learning starts."""
+        if self.num_timesteps >= self._members[0].learning_starts:
+            return super()._act()
+        head = self._members[0].policy.actor.head
+        legal = head.mask
+        if self._last_masks is not None:
+            matrix = to_matrix(head.codec, self._last_masks)
+            legal = self._grouped(torch.as_tensor(matrix, device=self.device))
+        noise = self._action_noise(self.n_envs)
+        uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
+        return self._members[0].policy.to_actions(uniform.sample(noise=noise).argmax(-1))
+
+    def sample(self) -> ReplayBatch:
+        """Draws a batch of transitions for each member, ``[S, B, ...]``."""
+        batch = self.replay_buffer.sample(self._members[0].batch_size)
+        self.stopwatch.lap("replay")
+        return batch
+
+    def update(self, batch: ReplayBatch) -> None:
+        """Does one update of all members.
+
+        Args:
+            batch: With a leading dimension of members.
+        """
+        first = self._members[0]
+        first.policy.set_training_mode(True)
+        if self._template.batch_shape != batch.rewards.shape[1:]:
+            zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
+            self._template = FactoredCategorical(zeros, validate_args=False)
+        noise, next_noise = self._draw_noise(), None
+        if first.policy.critic.form == "network":
+            shape = (len(self), *self._template.logits.shape)
+            next_noise = gumbel_noise(shape, generator=self._generators)
+        target_entropy = self._target_entropy
+        if batch.action_mask is not None:
+            target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
+        for member, stopped_at in zip(self._members, self.stopped_at, strict=True):
+            member._n_updates += stopped_at is None
+        self._num_updates += 1
+        is_due = self._num_updates % first.target_update_interval == 0
+        self.metrics = self.learner.update(
+            batch,
+            noise,
+            target_entropy,
+            next_noise,
+            learning_rate=self._learning_rate(),
+            tau=self._tau if is_due else torch.zeros_like(self._tau),
+        )
+        for index, estimator in self._stepped:
+            if self.stopped_at[index] is None:
+                estimator.step(self.metrics["expected_q"][index])
+        self.stopwatch.lap("update")
+
+    def _draw_noise(self) -> Noise:
+        """What each member's estimator would draw, with a leading dimension of members."""
+        estimator = self._members[0].estimator
+        if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
+            shape = estimator.noise_shape(self._template) or self._template.logits.shape
+            return gumbel_noise((len(self), *shape), generator=self._generators)
+        drawn = [
+            member.estimator.draw_noise(self._template, generator)
+            for member, generator in zip(self._members, self._generators, strict=True)
+        ]
+        if isinstance(drawn[0], Tensor):
+            return torch.stack(drawn)
+        return tuple(torch.stack(each) for each in zip(*drawn, strict=True))
+
+    def _learning_rate(self) -> Tensor:
+        """Of each member, float64 ``[S]``."""
+        if self._constant_learning_rate is not None:
+            return self._constant_learning_rate
+        remaining = 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
+        rates = [member.lr_schedule(remaining) for member in self._members]
+        return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def _training_scalars(self) -> list[dict[str, float]]:
+        if not self.metrics:
+            return [{} for _ in range(len(self))]
+        columns: dict[str, list[float]] = {}
+        metrics = {**self.metrics, "target_entropy": self.metrics["target_entropy"].sum(-1)}
+        for name, value in metrics.items():
+            columns[f"train/{name}"] = value.reshape(len(self), -1).mean(-1).tolist()
+        columns["train/q_max"] = metrics["q"].reshape(len(self), -1).amax(-1).tolist()
+        for name, norm in self.learner.gradient_norms().items():
+            columns[f"train/gradient_norm_{name}"] = norm.tolist()
+        columns["train/learning_rate"] = self._learning_rate().tolist()
+        columns["train/n_updates"] = [float(member._n_updates) for member in self._members]
+        rows = [{name: column[index] for name, column in columns.items()} for index in range(len(self))]
+        for row, member in zip(rows, self._members, strict=True):
+            temperature = getattr(member.estimator, "temperature", None)
+            if isinstance(temperature, Temperature):
+                row["train/temperature"] = temperature().item()
+        return rows
+
+    # Members and state
+
+    def _agent_state(self, index: int) -> dict[str, Any]:
+        return {**super()._agent_state(index), "replay_buffer": self.replay_buffer.member_state(index)}
+
+    def _synchronise(self, index: int) -> None:
+        super()._synchronise(index)
+        self._members[index].learner.count = int(self.learner.count[index])
+
+    def _keep(self, indices: Sequence[int]) -> None:
+        before = self.replay_buffer
+        self.replay_buffer = self._make_replay_buffer(masked=before.masked)
+        self.replay_buffer.load_members(before, indices)
+        self.metrics = {}
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"replay_buffer": self.replay_buffer.state_dict(), "num_updates": self._num_updates}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
+        self.replay_buffer.load_state_dict(state["replay_buffer"])
+        self._num_updates = state["num_updates"]
+
+
+def _make_estimator(algorithm: type, estimator: str | Estimator | None, temperature: float | None) -> str | Estimator:
+    """A member's own estimator."""
+    if estimator is None:
+        estimator = str(inspect.signature(algorithm).parameters["estimator"].default)
+    if isinstance(estimator, Estimator):
+        if temperature is not None:
+            raise ValueError(f"temperature must be None where estimator is an object, but got {temperature}.")
+        return copy.deepcopy(estimator)
+    if temperature is None:
+        return estimator
+    try:
+        return make_estimator(estimator, temperature=temperature)
+    except TypeError as error:
+        raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error

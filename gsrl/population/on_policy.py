@@ -1,0 +1,169 @@
+"""Populations of agents that learn from whole episodes: they act together, and each learns when its own are over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
+
+from gsrl.algorithms.reinforce import Reinforce
+from gsrl.masking import current_masks
+from gsrl.population.base import Population, PopulationCallback, _copied, _map
+from gsrl.rollouts import Episodes
+from gsrl.vec_env import SyncVecEnv
+
+__all__ = ["OnPolicyPopulation"]
+
+
+class _PartlyReset(SyncVecEnv):
+    """Environments of which some are reset while the others stay where they are.
+
+    Attributes:
+        rows: Which ones the next reset is of; None: all.
+    """
+
+    rows: Sequence[int] | None = None
+
+    def reset(self) -> VecEnvObs:
+        """Returns the first observations of those that are reset, and the latest of the others."""
+        if self.rows is None:
+            return super().reset()
+        for i in self.rows:
+            observation, self.reset_infos[i] = self.envs[i].reset()
+            self._save_obs(i, observation)
+        return self._obs_from_buf()
+
+
+class OnPolicyPopulation(Population, of=Reinforce):
+    """A :class:`gsrl.Population` of :class:`gsrl.Reinforce`: members act in one batch, and learn one by one.
+
+    Episodes of members end at different times. When those of a member's rollout are over, it learns from them, as it
+    would alone; the others do not wait for it. After ``total_timesteps`` steps the training pauses where it is: what is
+    there of a rollout is kept, also by :meth:`state_dict`, and is finished when the training goes on. So a member is
+    what an agent would be that a callback ends after as many steps.
+    """
+
+    _vec_env_class = _PartlyReset
+
+    def _member_arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
+        temperature = settings.pop("temperature")
+        if temperature is not None:
+            raise ValueError(
+                f"temperature must be None, but got {temperature}: {self.algorithm.__name__} has no estimator with one."
+            )
+        return settings
+
+    def _begin(self) -> None:
+        for member in self._members:
+            member.check_n_episodes()
+        self._rollouts = [self._new_rollout(index) for index in range(len(self))]
+        self._episode_starts = np.ones(len(self) * self.n_envs, np.bool_)
+
+    def _new_rollout(self, index: int) -> Episodes:
+        return Episodes(self._members[index].n_episodes, self.n_envs)
+
+    # Training
+
+    def _before_reset(self) -> None:
+        self._begin()
+
+    def _set_masked(self, masked: bool) -> None:
+        if self._masked and not masked:
+            raise ValueError("env gives action masks at some resets and not at others.")
+        super()._set_masked(masked)
+
+    def _advance(self, callback: PopulationCallback) -> int:
+        self._reset_those_that_begin()
+        self.stopwatch.lap("environment")
+        actions = self._act()
+        self.stopwatch.lap("acting")
+        observations, rewards, dones, infos = self.env.step(actions)
+        self.stopwatch.lap("environment")
+        self.num_timesteps += self.n_envs
+        ended = np.zeros_like(dones)
+        for index, rows in self._learning():
+            masks = None if self._last_masks is None else self._last_masks[rows]
+            last_obs = _map(itemgetter(rows), self._last_obs)
+            step = (actions[rows], rewards[rows], dones[rows], infos[rows], masks)
+            ended[rows] = dones[rows] & self._rollouts[index].add(last_obs, *step)
+        self._last_obs, self._episode_starts = observations, dones
+        self._last_masks = current_masks(self.env, infos, dones)
+        if (self._last_masks is not None) != self._masked:
+            raise ValueError('env must give info["action_mask"] at every reset and step, or never.')
+        self.stopwatch.lap("acting")
+        if ended.any():
+            self._end_episodes(callback, ended, infos)
+            self.stopwatch.lap("callbacks")
+            for index, _ in self._learning():
+                if self._rollouts[index].are_complete():
+                    self._update(index)
+            self._report_diverged()
+        return self.n_envs
+
+    def _learning(self) -> list[tuple[int, slice]]:
+        """Members that are not frozen, and their environments."""
+        return [
+            (index, slice(index * self.n_envs, (index + 1) * self.n_envs))
+            for index, stopped_at in enumerate(self.stopped_at)
+            if stopped_at is None
+        ]
+
+    def _reset_those_that_begin(self) -> None:
+        """Resets the environments of members that begin a rollout, unless all of a member's begin an episode."""
+        rows = [
+            row
+            for index, own in self._learning()
+            if not self._rollouts[index] and not self._episode_starts[own].all()
+            for row in range(own.start, own.stop)
+        ]
+        if not rows:
+            return
+        venv = self.env.unwrapped
+        assert isinstance(venv, _PartlyReset)
+        venv.rows = rows
+        self._last_obs = self.env.reset()
+        venv.rows = None
+        self._episode_starts = self._episode_starts.copy()
+        self._episode_starts[rows] = True
+        masks = current_masks(self.env)
+        if masks is not None and self._last_masks is not None:
+            self._last_masks[rows] = masks[rows]
+
+    def _update(self, index: int) -> None:
+        """Lets a member learn from its rollout, and freezes it as it was if that is not finite."""
+        member: Reinforce = self._members[index]
+        before = _copied(self._member_state(index))
+        member.train(self._rollouts[index].rollout(member.policy.actor.head.codec, self.device))
+        self._rollouts[index] = self._new_rollout(index)
+        if not all(bool(p.isfinite().all()) for p in member.policy.parameters()):
+            member.load_state_dict(before)
+            self.learner.alive[index] = False
+        self.stopwatch.lap("update")
+
+    def _training_scalars(self) -> list[dict[str, float]]:
+        rows = []
+        for member in self._members:
+            row = {f"train/{name}": value for name, value in member.training_scalars().items()}
+            rows.append({**row, "train/n_updates": float(member._n_updates)} if row else row)
+        return rows
+
+    # Members and state
+
+    def _keep(self, indices: Sequence[int]) -> None:
+        self._rollouts = [self._rollouts[index] for index in indices]
+        rows = [index * self.n_envs + j for index in indices for j in range(self.n_envs)]
+        self._episode_starts = self._episode_starts[rows]
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "rollouts": [rollout.state_dict() for rollout in self._rollouts],
+            "episode_starts": self._episode_starts,
+        }
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        for rollout, rollout_state in zip(self._rollouts, state["rollouts"], strict=True):
+            rollout.load_state_dict(rollout_state)
+        self._episode_starts = state["episode_starts"]

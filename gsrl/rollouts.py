@@ -1,0 +1,158 @@
+"""Rollouts of whole episodes, for on-policy algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from gsrl.masking import to_matrix
+from gsrl.spaces import OneHotCodec
+
+__all__ = ["Episodes", "Rollout"]
+
+
+class Rollout(NamedTuple):
+    """Whole episodes, one after the other: E episodes of B steps in all."""
+
+    observations: Tensor | dict[str, Tensor]
+    """``[B, ...]``."""
+    actions: Tensor
+    """Index of the choice of every factor, int64 ``[B, n]``."""
+    rewards: Tensor
+    """float32 ``[B]``."""
+    episode: Tensor
+    """Which episode a step belongs to, int64 ``[B]``."""
+    time: Tensor
+    """Its place there, int64 ``[B]``."""
+    final_observations: Tensor | dict[str, Tensor]
+    """What the last step of each episode led to, ``[E, ...]``."""
+    truncated: Tensor
+    """Which episodes were cut off there, bool ``[E]``; the others terminated."""
+    action_mask: Tensor | None = None
+    """True where a choice is legal, bool ``[B, n, K]``; None: all are."""
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Values ``[B]`` as a row an episode, ``[E, T]``, with zeros after its end."""
+        rows = values.new_zeros(len(self.truncated), int(self.time.max()) + 1)
+        rows[self.episode, self.time] = values
+        return rows
+
+
+class Episodes:
+    """The episodes of a rollout while they are played: equally many of each environment, from beginning to end.
+
+    Args:
+        n_episodes: How many in all.
+        n_envs: Environments, which divide them.
+    """
+
+    def __init__(self, n_episodes: int, n_envs: int) -> None:
+        self._left = np.full(n_envs, n_episodes // n_envs)
+        self._steps: list[dict[str, Any]] = []
+        self._finals: list[list[Any]] = [[] for _ in range(n_envs)]
+        self._truncated: list[list[bool]] = [[] for _ in range(n_envs)]
+
+    def __len__(self) -> int:
+        """Steps of all environments so far."""
+        return len(self._steps)
+
+    def are_complete(self) -> bool:
+        """Whether all are over."""
+        return not self._left.any()
+
+    def add(
+        self,
+        observations: Any,
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        dones: NDArray[Any],
+        infos: Sequence[Mapping[str, Any]],
+        masks: NDArray[Any] | None,
+    ) -> NDArray[np.bool_]:
+        """Keeps a step of all environments; returns of which, ``[n_envs]``.
+
+        The others are through with their episodes, or were only being reset (``infos[i]["dummy_step"]``).
+
+        Raises:
+            ValueError: An episode ended without a final observation.
+        """
+        kept = (self._left > 0) & [not info.get("dummy_step", False) for info in infos]
+        step = {"actions": actions, "rewards": rewards, "dones": dones, "kept": kept, "masks": masks}
+        # A copy: whoever made the array may write over it.
+        self._steps.append({"observations": _map(np.array, observations), **step})
+        if dones.any():
+            ended = dones & kept
+            for i in np.flatnonzero(ended).tolist():
+                if "terminal_observation" not in infos[i]:
+                    raise ValueError("env must give infos[i]['terminal_observation'] where an episode ends.")
+                self._finals[i].append(infos[i]["terminal_observation"])
+                self._truncated[i].append(bool(infos[i].get("TimeLimit.truncated", False)))
+            self._left -= ended
+        return kept
+
+    def rollout(self, codec: OneHotCodec, device: torch.device) -> Rollout:
+        """What was kept, environment by environment.
+
+        Args:
+            codec: Of the action space.
+            device: Where the tensors go.
+        """
+        kept = np.stack([step["kept"] for step in self._steps], 1)  # [n_envs, T]
+
+        def flat(*steps: NDArray[Any]) -> NDArray[Any]:
+            return np.stack(steps, 1)[kept]
+
+        def column(name: str) -> NDArray[Any]:
+            return flat(*(step[name] for step in self._steps))
+
+        ends = column("dones")
+        episode = np.cumsum(ends) - ends
+        first = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
+        observations = _map(flat, *(step["observations"] for step in self._steps))
+        finals = [final for of_env in self._finals for final in of_env]
+        final_observations = _map(lambda array, *each: np.stack(each).astype(array.dtype), observations, *finals)
+        mask = None if self._steps[0]["masks"] is None else to_matrix(codec, column("masks"))
+        return Rollout(
+            obs_as_tensor(observations, device),
+            torch.as_tensor(codec.to_indices(column("actions")), device=device),
+            torch.as_tensor(column("rewards"), dtype=torch.float32, device=device),
+            torch.as_tensor(episode, device=device),
+            torch.as_tensor(np.arange(len(episode)) - first[episode], device=device),
+            obs_as_tensor(final_observations, device),
+            torch.tensor([each for of_env in self._truncated for each in of_env], device=device),
+            None if mask is None else torch.as_tensor(mask, device=device),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was played so far, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        steps = None if not self._steps else _map_tree(lambda *each: np.stack(each), *self._steps)
+        finals = [[_map(np.asarray, final) for final in of_env] for of_env in self._finals]
+        return {"left": self._left, "steps": steps, "finals": finals, "truncated": self._truncated}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of as many environments."""
+        self._left = state["left"].copy()
+        self._finals = [list(of_env) for of_env in state["finals"]]
+        self._truncated = [list(of_env) for of_env in state["truncated"]]
+        count = 0 if state["steps"] is None else len(state["steps"]["dones"])
+        self._steps = [_map_tree(lambda column, t=t: column[t], state["steps"]) for t in range(count)]
+
+
+def _map(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Applies a function to arrays, or to the entries of dicts of them."""
+    if isinstance(first, Mapping):
+        return {key: function(first[key], *(other[key] for other in others)) for key in first}
+    return function(first, *others)
+
+
+def _map_tree(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """The same for nested dicts, and None stays None."""
+    if isinstance(first, Mapping):
+        return {key: _map_tree(function, value, *(other[key] for other in others)) for key, value in first.items()}
+    return None if first is None else function(first, *others)

@@ -1,0 +1,215 @@
+"""Reports: what they compute from rows, and what they say of too little."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agents.common import UsageError
+from benchmarks import report
+from benchmarks.analysis import EVERYWHERE, Analysis, analyse, read_benchmark
+from benchmarks.page import duration, number, page, steps_text, ticks
+from benchmarks.tables import RESULTS
+
+
+def run(label: str, env: str, seed: int, returns: Sequence[float], steps: int = 100, **values: Any) -> list[dict]:
+    """Rows of a run; an evaluation takes 3 seconds, 2 of them training, by default."""
+    known = {"suite": "made-up", "label": label, "agent": label.split()[0], "env": env, "seed": seed, "members": 1}
+    return [
+        {
+            **known,
+            "step": steps * (index + 1),
+            "mean_return": value,
+            "std_return": 1.0,
+            "episodes": 5,
+            "seconds": 3.0 * (index + 1),
+            "train_seconds": 2.0 * (index + 1),
+            "final": int(index == len(returns) - 1),
+            **values,
+        }
+        for index, value in enumerate(returns)
+    ]
+
+
+def write(folder: Path, rows: list[dict], meta: dict[str, Any] | None = None) -> Path:
+    pd.DataFrame(rows, columns=list(RESULTS.columns)).to_csv(folder / "results.csv", index=False)
+    if meta is not None:
+        (folder / "suite.json").write_text(json.dumps(meta))
+    return folder
+
+
+def analysed(folder: Path, rows: list[dict], meta: dict[str, Any] | None = None) -> Analysis:
+    return analyse(*read_benchmark(write(folder, rows, meta)))
+
+
+META = {
+    "suite": "made-up",
+    "summary": "Numbers & <names>.",
+    "environments": [
+        {"name": "A-v0", "low": 0.0, "high": 10.0, "threshold": 8.0},
+        {"name": "B-v0", "low": -100.0, "high": 0.0},
+    ],
+    "plans": [{"label": label, "env": env, "seeds": 3} for label in ("good", "bad long") for env in ("A-v0", "B-v0")],
+}
+ROWS = [
+    row
+    for seed in range(3)
+    for row in [
+        *run("good", "A-v0", seed, [5.0, 8.0, 9.0 + seed / 10]),
+        *run("good", "B-v0", seed, [-50.0, -10.0 - seed]),
+        *run("bad long", "A-v0", seed, [0.0, 1.0, 2.0 if seed else 8.0], 1000),
+        *run("bad long", "B-v0", seed, [-90.0, -80.0 - seed], 1000),
+    ]
+]
+
+
+def test_numbers_of_an_environment(tmp_path: Path) -> None:
+    panel = analysed(tmp_path, ROWS, META).panels[1]
+    assert panel.name == "A-v0"
+    good, bad = panel.entries
+    assert (good.label, good.seeds, good.planned, good.few) == ("good", 3, 3, True)
+    assert good.iqm.estimate == pytest.approx(9.1)
+    assert good.worst == 9.0
+    assert (good.steps, good.seconds, good.speed) == (300, 9.0, 50.0)
+    assert (good.reached, good.steps_to, good.seconds_to) == (3, 200, 6.0)
+    assert (bad.reached, bad.steps_to, bad.seconds_to) == (1, math.inf, math.inf)  # one of three is not half
+    assert panel.winner is good
+    assert panel.pair("good", "bad long").probability.estimate == 1
+    assert panel.pair("bad long", "good").probability.estimate == 0
+    assert panel.ties == ["bad long"]  # three seeds cannot tell them apart
+    np.testing.assert_array_equal(good.curve.steps, [100, 200, 300])
+    np.testing.assert_allclose(good.curve.returns.estimate, [5, 8, 9.1])
+
+
+def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
+    analysis = analysed(tmp_path, ROWS, META)
+    panel = analysis.headline
+    assert panel.name == EVERYWHERE
+    good = panel.winner
+    np.testing.assert_allclose(good.scores[0], [0.9, 0.91, 0.92])
+    np.testing.assert_allclose(good.scores[1], [0.9, 0.89, 0.88])
+    assert good.iqm.estimate == pytest.approx(0.9)  # .88 and .92 are left out
+    assert (good.steps, good.seconds) == (500, 15.0)
+    assert panel.profiles["good"].estimate[0] == 1
+    assert panel.profiles["good"].estimate[-1] == 0
+    assert (analysis.runs, analysis.few, analysis.missing, analysis.left_out) == (12, True, (), ())
+
+
+def test_agents_in_lockstep_share_their_cost(tmp_path: Path) -> None:
+    entry = analysed(
+        tmp_path, [r for s in range(2) for r in run("a", "A-v0", s, [1.0, 2.0], members=2)]
+    ).headline.winner
+    assert (entry.seconds, entry.speed) == (3.0, 100.0)
+
+
+def test_curves_of_other_steps_are_interpolated(tmp_path: Path) -> None:
+    rows = [*run("a", "A-v0", 0, [0.0, 1.0, 2.0]), *run("a", "A-v0", 1, [0.0, 4.0], 150)]
+    curve = analysed(tmp_path, rows).headline.winner.curve
+    np.testing.assert_allclose(curve.steps, [150, 225, 300])  # where both have been evaluated
+    np.testing.assert_allclose(curve.returns.estimate, [(0.5 + 0) / 2, (1.25 + 2) / 2, (2 + 4) / 2])
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    rows = [row for row in ROWS if (row["label"], row["env"], row["seed"]) not in {("good", "A-v0", 2)}]
+    rows = [row for row in rows if (row["label"], row["env"]) != ("bad long", "B-v0")]
+    rows += run("good", "A-v0", 2, [1.0, 2.0], final=0)  # not finished: it does not count
+    rows += run("new", "A-v0", 0, [1.0, float("nan")])  # nor does what is no number
+    analysis = analysed(tmp_path, rows, META)
+    assert analysis.missing == ("good on A-v0: 2 of 3 seeds".replace("2 of", "1 of"), "bad long on B-v0: 3 of 3 seeds")
+    assert analysis.left_out == ("bad long",)
+    assert analysis.labels == ("good", "bad long")
+    text = page(analysis) + report.markdown(analysis)
+    assert "Not finished, and not counted: good on A-v0: 1 of 3 seeds" in text
+    assert "Not in all environments" in text
+
+
+CASES = {
+    "full": (ROWS, META),
+    "one seed": ([row for row in ROWS if row["seed"] == 0], META),
+    "one agent": ([row for row in ROWS if row["label"] == "good"], META),
+    "one evaluation": (run("a", "A-v0", 0, [3.0]), None),
+    "no scale": (ROWS, None),
+    "equal scores": ([r for s in range(4) for label in "ab" for r in run(label, "A-v0", s, [5.0, 5.0])], None),
+    "strange names": ([row for label in ("a<b>&c", "d") for row in run(label, "A/<x>-v0", 0, [1.0, 2.0])], None),
+    "environments apart": ([*run("a", "A-v0", 0, [1.0]), *run("b", "B-v0", 0, [-1.0])], META),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_is_whole_and_needs_nothing_else(case: str, tmp_path: Path) -> None:
+    text = page(analysed(tmp_path, *CASES[case]))
+    assert text.startswith("<!DOCTYPE html>\n")
+    tree = ET.fromstring(text.partition("\n")[2])
+    assert {element.tag for element in tree.iter()}.isdisjoint({"script", "link", "img", "iframe", "object"})
+    assert not re.search(r"https?:|//|@import|url\(|src=", text)
+    words = " ".join(tree.itertext()).replace(tree.find("head/style").text, "")
+    numbers = [value for element in tree.iter() for value in element.attrib.values()]
+    assert not re.search(r"\b(nan|NaN|inf|None)\b", words + " ".join(numbers))
+    few = "Fewer than 10 seeds" in words
+    assert few
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_files_are_written_and_the_same_each_time(case: str, tmp_path: Path) -> None:
+    write(tmp_path, *CASES[case])
+    paths = report.write(tmp_path, tmp_path / "one")
+    assert paths[0].name == "report.html"
+    text = (tmp_path / "one" / "report.md").read_text()
+    assert not re.search(r"\b(nan|inf|None)\b", text.split("## How to read")[0])
+    for link in re.findall(r"\]\((\w+\.png)\)", text):
+        assert (tmp_path / "one" / link).read_bytes().startswith(b"\x89PNG")
+    if case == "full":
+        for path, again in zip(paths, report.write(tmp_path, tmp_path / "two"), strict=True):
+            assert path.read_bytes() == again.read_bytes(), path
+
+
+def test_ten_seeds_are_not_flagged(tmp_path: Path) -> None:
+    rows = [row for seed in range(10) for row in run("a", "A-v0", seed, [1.0, seed])]
+    text = page(analysed(tmp_path, rows))
+    assert "Fewer than" not in text
+    assert 'class="few"' not in text
+
+
+def test_the_first_words_say_who_is_ahead(tmp_path: Path) -> None:
+    def words(rows: list[dict]) -> str:
+        return " ".join(" ".join(ET.fromstring(page(analysed(tmp_path, rows)).partition("\n")[2]).itertext()).split())
+
+    apart = [
+        r for s in range(10) for label, to in (("a", 9), ("b", 1)) for r in run(label, "A-v0", s, [0.0, to + s / 99])
+    ]
+    text = words(apart)
+    assert "a is ahead" in text
+    assert "beats b 100 %" in text
+    level = [r for s in range(10) for label in "ab" for r in run(label, "A-v0", s, [0.0, float(s)])]
+    assert "Not told apart from it: b." in words(level)
+    assert "There is nothing to compare it with." in words(run("a", "A-v0", 0, [1.0]))
+
+
+def test_there_must_be_results(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no benchmark: it has no results.csv"):
+        read_benchmark(tmp_path)
+    with pytest.raises(UsageError, match=r"has no finished run yet"):
+        read_benchmark(write(tmp_path, []))
+    (tmp_path / "results.csv").write_text("label,env\n")
+    with pytest.raises(UsageError, match=r"lacks the columns suite, agent"):
+        read_benchmark(tmp_path)
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert [number(value) for value in (1234.5, 499.96, -73.61, 0.953, -0.001, math.nan)] == [
+        *("1234", "500.0", "−73.6", "0.95", "0.00", "–"),
+    ]
+    assert [duration(value) for value in (2.34, 59.6, 600, 7200, math.inf)] == ["2.3 s", "60 s", "10 min", "2.0 h", "–"]
+    assert [steps_text(value) for value in (900, 10_000, 114_688, 1e6)] == ["900", "10k", "115k", "1M"]
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(22, 500) == [100, 200, 300, 400, 500]
+    assert ticks(3, 3) == [3]

@@ -1,0 +1,155 @@
+"""Suites: what a file stands for, and what is said of mistakes in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents import AGENTS
+from agents.common import UsageError
+from benchmarks.suite import SHIPPED, Environment, read_suite, shipped, slug
+
+GOOD = """
+summary = "Two agents."
+seeds = 3
+eval_episodes = 7
+
+[environments.CartPole-v1]
+steps = 400
+low = 20
+high = 500.0
+threshold = 475.0
+
+[environments.Acrobot-v1]
+
+[[runs]]
+agents = ["gumbel-sac", "a2c"]
+
+[[runs]]
+label = "{agent} {n_steps} long"
+agents = ["a2c"]
+environments = ["CartPole-v1"]
+seeds = 2
+times = 10
+settings = { learning_rate = 1, net_arch = [16, 8] }
+each = { n_steps = [8, 16] }
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_what_a_file_stands_for(tmp_path: Path) -> None:
+    suite = read_suite(write(tmp_path, GOOD))
+    assert (suite.name, suite.summary) == ("mine", "Two agents.")
+    assert suite.environments[0] == Environment("CartPole-v1", 400, 20.0, 500.0, 475.0)
+    plans = {(plan.label, plan.config.env): plan for plan in suite.plans}
+    assert list(plans) == [
+        ("gumbel-sac", "CartPole-v1"),
+        ("gumbel-sac", "Acrobot-v1"),
+        ("a2c", "CartPole-v1"),
+        ("a2c", "Acrobot-v1"),
+        ("a2c 8 long", "CartPole-v1"),
+        ("a2c 16 long", "CartPole-v1"),
+    ]
+    ours, theirs = plans["gumbel-sac", "CartPole-v1"], plans["a2c", "CartPole-v1"]
+    assert (ours.seeds, ours.config.seeds, ours.config.processes, ours.lockstep) == (3, 3, 1, True)
+    assert (theirs.seeds, theirs.config.seeds, theirs.config.processes, theirs.lockstep) == (3, None, None, False)
+    assert (theirs.config.steps, theirs.config.eval_episodes) == (400, 7)
+    assert theirs.config.n_envs == AGENTS["a2c"].TUNED["CartPole-v1"].get("n_envs", 1)
+    long = plans["a2c 16 long", "CartPole-v1"]
+    assert (long.seeds, long.config.steps, long.config.settings.n_steps) == (2, 4000, 16)
+    assert (long.config.settings.learning_rate, long.config.settings.net_arch) == (1.0, (16, 8))
+    assert isinstance(long.config.settings.learning_rate, float)
+    # Without steps of its own, an environment has those that the agent is tuned with.
+    assert plans["a2c", "Acrobot-v1"].config.steps == AGENTS["a2c"].TUNED["Acrobot-v1"]["steps"]
+
+
+def test_compiled_are_long_runs_in_lockstep_alone(tmp_path: Path) -> None:
+    suite = read_suite(write(tmp_path, GOOD.replace("steps = 400", "steps = 5_000")))
+    compiled = {plan.label for plan in suite.plans if plan.config.compile and plan.config.env == "CartPole-v1"}
+    assert compiled == {"gumbel-sac"}
+
+
+def test_none_is_a_word(tmp_path: Path) -> None:
+    text = '[environments.CartPole-v1]\n[[runs]]\nagents = ["gumbel-sac"]\nsettings = { temperature = "none" }'
+    assert read_suite(write(tmp_path, text)).plans[0].config.settings.temperature is None
+    text = text.replace('temperature = "none"', 'ent_coef = "auto_0.1", temperature = 2')
+    settings = read_suite(write(tmp_path, text)).plans[0].config.settings
+    assert (settings.ent_coef, settings.temperature) == ("auto_0.1", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = 3", "sedes = 3", "mine.toml: sedes: unknown key; did you mean seeds"),
+        ("seeds = 3", 'seeds = "3"', "mine.toml: seeds: must be a whole number, but is '3'"),
+        ("seeds = 3", "seeds = 0", "mine.toml: seeds: must be at least 1, but is 0"),
+        ("seeds = 3", "seeds = true", "mine.toml: seeds: must be a whole number, but is True"),
+        (
+            "threshold = 475.0",
+            "treshold = 1.0",
+            "environments.CartPole-v1.treshold: unknown key; did you mean threshold",
+        ),
+        ("high = 500.0", "", "environments.CartPole-v1: low and high belong together"),
+        ("high = 500.0", "high = 5.0", "environments.CartPole-v1: low must be below high, but they are 20 and 5"),
+        ("[environments.Acrobot-v1]", "[environments.Acrobat-v1]", "did you mean Acrobot-v1"),
+        (
+            'agents = ["gumbel-sac", "a2c"]',
+            'agents = ["gumble-sac"]',
+            "runs[1].agents: unknown agent 'gumble-sac'; did",
+        ),
+        ('agents = ["gumbel-sac", "a2c"]', 'agents = "a2c"', "runs[1].agents: must be a list of texts, but is 'a2c'"),
+        ('agents = ["gumbel-sac", "a2c"]', "agents = []", "runs[1].agents: there are none"),
+        ('agents = ["gumbel-sac", "a2c"]', 'agents = ["sac"]', "sac needs a Box action space, but CartPole-v1 has"),
+        (
+            'environments = ["CartPole-v1"]',
+            'environments = ["CartPole-v0"]',
+            "'CartPole-v0' has no table [environments.",
+        ),
+        (
+            "learning_rate = 1",
+            "learning_rat = 1",
+            "runs[2].settings.learning_rat: a2c has no such setting; did you mean",
+        ),
+        ("learning_rate = 1", 'learning_rate = "x"', "runs[2].settings.learning_rate: must be float, but is 'x'"),
+        ("n_steps = [8, 16]", "n_steps = 8", "runs[2].each.n_steps: must be a list of values, but is 8"),
+        ("n_steps = [8, 16]", "n_steps = [0]", "a2c cannot be made with these settings: --n-steps must be at least 1"),
+        ('label = "{agent} {n_steps} long"', 'label = "{agnt}"', "runs[2].label: '{agnt}' may hold {agent}"),
+        ('label = "{agent} {n_steps} long"', 'label = "a/b"', "runs[2].label: 'a/b' must consist of letters"),
+        ('label = "{agent} {n_steps} long"', "", "runs: 'a2c' on CartPole-v1 stands there twice"),
+        ("[[runs]]", "[[runs", "mine.toml is not TOML"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in GOOD
+    with pytest.raises(UsageError) as caught:
+        read_suite(write(tmp_path, GOOD.replace(old, new)))
+    assert message in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_there_must_be_something_to_run(tmp_path: Path) -> None:
+    for text, message in (("", "runs: there are none"), ('[[runs]]\nagents = ["a2c"]', "environments: there are none")):
+        with pytest.raises(UsageError, match=message):
+            read_suite(write(tmp_path, text))
+    with pytest.raises(UsageError, match="unknown suite 'smok'; did you mean smoke"):
+        read_suite("smok")
+    with pytest.raises(UsageError, match=r"none.toml cannot be read: No such file"):
+        read_suite(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
+def test_the_shipped_suites_can_be_used(name: str) -> None:
+    assert name in shipped()
+    suite = read_suite(name)
+    assert suite.summary
+    assert all(environment.low is not None for environment in suite.environments)
+
+
+def test_a_label_becomes_a_name() -> None:
+    assert slug("a2c ×10/b") == "a2c--10-b"
