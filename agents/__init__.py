@@ -11,10 +11,12 @@ An agent is a module with these names:
 - ``TUNED``: by environment, the settings that differ from the defaults, beside ``steps`` and ``n_envs``;
 - ``make(env, settings, *, seed, device)``: the agent, a Stable-Baselines3 ``BaseAlgorithm``.
 
-Those that are a :class:`gsrl.DiscreteSAC` can be compiled, and trained in lock-step. Their ``make`` takes ``compile``,
-and they have
+Those whose algorithm is gsrl's own can be trained in lock-step. They have
 
-- ``arguments(env, settings)``: the arguments of the algorithm, with the ``estimator``'s name and its ``temperature``.
+- ``ALGORITHM``: :class:`gsrl.DiscreteSAC`, whose updates can be compiled, so that ``make`` takes ``compile``; or
+  :class:`gsrl.Reinforce`;
+- ``arguments(env, settings)``: the algorithm's arguments; of the former, with the ``estimator``'s name and its
+  ``temperature``.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from agents import (
     sac,
 )
 from agents.common import UsageError
+from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest"]
+__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest", "with_estimator"]
 
 AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
@@ -103,7 +106,12 @@ def defaults(name: str, env_id: str) -> Defaults:
 
 def in_lockstep() -> list[str]:
     """Returns the names of the agents that can be trained in lock-step."""
-    return [name for name, agent in AGENTS.items() if hasattr(agent, "arguments")]
+    return [name for name, agent in AGENTS.items() if hasattr(agent, "ALGORITHM")]
+
+
+def with_estimator() -> list[str]:
+    """Returns the names of the agents whose actor's gradient is an estimator's: it can be measured, and compiled."""
+    return [name for name in in_lockstep() if AGENTS[name].ALGORITHM is DiscreteSAC]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents import defaults, get_agent, in_lockstep
+from agents import defaults, get_agent, in_lockstep, with_estimator
 from agents.common import UsageError
 from agents.environments import check_environment
 from agents.files import write_text
@@ -123,9 +123,11 @@ class Config(Generic[Settings]):
             )
         elif self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
-        for name in ("compile", "gradient_samples"):
-            if getattr(self, name) and self.agent not in names:
-                raise UsageError(f"{option(name)} is for {' and '.join(names)}, but --agent is {self.agent}")
+        # In lock-step acting is compiled too, whatever the agent.
+        compilable = with_estimator() if self.seeds is None else names
+        for name, fitting in (("compile", compilable), ("gradient_samples", with_estimator())):
+            if getattr(self, name) and self.agent not in fitting:
+                raise UsageError(f"{option(name)} is for {' and '.join(fitting)}, but --agent is {self.agent}")
 
 
 def default_config(agent: str, env: str, steps: int | None = None, *, lockstep: bool) -> Config[Any]:

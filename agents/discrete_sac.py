@@ -10,10 +10,11 @@ from gymnasium import spaces
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 
-__all__ = ["ACTION_SPACES", "MASKS", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "make"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
+ALGORITHM = DiscreteSAC
 
 
 @dataclass(frozen=True)

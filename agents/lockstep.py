@@ -30,7 +30,6 @@ from agents.interruption import Interrupted
 from agents.rewind import RewindError, restore, snapshot
 from agents.training import EVALUATION_ENVS, TrainingError, derived_seed, set_threads
 from gsrl import checkpoint
-from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
 
 __all__ = ["Member", "Members", "number_of_processes"]
@@ -190,7 +189,7 @@ def _make_population(config: Config[Any], members: Sequence[Member]) -> Populati
         if name != "env"
     }
     return Population(
-        DiscreteSAC,
+        agent.ALGORITHM,
         partial(make_environment, config.env),
         [member.seed for member in members],
         n_envs=config.n_envs,

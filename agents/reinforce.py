@@ -14,11 +14,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.common import constructor_arguments
 from gsrl.algorithms.reinforce import Reinforce
 
-__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "Shared", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "SUMMARY", "TUNED", "Settings", "Shared", "arguments", "make"]
 
 SUMMARY = "REINFORCE, without a baseline or with a running mean of returns"
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
+ALGORITHM = Reinforce
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,21 @@ TUNED: dict[str, dict[str, Any]] = {
 """The tuned settings of all REINFORCE agents."""
 
 
-def make(env: VecEnv, settings: Shared, *, seed: int, device: str, baseline: str | None = None) -> Reinforce:
+def arguments(env: VecEnv, settings: Shared, baseline: str | None = None) -> dict[str, Any]:
+    """Returns what :class:`gsrl.Reinforce` and :class:`gsrl.Population` build the agent from.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+        baseline: Of an agent whose settings do not say it.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    return constructor_arguments(env, settings) | ({} if baseline is None else {"baseline": baseline})
+
+
+def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Reinforce:
     """Builds the agent.
 
     Args:
@@ -65,12 +80,8 @@ def make(env: VecEnv, settings: Shared, *, seed: int, device: str, baseline: str
         settings: Its settings.
         seed: Seeds the agent and the environment.
         device: Where its networks are.
-        baseline: Of an agent whose settings do not say it.
 
     Raises:
         ValueError: A setting is out of range; the message names it.
     """
-    arguments = constructor_arguments(env, settings)
-    if baseline is not None:
-        arguments["baseline"] = baseline
-    return Reinforce(**arguments, seed=seed, device=device)
+    return Reinforce(**arguments(env, settings), seed=seed, device=device)

@@ -7,14 +7,15 @@ Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import reinforce
-from agents.reinforce import ACTION_SPACES, MASKS, TUNED, Shared
+from agents.reinforce import ACTION_SPACES, ALGORITHM, MASKS, TUNED, Shared
 from gsrl.algorithms.reinforce import Reinforce
 
-__all__ = ["ACTION_SPACES", "MASKS", "SUMMARY", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
 SUMMARY = "REINFORCE, a value network as the baseline"
 
@@ -29,6 +30,19 @@ class Settings(Shared):
     """Trade between bias (0) and variance (1) of the advantages."""
 
 
+def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+    """Returns what :class:`gsrl.Reinforce` and :class:`gsrl.Population` build the agent from.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    return reinforce.arguments(env, settings, "value")
+
+
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Reinforce:
     """Builds the agent.
 
@@ -41,4 +55,4 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Reinforc
     Raises:
         ValueError: A setting is out of range; the message names it.
     """
-    return reinforce.make(env, settings, seed=seed, device=device, baseline="value")
+    return Reinforce(**arguments(env, settings), seed=seed, device=device)

@@ -68,6 +68,13 @@ ENTROPIES: dict[str, tuple[Any, ...]] = {"target_entropy_ratio": (0.05, 0.2)}
 ENTROPY_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": (0.03, 0.1)}
 """What that is where it is fixed."""
 
+ON_POLICY_PRESET: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2),
+    "n_episodes": (4, 8, 16, 32),
+    "ent_coef": (0.0, 0.01),
+}
+"""The grid of agents that learn from whole episodes."""
+
 Grid = Mapping[str, Sequence[Any]]
 
 
@@ -119,7 +126,7 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
     """Reads a grid from the command line.
 
     Args:
-        entries: Such as ``"learning_rate=3e-4,1e-3"``; none: the :data:`PRESET`.
+        entries: Such as ``"learning_rate=3e-4,1e-3"``; none: the preset one, see :data:`PRESET`.
         settings: The agent's ``Settings``, for what is not in the grid.
 
     Raises:
@@ -142,7 +149,9 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
         grid[name] = tuple(_parse(name, value.strip(), types[name]) for value in values.split(","))
         if len(set(grid[name])) < len(grid[name]):
             raise UsageError(f"--grid has a value of {name} twice: {values}")
-    learns_ent_coef = isinstance(grid.get("ent_coef", (settings.ent_coef,))[0], str)
+    if not grid and "n_episodes" in types:
+        return ON_POLICY_PRESET
+    learns_ent_coef = isinstance(grid.get("ent_coef", (getattr(settings, "ent_coef", None),))[0], str)
     if "target_entropy_ratio" in grid and not learns_ent_coef:
         raise UsageError(
             f"--grid target_entropy_ratio has no effect where --ent-coef is fixed at {settings.ent_coef}: add "
@@ -374,6 +383,8 @@ class _Search:
 
     def _settings(self, setting: Mapping[str, Any]) -> Any:
         chosen = dataclasses.replace(self.config.settings, **setting)
+        if not hasattr(chosen, "buffer_size"):
+            return chosen
         # More is never filled, and would be copied each time that some are left behind.
         return dataclasses.replace(chosen, buffer_size=min(chosen.buffer_size, self.config.steps + self.config.n_envs))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import get_agent, in_lockstep, nearest
+from agents import get_agent, in_lockstep, nearest, with_estimator
 from agents.common import UsageError
 from agents.config import COMPILED_STEPS, Config, default_config, refusals
 from agents.environments import check_environment, make_environments
@@ -251,7 +251,7 @@ class _Reader:
             steps=steps,
             **{name: options[name] for name in ("n_envs", "eval_every", "eval_episodes") if name in options},
             # An agent without such a gradient is beside the point, not a mistake, where all have this default.
-            gradient_samples=options.get("gradient_samples", 0) if lockstep else 0,
+            gradient_samples=options.get("gradient_samples", 0) if agent in with_estimator() else 0,
             # In one process: how members are shared out must not depend on the machine.
             seeds=seeds if lockstep else None,
             processes=1 if lockstep else None,

@@ -14,7 +14,7 @@ from torch import Tensor
 from gsrl.masking import to_matrix
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["Episodes", "Rollout"]
+__all__ = ["Episodes", "Rollout", "map_arrays"]
 
 
 class Rollout(NamedTuple):
@@ -85,7 +85,7 @@ class Episodes:
         kept = (self._left > 0) & [not info.get("dummy_step", False) for info in infos]
         step = {"actions": actions, "rewards": rewards, "dones": dones, "kept": kept, "masks": masks}
         # A copy: whoever made the array may write over it.
-        self._steps.append({"observations": _map(np.array, observations), **step})
+        self._steps.append({"observations": map_arrays(np.array, observations), **step})
         if dones.any():
             ended = dones & kept
             for i in np.flatnonzero(ended).tolist():
@@ -114,9 +114,9 @@ class Episodes:
         ends = column("dones")
         episode = np.cumsum(ends) - ends
         first = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
-        observations = _map(flat, *(step["observations"] for step in self._steps))
+        observations = map_arrays(flat, *(step["observations"] for step in self._steps))
         finals = [final for of_env in self._finals for final in of_env]
-        final_observations = _map(lambda array, *each: np.stack(each).astype(array.dtype), observations, *finals)
+        final_observations = map_arrays(lambda array, *each: np.stack(each).astype(array.dtype), observations, *finals)
         mask = None if self._steps[0]["masks"] is None else to_matrix(codec, column("masks"))
         return Rollout(
             obs_as_tensor(observations, device),
@@ -132,7 +132,7 @@ class Episodes:
     def state_dict(self) -> dict[str, Any]:
         """What was played so far, as a tree that :func:`gsrl.checkpoint.save` stores."""
         steps = None if not self._steps else _map_tree(lambda *each: np.stack(each), *self._steps)
-        finals = [[_map(np.asarray, final) for final in of_env] for of_env in self._finals]
+        finals = [[map_arrays(np.asarray, final) for final in of_env] for of_env in self._finals]
         return {"left": self._left, "steps": steps, "finals": finals, "truncated": self._truncated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -144,8 +144,8 @@ class Episodes:
         self._steps = [_map_tree(lambda column, t=t: column[t], state["steps"]) for t in range(count)]
 
 
-def _map(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Applies a function to arrays, or to the entries of dicts of them."""
+def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Applies a function to arrays, or to the entries of dicts of them, those of ``Dict`` observations."""
     if isinstance(first, Mapping):
         return {key: function(first[key], *(other[key] for other in others)) for key in first}
     return function(first, *others)

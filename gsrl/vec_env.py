@@ -77,7 +77,7 @@ class GymnasiumVecEnv(VecEnv):
     A dummy step ignores the action, earns nothing and leads from the final observation to the first of the next
     episode. It is no transition and must not be learned from. Here `infos[i]["dummy_step"]` is True in it, it belongs
     to no episode's length, and the step before it returns the final observation, which is all there is by then.
-    `DiscreteSAC` does not store dummy steps. Other algorithms would train on them, so `reset` raises, unless
+    `DiscreteSAC` and `Reinforce` drop dummy steps. Other algorithms would train on them, so `reset` raises, unless
     `allow_dummy_steps` was called for it.
 
     Args:
@@ -142,7 +142,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         if self.has_dummy_steps and not self._dummy_steps_allowed:
             raise RuntimeError(
-                f"{self.vector_env} resets by dummy steps, which only DiscreteSAC leaves out of its training. For any "
+                f"{self.vector_env} resets by dummy steps, which only DiscreteSAC and Reinforce leave out. For any "
                 'other algorithm make it with gymnasium.make_vec(..., vectorization_mode="sync"), or with '
                 "AutoresetMode.SAME_STEP where it has that. (A loop that drops the steps marked by "
                 'infos[i]["dummy_step"] calls allow_dummy_steps() before reset().)'

@@ -212,9 +212,10 @@ class Reinforce(Algorithm):
     on-policy algorithms. Random numbers come from ``generator`` alone, derived from ``seed``; no global one is read or
     seeded. An agent that was saved in the middle of a rollout begins a new one.
 
-    The gradient is that of the return without the factor :math:`\gamma^t`, as is usual, and of the mean over steps. An
-    episode that is truncated goes on in the value network, if there is one; else its return is that of the steps it
-    had, a bias.
+    The gradient is that of the return without the factor :math:`\gamma^t`, as is usual. The unbiased estimate is the
+    sum over the steps of an episode; divided by the steps of a rollout, it has the same direction, and a length that
+    does not grow with that of episodes. An episode that is truncated goes on in the value network, if there is one;
+    else its return is that of the steps it had, a bias.
 
     Source: Williams 1992, "Simple statistical gradient-following algorithms"; the control variate: Grathwohl et al.
     2018 (1711.00123), whose code has one network of state and relaxed action in the place of value network and control.
@@ -453,6 +454,8 @@ class Reinforce(Algorithm):
         while not episodes.are_complete():
             actions = self.policy.act(self._last_obs, self._last_masks)  # type: ignore[arg-type]
             lap("acting")
+            # Until the step is over: whatever ends the training here, the next one begins new episodes.
+            self._last_episode_starts = np.zeros(env.num_envs, np.bool_)
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
             lap("environment")

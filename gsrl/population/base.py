@@ -414,7 +414,7 @@ class Population:
 
     def _freeze(self, index: int) -> None:
         """Remembers all of a member but its replay, as it is."""
-        self._final_states[index] = _copied(self._member_state(index))
+        self._final_states[index] = copied(self._member_state(index))
         self.stopped_at[index] = self.num_timesteps
 
     # Members
@@ -741,7 +741,7 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
     return members
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
+def copied(state: dict[str, Any]) -> dict[str, Any]:
     """A state that does not change with its owner."""
     copied: dict[str, Any] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else copy.copy(x), state)
     return copied

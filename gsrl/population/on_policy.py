@@ -7,12 +7,13 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.masking import current_masks
-from gsrl.population.base import Population, PopulationCallback, _copied, _map
-from gsrl.rollouts import Episodes
+from gsrl.population.base import Population, PopulationCallback, copied
+from gsrl.rollouts import Episodes, map_arrays
 from gsrl.vec_env import SyncVecEnv
 
 __all__ = ["OnPolicyPopulation"]
@@ -28,7 +29,7 @@ class _PartlyReset(SyncVecEnv):
     rows: Sequence[int] | None = None
 
     def reset(self) -> VecEnvObs:
-        """Returns the first observations of those that are reset, and the latest of the others."""
+        """Returns the first observations of those that are reset; what it returns of the others means nothing."""
         if self.rows is None:
             return super().reset()
         for i in self.rows:
@@ -60,6 +61,7 @@ class OnPolicyPopulation(Population, of=Reinforce):
         for member in self._members:
             member.check_n_episodes()
         self._rollouts = [self._new_rollout(index) for index in range(len(self))]
+        self._scalars: list[dict[str, float]] = [{} for _ in self._members]  # of the last update of each
         self._episode_starts = np.ones(len(self) * self.n_envs, np.bool_)
 
     def _new_rollout(self, index: int) -> Episodes:
@@ -86,7 +88,7 @@ class OnPolicyPopulation(Population, of=Reinforce):
         ended = np.zeros_like(dones)
         for index, rows in self._learning():
             masks = None if self._last_masks is None else self._last_masks[rows]
-            last_obs = _map(itemgetter(rows), self._last_obs)
+            last_obs = map_arrays(itemgetter(rows), self._last_obs)
             step = (actions[rows], rewards[rows], dones[rows], infos[rows], masks)
             ended[rows] = dones[rows] & self._rollouts[index].add(last_obs, *step)
         self._last_obs, self._episode_starts = observations, dones
@@ -124,36 +126,42 @@ class OnPolicyPopulation(Population, of=Reinforce):
         venv = self.env.unwrapped
         assert isinstance(venv, _PartlyReset)
         venv.rows = rows
-        self._last_obs = self.env.reset()
+        first = self.env.reset()
         venv.rows = None
-        self._episode_starts = self._episode_starts.copy()
-        self._episode_starts[rows] = True
+
+        def take(latest: NDArray[Any], first: NDArray[Any]) -> NDArray[Any]:
+            latest = latest.copy()
+            latest[rows] = first[rows]
+            return latest
+
+        self._last_obs = map_arrays(take, self._last_obs, first)
         masks = current_masks(self.env)
-        if masks is not None and self._last_masks is not None:
-            self._last_masks[rows] = masks[rows]
+        if self._last_masks is not None and masks is not None:
+            self._last_masks = take(self._last_masks, masks)
+        self._episode_starts = take(self._episode_starts, np.ones_like(self._episode_starts))
 
     def _update(self, index: int) -> None:
         """Lets a member learn from its rollout, and freezes it as it was if that is not finite."""
         member: Reinforce = self._members[index]
-        before = _copied(self._member_state(index))
+        before = copied(self._member_state(index))
         member.train(self._rollouts[index].rollout(member.policy.actor.head.codec, self.device))
         self._rollouts[index] = self._new_rollout(index)
         if not all(bool(p.isfinite().all()) for p in member.policy.parameters()):
             member.load_state_dict(before)
             self.learner.alive[index] = False
+        else:
+            scalars = {**member.training_scalars(), "n_updates": float(member._n_updates)}
+            self._scalars[index] = {f"train/{name}": value for name, value in scalars.items()}
         self.stopwatch.lap("update")
 
     def _training_scalars(self) -> list[dict[str, float]]:
-        rows = []
-        for member in self._members:
-            row = {f"train/{name}": value for name, value in member.training_scalars().items()}
-            rows.append({**row, "train/n_updates": float(member._n_updates)} if row else row)
-        return rows
+        return [dict(scalars) for scalars in self._scalars]
 
     # Members and state
 
     def _keep(self, indices: Sequence[int]) -> None:
         self._rollouts = [self._rollouts[index] for index in indices]
+        self._scalars = [self._scalars[index] for index in indices]
         rows = [index * self.n_envs + j for index in indices for j in range(self.n_envs)]
         self._episode_starts = self._episode_starts[rows]
 
@@ -161,9 +169,11 @@ class OnPolicyPopulation(Population, of=Reinforce):
         return {
             "rollouts": [rollout.state_dict() for rollout in self._rollouts],
             "episode_starts": self._episode_starts,
+            "scalars": self._scalars,
         }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         for rollout, rollout_state in zip(self._rollouts, state["rollouts"], strict=True):
             rollout.load_state_dict(rollout_state)
         self._episode_starts = state["episode_starts"]
+        self._scalars = [dict(scalars) for scalars in state["scalars"]]

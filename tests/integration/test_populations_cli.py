@@ -20,7 +20,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import lockstep, populations
+from agents import in_lockstep, lockstep, populations
 from agents.common import UsageError
 from agents.config import default_config, read_config
 from agents.lockstep import Member, Members
@@ -235,6 +235,32 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     assert read_json(folder / "config.json")["sessions"][1]["from_steps"] >= 80
 
 
+@pytest.mark.parametrize("n_envs", ["1", "2"])
+def test_agents_that_learn_from_whole_episodes_go_on_in_the_middle_of_them(
+    n_envs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(folder: Path) -> int:
+        options = ["--agent", "reinforce-relax", "--steps", "240", "--n-episodes", "4", "--n-envs", n_envs]
+        options += ["--net-arch", "16", "--eval-every", "80", "--eval-episodes", "6", "--seeds", "3"]
+        return run_agent.main(["train", *options, "--processes", "1", "--out", str(folder)])
+
+    advance = populations._PopulationRun._advance
+
+    def interrupted(self: Any, pace: Any) -> None:
+        if self.steps >= 130:
+            raise lockstep.Interrupted
+        pace.steps = 14
+        advance(self, pace)
+
+    assert start(tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(populations._PopulationRun, "_advance", interrupted)
+        assert start(tmp_path / "run") == 130
+    assert run_agent.main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert 130 <= read_json(tmp_path / "run" / "config.json")["sessions"][1]["from_steps"] < 160
+
+
 def test_a_run_killed_with_its_processes_ends_as_one_that_was_not(tmp_path: Path) -> None:
     options = ["--steps", "1500", "--eval-every", "300", "--processes", "2"]
     assert train(tmp_path / "whole", *options) == 0
@@ -378,12 +404,17 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
 @pytest.mark.parametrize(
     ("argv", "answer"),
     [
-        (["--seeds", "3", "--agent", "dqn"], "which gumbel-sac and exact-sac can, but not dqn"),
+        (["--seeds", "3", "--agent", "dqn"], f"which {' and '.join(in_lockstep())} can, but not dqn"),
         (["--seeds", "0"], "--seeds must be at least 1, but got 0"),
         (["--seeds", "2", "--seed", "2147483647"], "--seeds must leave all seeds below 2**31"),
         (["--processes", "2"], "--processes is for several agents in lock-step: give --seeds as well"),
         (["--stop-at", "200"], "--stop-at is for several agents in lock-step: give --seeds as well"),
         (["--compile", "--agent", "ppo"], "--compile is for gumbel-sac and exact-sac, but --agent is ppo"),
+        (["--compile", "--agent", "reinforce"], "--compile is for gumbel-sac and exact-sac, but --agent is reinforce"),
+        (
+            ["--seeds", "2", "--gradient-samples", "9", "--agent", "reinforce"],
+            "--gradient-samples is for gumbel-sac and exact-sac, but --agent is reinforce",
+        ),
         (["--seeds", "2", "--processes", "1", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
         (["--seeds", "2", "--processes", "2", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
     ],

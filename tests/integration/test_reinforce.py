@@ -561,6 +561,17 @@ def test_callbacks(tmp_path: Path) -> None:
     assert model.num_timesteps >= 120
 
 
+def test_after_a_callback_has_ended_a_training_episodes_begin_anew() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return False
+
+    model = Recorded("MlpPolicy", Count(2), n_episodes=1, seed=0, device="cpu").learn(1, Stop())
+    assert model.num_timesteps == 1  # of the three of episode 2
+    model.learn(3, reset_num_timesteps=False, log_interval=None)
+    assert [episodes_of(rollout) for rollout in model.rollouts] == [[(3, [300.0])], [(4, [400.0, 401.0])]]
+
+
 class Order(BaseCallback):
     def __init__(self) -> None:
         super().__init__()

@@ -283,9 +283,6 @@ def test_a_state_holds_what_there_is_of_rollouts(n_envs: int) -> None:
         theirs.reset()
         theirs.unwrapped.steps = mine.unwrapped.steps  # type: ignore[attr-defined]
         theirs.rewards, theirs.needs_reset = [0.0], False  # type: ignore[attr-defined]
-    other.env.unwrapped.rows = None  # type: ignore[attr-defined]
-    for index in range(len(other._environments)):
-        other.env.unwrapped._save_obs(index, population._last_obs[index])
     for each in (population, other):
         each.learn(100 * n_envs, reset_num_timesteps=False)
     for index in range(2):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import run_agent
-from agents import gumbel_sac, search
+from agents import gumbel_sac, in_lockstep, reinforce_rloo, search
 from agents.common import UsageError
 from agents.search import Ladder, Result, parse_grid
 
@@ -157,6 +157,23 @@ def test_the_preset_grid_has_32_settings() -> None:
         assert [len(values) for values in grid.values()] == [4, 4, 2]
 
 
+def test_agents_that_learn_from_whole_episodes_have_a_grid_of_their_own() -> None:
+    grid = parse_grid((), reinforce_rloo.Settings())
+    assert [len(values) for values in grid.values()] == [4, 4, 2]
+    assert parse_grid(["n_episodes=2,4"], reinforce_rloo.Settings()) == {"n_episodes": (2, 4)}
+    with pytest.raises(UsageError, match="--grid cannot vary 'n_steps'"):
+        parse_grid(["n_steps=1,5"], reinforce_rloo.Settings())
+
+
+def test_a_search_among_agents_that_learn_from_whole_episodes(tmp_path: Path) -> None:
+    options = ["--agent", "reinforce-baseline", "--steps", "240", "--eval-episodes", "2", "--processes", "1"]
+    options += ["--grid", "n_episodes=1,2", "--grid", "gae_lambda=.9,1", "--confirm", "1", "--out", str(tmp_path / "s")]
+    assert run_agent.main(["search", *options]) == 0
+    assert {(row["n_episodes"], row["gae_lambda"]) for row in results(tmp_path / "s")} == {
+        (n, x) for n in "12" for x in ("0.9", "1")
+    }
+
+
 def test_an_entropy_that_nothing_steers_to_is_not_searched() -> None:
     with pytest.raises(UsageError, match=r"no effect where --ent-coef is fixed at 0.1: add --ent-coef auto"):
         parse_grid(["target_entropy_ratio=.1,.2"], gumbel_sac.Settings(ent_coef=0.1))
@@ -195,7 +212,10 @@ def test_a_grid_that_cannot_be_searched_is_answered(entries: list[str], answer: 
 @pytest.mark.parametrize(
     ("argv", "answer"),
     [
-        (["--agent", "dqn"], "which gumbel-sac and exact-sac can, but not dqn"),
+        (
+            ["--agent", "dqn"],
+            f"which {' and '.join(in_lockstep())} can, but not dqn",
+        ),
         (["--seeds", "3"], "--seeds is for train; search has --seeds-per-setting and --confirm"),
         (["--stop-at", "300"], "--stop-at is for train"),
         (["--keep", "1"], "--keep must be above 0 and below 1, but got 1.0"),
