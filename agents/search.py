@@ -65,7 +65,7 @@ PRESET: dict[str, tuple[Any, ...]] = {
 ENTROPIES: dict[str, tuple[Any, ...]] = {"target_entropy_ratio": (0.05, 0.2)}
 """What that is where the entropy coefficient is learned."""
 
-ENTROPY_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": (0.03, 0.1)}
+ENTROPY_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": (0.1, 0.4)}
 """What that is where it is fixed."""
 
 ON_POLICY_PRESET: dict[str, tuple[Any, ...]] = {
