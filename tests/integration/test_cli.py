@@ -594,6 +594,12 @@ def test_the_state_of_a_baseline_is_restored_exactly(tmp_path: Path) -> None:
         assert second.num_timesteps == 96
 
 
+def test_environments_draw_no_pictures() -> None:
+    # LunarLander would simulate sparks for them, and take five times as long.
+    (env,) = make_environments("CartPole-v1", 1, 0).envs
+    assert env.render_mode is None
+
+
 def test_what_a_kill_left_of_a_row_is_dropped_when_a_csv_log_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     for rest in ("3", "3,3", "3,30", "3,\n3", ",30\n", "x,1\n"):
