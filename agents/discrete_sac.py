@@ -98,10 +98,10 @@ _PENDULUM: dict[str, Any] = {
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "steps": 10_000,
-        "learning_rate": 4e-3,
+        "learning_rate": 2e-3,
         "learning_starts": 200,
         "batch_size": 128,
-        "n_steps": 10,
+        "n_steps": 5,
         "reward_scale": 0.1,
         "ent_coef": 0.4,
         "entropy_in_target": False,
