@@ -1,0 +1,857 @@
+"""Differentiable inter-agent learning: agents in an environment that learn what to do, and what to tell each other.
+
+Agents with one shared recurrent network act by Q-learning. At every step each also emits a message, which others hear
+at the next step. The error of the *listener's* value is differentiated through the message into the *speaker*: the
+channel is an estimator of gsrl (``st-gumbel``, ...), in the place of the paper's noise unit, so that messages are
+symbols in training too.
+
+An update plays a batch of episodes with the current network, and stores what chance and exploration decided: what was
+observed, who could hear whom, the actions, and the noise of the messages. The loss then unrolls the network over these
+episodes anew and sends the same messages from the same noise, now with gradients. This is right wherever what is
+observed depends on the messages through the actions alone, as what is heard is not part of an observation.
+
+Source: Foerster et al. 2016 (1605.06676), Algorithm 1 and Eqs. 1 and 2.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import configure_logger, get_device
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from gsrl import checkpoint
+from gsrl._compile import Fingerprint, Traced, is_traceable
+from gsrl.algorithms.base import _seed_of
+from gsrl.comms.agents import _GRUCell
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
+from gsrl.learner import Learner, LockstepLearner
+from gsrl.population.base import _progress_bar
+from gsrl.temperature import Temperature
+
+__all__ = ["DIAL", "SILENCE", "DIALEvaluation", "DIALLoss", "RecurrentQNetwork", "TalkingEnv", "Turn"]
+
+SILENCE = -1
+"""What an ear listens to that hears nobody."""
+
+COMMUNICATIONS = ("dial", "rial", "none")
+
+INPUT_SCALE = 1.0
+"""Standard deviation of the weights of what is seen and heard, at first."""
+
+LOGGED_EPISODES = 500
+"""Episodes of an evaluation in the middle of the training."""
+
+
+class Turn(NamedTuple):
+    """What ``n`` agents have before them in ``B`` episodes: features, ears and choices."""
+
+    observations: NDArray[np.float32]
+    """``[B, n, n_features]``, without anything that was said."""
+    heard: NDArray[np.int64]
+    """Whose message of the step before each ear hears, an agent's index, or :data:`SILENCE`; ``[B, n, n_ears]``."""
+    masks: NDArray[np.bool_]
+    """Which actions are legal, ``[B, n, n_actions]``; one of each agent at least."""
+
+
+class TalkingEnv(Protocol):
+    """A batch of episodes, in NumPy, of an environment whose agents hear each other.
+
+    It does not see the messages: it says who hears whom. It may have a method ``best_returns() -> [B]``: what the best
+    agents there could be, with all knowledge, would get in the episodes of the last reset.
+    """
+
+    n_agents: int
+    """``n``."""
+    n_actions: int
+    """Of each agent."""
+    n_features: int
+    """Numbers in an agent's observation."""
+    n_ears: int
+    """How many others an agent hears at most."""
+    horizon: int
+    """Steps after which every episode is over."""
+
+    def reset(self, batch_size: int, rng: np.random.Generator) -> Turn:
+        """Begins a batch of episodes."""
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Turn, NDArray[np.float32], NDArray[np.bool_]]:
+        """Takes actions ``[B, n]``; returns the next turn, the rewards ``[B, n]``, and which episodes are over ``[B]``.
+
+        Episodes that are over are stepped still, with the others: their rewards are 0.
+        """
+
+
+class RecurrentQNetwork(nn.Module):
+    """Values of the actions, and logits of a message, from what an agent has seen and heard so far.
+
+    Args:
+        inputs: Numbers that it sees and hears at a step.
+        n_actions: Of the agent.
+        length: Symbols of a message.
+        vocabulary: Kinds of symbols.
+        hidden: Width.
+        layers: Of gated recurrent units, one on the other.
+    """
+
+    def __init__(self, inputs: int, n_actions: int, length: int, vocabulary: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.n_actions, self.length, self.vocabulary, self.hidden = n_actions, length, vocabulary, hidden
+        cells = [_GRUCell(hidden if layer else inputs, hidden) for layer in range(layers)]
+        # Inputs are few, and most are one-hot. At the usual scale, 1 / sqrt(hidden), states would hardly differ by what
+        # is seen and heard: agents that say nothing, and are not listened to, are long in learning either.
+        nn.init.normal_(cells[0].weight_ih, std=INPUT_SCALE)
+        self.cells = nn.ModuleList(cells)
+        self.head = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, n_actions + length * vocabulary)
+        )
+
+    def first(self, shape: Sequence[int], like: Tensor) -> tuple[Tensor, ...]:
+        """The state before the first step, zeros: ``[*shape, hidden]`` of each layer."""
+        return tuple(like.new_zeros((*shape, self.hidden)) for _ in self.cells)
+
+    def forward(self, inputs: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """One step.
+
+        Args:
+            inputs: ``[*batch, inputs]``.
+            state: ``[*batch, hidden]`` of each layer.
+
+        Returns:
+            Values ``[*batch, n_actions]``, logits ``[*batch, length, vocabulary]``, and the next state.
+        """
+        x, states = inputs, []
+        for cell, before in zip(self.cells, state, strict=True):
+            (x,) = cell(x, (before,))
+            states.append(x)
+        values, logits = self.head(x).split([self.n_actions, self.length * self.vocabulary], -1)
+        return values, logits.unflatten(-1, (self.length, self.vocabulary)), tuple(states)
+
+
+class Batch(NamedTuple):
+    """Episodes as the loss needs them: ``T`` steps of ``B`` episodes with ``n`` agents, those after the end too."""
+
+    context: Tensor
+    """What each agent sees: its observation, who it is, and its last action; ``[T, B, n, C]``."""
+    routes: Tensor
+    """1 where an ear hears an agent, ``[T, B, n * n_ears, n]``."""
+    masks: Tensor
+    """Legal actions, bool ``[T, B, n, n_actions]``."""
+    actions: Tensor
+    """One-hot, ``[T, B, n, n_actions]``."""
+    rewards: Tensor
+    """``[T, B, n]``."""
+    begun: Tensor
+    """1 where the episode is not over before the step, ``[T, B]``."""
+    goes_on: Tensor
+    """1 where it is not over after the step, ``[T, B]``."""
+    noise: Tensor
+    """Of the messages, ``[T, ...]``."""
+
+
+class DIALLoss(nn.Module):
+    r"""The loss of a batch of episodes, as :class:`gsrl.learner.Learner` minimises it.
+
+    .. math:: \frac{1}{2Bn} \sum_{b,i,t}
+              \left(r_t + \gamma \max_{a'} Q^-_{t+1}(a') - Q_t(a_t)\right)^2
+
+    Q is unrolled with its own messages, whose gradient is the listeners'; the target :math:`Q^-` with those of its own,
+    of the same noise. With ``"rial"`` no gradient passes a message. Speakers learn by REINFORCE instead: the cost of
+    what agent i said at t, if it was heard, is :math:`Q_t(a_t) - \sum_{s \ge t} \gamma^{s-t} r_s`. Its value is a
+    baseline that does not depend on the message, so that this is unbiased.
+
+    Args:
+        network: Of all agents.
+        estimator: Pathwise for ``"dial"``; of the score function for ``"rial"``; None for ``"none"``.
+        communication: ``"dial"``, ``"rial"`` or ``"none"``.
+        gamma: Discount.
+        entropy_bonus: Weight of the entropy of the messages that are heard, in nats.
+    """
+
+    def __init__(
+        self,
+        network: RecurrentQNetwork,
+        estimator: Estimator | None,
+        communication: str,
+        gamma: float,
+        entropy_bonus: float,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.estimator: Any = estimator
+        self.communication, self.gamma, self.entropy_bonus = communication, gamma, entropy_bonus
+
+    def forward(self, *batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and means as metrics; of the fields of a :class:`Batch`."""
+        episodes = Batch(*batch)
+        values, policies, log_probs = self._unroll(self.network, episodes)
+        with torch.no_grad():
+            target_values, _, _ = self._unroll(self.target, episodes)
+            best = target_values.masked_fill(~episodes.masks, -torch.inf).amax(-1)
+            after = torch.cat([best[1:], torch.zeros_like(best[:1])])
+            target = episodes.rewards + self.gamma * episodes.goes_on.unsqueeze(-1) * after
+        taken = (values * episodes.actions).sum(-1)
+        begun = episodes.begun.unsqueeze(-1)
+        count = taken[0].numel()
+        errors = (target - taken) * begun
+        loss = 0.5 * errors.square().sum() / count
+        metrics = {
+            "td_error": errors.detach().abs().sum() / (begun.sum() * taken.shape[-1]),
+            "value": (taken.detach() * begun).sum() / (begun.sum() * taken.shape[-1]),
+        }
+        if self.communication != "none":
+            # What was said at the last step nobody hears, nor what is said after the end.
+            is_heard = F.pad(episodes.routes.amax(-2)[1:], (0, 0, 0, 0, 0, 1)) * episodes.goes_on.unsqueeze(-1)
+            entropy = (torch.stack([policy.entropy() for policy in policies]) * is_heard).sum()
+            cost = (taken - self._returns(episodes.rewards)).detach()
+            num_heard = is_heard.sum().clamp_min(1.0)
+            metrics["message_entropy"] = (entropy / num_heard).detach()
+            metrics["message_cost"] = (cost * is_heard).sum() / num_heard
+            if self.communication == "rial":
+                surrogate = self.estimator.surrogate(cost, torch.stack(log_probs))
+                loss = loss + ((surrogate - surrogate.detach()) * is_heard).sum() / count
+            loss = loss - self.entropy_bonus * entropy / count
+        metrics["loss"] = loss.detach()
+        return loss, metrics
+
+    def _returns(self, rewards: Tensor) -> Tensor:
+        """Discounted sums of what is still to come, ``[T, B, n]``."""
+        returns = [rewards[-1]]
+        for reward in rewards[:-1].flip(0).unbind(0):
+            returns.append(reward + self.gamma * returns[-1])
+        return torch.stack(returns[::-1])
+
+    def _unroll(
+        self, network: RecurrentQNetwork, episodes: Batch
+    ) -> tuple[Tensor, list[FactoredCategorical], list[Tensor]]:
+        """Values ``[T, B, n, n_actions]``, and of each step the speakers' policies and log-probabilities."""
+        state = network.first(episodes.context.shape[1:3], episodes.context)
+        messages = None
+        all_values, policies, log_probs = [], [], []
+        for context, routes, noise in zip(episodes.context, episodes.routes, episodes.noise, strict=True):
+            values, policy, state = look(network, context, self.hear(messages, routes), state)
+            all_values.append(values)
+            if self.communication != "none":
+                messages, log_prob = self.say(policy, noise)
+                policies.append(policy)
+                log_probs.append(log_prob)
+        return torch.stack(all_values), policies, log_probs
+
+    def say(self, policy: FactoredCategorical, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Messages ``[B, n, length, vocabulary]``, and their log-probabilities ``[B, n]`` (with ``"dial"``, zeros)."""
+        if self.communication == "rial":
+            return self.estimator.draw(policy, noise)
+        sample = self.estimator.sample(policy, noise)
+        return sample, sample.new_zeros(sample.shape[:-2])
+
+    def hear(self, messages: Tensor | None, routes: Tensor) -> Tensor:
+        """What each agent hears, ``[B, n, n_ears * length * vocabulary]``: zeros where an ear hears nobody."""
+        B, ears, n = routes.shape
+        width = self.network.length * self.network.vocabulary
+        if messages is None:
+            return routes.new_zeros(B, n, ears // n * width)
+        return (routes @ messages.flatten(-2)).reshape(B, n, ears // n * width)
+
+
+def look(
+    network: RecurrentQNetwork, context: Tensor, heard: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, FactoredCategorical, tuple[Tensor, ...]]:
+    """One step of all agents: values ``[B, n, n_actions]``, what they would say, and their next state."""
+    values, logits, state = network(torch.cat([context, heard], -1), state)
+    return values, FactoredCategorical(logits, validate_args=False), state
+
+
+@dataclass(frozen=True)
+class DIALEvaluation:
+    """How episodes went, with hard messages: ``N`` of each of ``S`` members."""
+
+    returns: NDArray[np.float64]
+    """Undiscounted, the mean over the agents, ``[S, N]``."""
+    lengths: NDArray[np.int64]
+    """Steps, ``[S, N]``."""
+    best_returns: NDArray[np.float64] | None
+    """What was to be had in these episodes, ``[S, N]``; None: the environment does not say."""
+
+    @property
+    def mean_return(self) -> NDArray[np.float64]:
+        """``[S]``."""
+        return self.returns.mean(1)
+
+    @property
+    def normalized_return(self) -> NDArray[np.float64]:
+        """Mean return in units of the best mean return of the same episodes, ``[S]``.
+
+        Raises:
+            ValueError: The environment does not say what is best.
+        """
+        if self.best_returns is None:
+            raise ValueError("normalized_return needs an environment with a method best_returns.")
+        return self.mean_return / self.best_returns.mean(1)
+
+
+class _Member:
+    """What one of several agents has for itself."""
+
+    def __init__(self, seed: int, env: TalkingEnv) -> None:
+        noise, init, play, explore = np.random.SeedSequence(seed).spawn(4)
+        self.env = env
+        self.generator = torch.Generator().manual_seed(_seed_of(noise))
+        self.init_seed = _seed_of(init)
+        self.play = np.random.default_rng(play)
+        self.explore = np.random.default_rng(explore)
+
+
+class DIAL:
+    """Agents that learn to act and to talk, centrally, and then act each by itself; several seeds in lock-step.
+
+    All agents of a team share one network, which is told who it is. With ``"dial"`` the gradient passes the messages;
+    ``"rial"`` learns what to say by REINFORCE; with ``"none"`` nothing is heard. Teams of different seeds share
+    nothing: each has the initialisation, episodes and noise of its seed, whatever its company, and parameters differ by
+    rounding alone. A team whose loss is not finite is reported by a warning and frozen.
+
+    Args:
+        env: A function that makes a :class:`TalkingEnv`; each team gets its own.
+        seeds: Of each team.
+        communication: ``"dial"``, ``"rial"`` or ``"none"``.
+        estimator: Of the gradient through a message, a name or an estimator of which each team gets a copy. For
+            ``"dial"`` a pathwise one, by default ``"st-gumbel"``; for ``"rial"`` ``"reinforce"``, the default.
+        vocabulary: Kinds of symbols, at least 2.
+        length: Symbols of a message, at least 1; they are chosen at once.
+        hidden: Width of the network.
+        layers: Recurrent layers.
+        batch_size: Episodes of an update.
+        learning_rate: Adam's step size, or a function of the share of the training that remains, from 1 down to 0, such
+            as Stable-Baselines3's ``LinearSchedule``; the training is what :meth:`learn` was told to reach.
+        gamma: Discount.
+        epsilon: Probability of a random action while training.
+        target_interval: Updates after which the target network becomes a copy of the network.
+        max_grad_norm: Largest norm of the gradient; None: no clipping.
+        entropy_bonus: Weight of the entropy of messages, in nats.
+        device: Of the networks.
+        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        tensorboard_log: Folder for TensorBoard; None: there is no log.
+        verbose: 1: what is logged is printed, of the first team.
+
+    Attributes:
+        num_updates: Updates so far.
+        history: What evaluations along the way have found: ``updates``, ``episodes`` and ``return``, one a team.
+        loggers: Of each team, while and after it learns.
+
+    Raises:
+        TypeError: ``env`` makes no :class:`TalkingEnv`, or ``estimator`` is of another kind.
+        ValueError: An argument is out of its range.
+    """
+
+    SETTINGS = (
+        "seeds",
+        "communication",
+        "estimator",
+        "vocabulary",
+        "length",
+        "hidden",
+        "layers",
+        "batch_size",
+        "learning_rate",
+        "gamma",
+        "epsilon",
+        "target_interval",
+        "max_grad_norm",
+        "entropy_bonus",
+    )
+    """Constructor arguments that a file holds."""
+
+    def __init__(
+        self,
+        env: Callable[[], TalkingEnv],
+        seeds: Sequence[int] = (0,),
+        *,
+        communication: str = "dial",
+        estimator: str | Estimator | None = None,
+        vocabulary: int = 2,
+        length: int = 1,
+        hidden: int = 64,
+        layers: int = 1,
+        batch_size: int = 32,
+        learning_rate: float | Callable[[float], float] = 3e-3,
+        gamma: float = 1.0,
+        epsilon: float = 0.2,
+        target_interval: int = 20,
+        max_grad_norm: float | None = 10.0,
+        entropy_bonus: float = 0.0,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.seeds = [int(seed) for seed in seeds]
+        self.communication = communication
+        self.vocabulary, self.length, self.hidden, self.layers = vocabulary, length, hidden, layers
+        self.batch_size, self.learning_rate, self.gamma, self.epsilon = batch_size, learning_rate, gamma, epsilon
+        self.target_interval, self.max_grad_norm, self.entropy_bonus = target_interval, max_grad_norm, entropy_bonus
+        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self._check_settings()
+        self.estimator = self._checked_estimator(estimator)
+        self.device = get_device(device)
+        self.num_updates = 0
+        self.history: list[dict[str, Any]] = []
+        self.loggers: list[Logger] = []
+        self._metrics: dict[str, Tensor] = {}
+        self._diverged = [False] * len(self.seeds)
+        self._make_env = env
+        self._members = [_Member(seed, self._new_env()) for seed in self.seeds]
+        self._losses = [self._make_loss(member) for member in self._members]
+        self._learners = [
+            Learner(loss, targets=[("network", "target")], max_grad_norm=max_grad_norm) for loss in self._losses
+        ]
+        self.learner = LockstepLearner(self._learners, compile=compile)
+        # Estimators without a state have nothing to advance.
+        self._stepped = [
+            (index, loss.estimator)
+            for index, loss in enumerate(self._losses)
+            if loss.estimator is not None and loss.estimator.state_dict()
+        ]
+        self._step_of_one = _Step(self._losses[0])
+        self._acting = {
+            f"loss.{child}.{name}": tensor
+            for child in ("network", "estimator")
+            for name, tensor in self.learner.tensors(child).items()
+        }
+        self._fingerprint = Fingerprint(self._losses[0])
+        is_known = compile or is_traceable(self._losses[0].modules())
+        self._traced_step = (
+            Traced(self._step_of_all, "a step", self._acting, compile=compile, after=100) if is_known else None
+        )
+
+    # Construction
+
+    def _check_settings(self) -> None:
+        if not self.seeds or min(self.seeds) < 0:
+            raise ValueError(f"seeds must hold at least one, integers of at least 0, but got {self.seeds}.")
+        if self.communication not in COMMUNICATIONS:
+            raise ValueError(f"communication must be one of {COMMUNICATIONS}, but got {self.communication!r}.")
+        least = {"vocabulary": 2, "length": 1, "hidden": 1, "layers": 1, "batch_size": 1, "target_interval": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise ValueError(f"{name} must be an integer of at least {bound}, but got {value!r}.")
+        for name in ("gamma", "epsilon"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
+        if not callable(self.learning_rate) and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
+
+    def _checked_estimator(self, estimator: str | Estimator | None) -> Estimator | None:
+        if self.communication == "none":
+            if estimator is not None:
+                raise ValueError(f"estimator must be None without communication, but got {estimator!r}.")
+            return None
+        if estimator is None:
+            estimator = "st-gumbel" if self.communication == "dial" else "reinforce"
+        made = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        if not isinstance(made, Estimator):
+            raise TypeError(f"estimator must be a name or an estimator, but got {type(made).__name__}.")
+        kind = Pathwise if self.communication == "dial" else ScoreFunction
+        if not isinstance(made, kind) or isinstance(made, RLOO):
+            needed = "a pathwise one" if self.communication == "dial" else "'reinforce'"
+            raise ValueError(f"estimator must be {needed} for {self.communication!r}, but got {made.name!r}.")
+        return made
+
+    def _new_env(self) -> TalkingEnv:
+        env: Any = self._make_env() if callable(self._make_env) else None
+        names = ("n_agents", "n_actions", "n_features", "n_ears", "horizon", "reset", "step")
+        missing = [name for name in names if not hasattr(env, name)]
+        if missing:
+            raise TypeError(
+                f"env must be a function that makes a gsrl.comms.TalkingEnv, but {self._make_env!r} makes "
+                f"{type(env).__name__}, which lacks {', '.join(missing)}."
+            )
+        made: TalkingEnv = env
+        return made
+
+    def _make_loss(self, member: _Member) -> DIALLoss:
+        env = member.env
+        inputs = env.n_features + env.n_agents + env.n_actions + env.n_ears * self.length * self.vocabulary
+        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(member.init_seed)
+            network = RecurrentQNetwork(inputs, env.n_actions, self.length, self.vocabulary, self.hidden, self.layers)
+        estimator = copy.deepcopy(self.estimator)
+        return DIALLoss(network, estimator, self.communication, self.gamma, self.entropy_bonus).to(self.device)
+
+    # Training
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of each team so far."""
+        return self.num_updates * self.batch_size
+
+    def learn(
+        self,
+        episodes: int,
+        callback: Callable[[DIAL], bool | None] | None = None,
+        *,
+        log_interval: int = 100,
+        progress_bar: bool = False,
+        tb_log_name: str = "dial",
+    ) -> DIAL:
+        """Trains for ``episodes`` more episodes of each team, or as many as fill whole batches.
+
+        Args:
+            episodes: How many.
+            callback: Called with this object after every evaluation; returning False ends the training.
+            log_interval: Updates between two evaluations, which are logged and added to :attr:`history`.
+            progress_bar: Whether a progress bar is shown; needs tqdm.
+            tb_log_name: Name of the run in TensorBoard.
+
+        Returns:
+            This object.
+        """
+        if log_interval < 1:
+            raise ValueError(f"log_interval must be at least 1, but got {log_interval}.")
+        if not self.loggers:
+            self._make_loggers(tb_log_name)
+        total = self.num_episodes + episodes
+        with _progress_bar(total, self.num_episodes, shown=progress_bar) as bar:
+            while self.num_episodes < total and bool(self.learner.alive.any()):
+                self._update(remaining=1 - self.num_episodes / total)
+                bar.update(self.batch_size)
+                if self.num_updates % log_interval == 0:
+                    self._log()
+                    if callback is not None and callback(self) is False:
+                        break
+        self._report_diverged()
+        return self
+
+    def _update(self, remaining: float) -> None:
+        learning_rate = self.learning_rate(remaining) if callable(self.learning_rate) else self.learning_rate
+        ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
+        is_copied = (self.num_updates + 1) % self.target_interval == 0
+        self._metrics = self.learner.update(
+            *self._collect(), learning_rate=ones * learning_rate, tau=ones * float(is_copied)
+        )
+        self.num_updates += 1
+        for index, estimator in self._stepped:
+            estimator.step(self._metrics["message_cost"][index])
+
+    @torch.no_grad()
+    def _collect(self) -> Batch:
+        """Episodes of all teams, with leading dimensions ``[S, T, B]``."""
+        env, S, B = self._members[0].env, len(self.seeds), self.batch_size
+        turns = [member.env.reset(B, member.play) for member in self._members]
+        last = np.zeros((S, B, env.n_agents, env.n_actions), np.float32)
+        over = np.zeros((S, B), np.bool_)
+        noise = self._draw_noise()
+        messages = noise.new_zeros(S, B, env.n_agents, self.length, self.vocabulary)
+        state = self._losses[0].network.first((S, B, env.n_agents), noise)
+        columns: list[list[Tensor]] = []
+        for t in range(env.horizon):
+            context, routes, masks = self._inputs(turns, last)
+            values, messages, state = self._step(context, routes, messages, state, noise[:, t])
+            last = self._explore(values.cpu().numpy(), masks)
+            results = [own.env.step(chosen.argmax(-1)) for own, chosen in zip(self._members, last, strict=True)]
+            turns = [turn for turn, _, _ in results]
+            rewards, begun, over = (
+                np.stack([each for _, each, _ in results]),
+                ~over,
+                np.stack([e for _, _, e in results]),
+            )
+            stored = (masks, last, rewards, begun.astype(np.float32), (~over).astype(np.float32))
+            columns.append([context, routes, *(torch.from_numpy(array).to(self.device) for array in stored)])
+        return Batch._make([*(torch.stack(column, 1) for column in zip(*columns, strict=True)), noise])
+
+    def _draw_noise(self) -> Tensor:
+        """Of the messages of all teams, ``[S, T, ...]``."""
+        env = self._members[0].env
+        if self.estimator is None:
+            return torch.zeros(len(self.seeds), env.horizon, 0, device=self.device)
+        shape = (self.batch_size, env.n_agents, self.length, self.vocabulary)
+        blank = FactoredCategorical(torch.zeros(shape), validate_args=False)
+        rows = [
+            torch.stack([_drawn(self.estimator, blank, member.generator) for _ in range(env.horizon)])
+            for member in self._members
+        ]
+        return torch.stack(rows).to(self.device)
+
+    def _inputs(self, turns: Sequence[Turn], last: NDArray[np.float32]) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+        """What agents see, who hears whom, and what is legal, of all teams.
+
+        Args:
+            turns: Of each of S teams.
+            last: One-hot actions of the step before ``[S, B, n, n_actions]``; zeros at the first one.
+        """
+        observations, heard, masks = (np.stack(arrays) for arrays in zip(*turns, strict=True))
+        *batch, n, ears = heard.shape
+        who = np.broadcast_to(np.eye(n, dtype=np.float32), (*batch, n, n))
+        context = np.concatenate([observations, who, last], -1)
+        routes = (heard.reshape(*batch, n * ears, 1) == np.arange(n)).astype(np.float32)
+        return torch.from_numpy(context).to(self.device), torch.from_numpy(routes).to(self.device), masks
+
+    def _explore(self, values: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions that are best with probability ``1 - epsilon``, else random, one-hot ``[S, B, n, n_actions]``."""
+        uniform = np.stack(
+            [member.explore.random((*masks.shape[1:-1], masks.shape[-1] + 1)) for member in self._members]
+        )
+        scores = np.where(uniform[..., :1] < self.epsilon, uniform[..., 1:], values)
+        best = np.where(masks, scores, -np.inf).argmax(-1)
+        return np.eye(masks.shape[-1], dtype=np.float32)[best]
+
+    def _step(self, *inputs: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Values, messages and states of all teams; see :meth:`_step_of_all`."""
+        is_same = self._traced_step is not None and self._fingerprint.is_same()
+        result = self._traced_step(*inputs) if is_same and self._traced_step is not None else None
+        stepped: tuple[Tensor, Tensor, tuple[Tensor, ...]]
+        stepped = self._step_of_all(self._acting, *inputs) if result is None else result
+        return stepped
+
+    def _step_of_all(self, tensors: dict[str, Tensor], *inputs: Any) -> Any:
+        return vmap(lambda own, *args: functional_call(self._step_of_one, own, args))(tensors, *inputs)
+
+    def _log(self) -> None:
+        result = self.evaluate(LOGGED_EPISODES)
+        returns = result.mean_return
+        self.history.append({"updates": self.num_updates, "episodes": self.num_episodes, "return": returns.tolist()})
+        self._report_diverged()
+        for index, (logger, row) in enumerate(zip(self.loggers, self.scalars(), strict=True)):
+            for name, value in row.items():
+                logger.record(name, value)
+            logger.record("eval/mean_return", returns[index])
+            logger.record("eval/mean_length", result.lengths[index].mean())
+            if result.best_returns is not None:
+                logger.record("eval/normalized_return", result.normalized_return[index])
+            logger.dump(self.num_episodes)
+
+    def scalars(self) -> list[dict[str, float]]:
+        """What the last update found, of each team: for loggers."""
+        norms = {f"gradient_norm_{name}": norm for name, norm in self.learner.gradient_norms().items()}
+        columns = {name: value.tolist() for name, value in {**self._metrics, **norms}.items()}
+        rows = [{f"train/{name}": column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
+        for row, loss in zip(rows, self._losses, strict=True):
+            row |= {"time/updates": float(self.num_updates), "time/episodes": float(self.num_episodes)}
+            temperature = getattr(loss.estimator, "temperature", None)
+            if isinstance(temperature, Temperature):
+                row["train/temperature"] = temperature().item()
+        return rows
+
+    def _make_loggers(self, name: str) -> None:
+        self.loggers = [
+            configure_logger(
+                self.verbose if index == 0 else 0, self.tensorboard_log, f"{name}_seed_{seed}", self.num_updates == 0
+            )
+            for index, seed in enumerate(self.seeds)
+        ]
+
+    def _report_diverged(self) -> None:
+        for index, alive in enumerate(self.learner.alive.tolist()):
+            if not alive and not self._diverged[index]:
+                self._diverged[index] = True
+                warnings.warn(
+                    f"the team of seed {self.seeds[index]} diverged by {self.num_episodes} episodes: its loss is not "
+                    "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
+                    stacklevel=3,
+                )
+
+    # Execution
+
+    def evaluate(
+        self,
+        episodes: int = 1000,
+        *,
+        scramble: bool = False,
+        env: Callable[[], TalkingEnv] | None = None,
+        seed: int = 0,
+    ) -> DIALEvaluation:
+        """Plays with the best actions and hard messages (of each symbol the most probable), without learning.
+
+        The episodes are the same at each call.
+
+        Args:
+            episodes: How many of each team; they are played at once.
+            scramble: Whether what is heard at a step is shuffled among those who hear something, in all episodes that
+                go on: a return that survives this was not got by talking.
+            env: A function that makes the environment to play in; None: that of the training.
+            seed: Of the episodes, beside the team's own.
+
+        Raises:
+            ValueError: ``episodes`` is below 1.
+        """
+        if not isinstance(episodes, int) or episodes < 1:
+            raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
+        results = []
+        for own, loss in zip(self.seeds, self._losses, strict=True):
+            rng = np.random.default_rng([own, seed])
+            results.append(self._play(loss, self._make_env() if env is None else env(), episodes, rng, scramble))
+        returns, lengths, best = zip(*results, strict=True)
+        return DIALEvaluation(np.stack(returns), np.stack(lengths), None if best[0] is None else np.stack(best))
+
+    @torch.no_grad()
+    def _play(
+        self, loss: DIALLoss, env: Any, episodes: int, rng: np.random.Generator, scramble: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
+        """Returns, lengths and best returns ``[N]`` of one team."""
+        turn = env.reset(episodes, rng)
+        best = env.best_returns() if hasattr(env, "best_returns") else None
+        last = np.zeros((episodes, env.n_agents, env.n_actions), np.float32)
+        returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+        over = np.zeros(episodes, np.bool_)
+        messages = torch.zeros(episodes, env.n_agents, self.length, self.vocabulary, device=self.device)
+        state = loss.network.first((episodes, env.n_agents), messages)
+        for _ in range(env.horizon):
+            (context,), (routes,), (masks,) = self._inputs([turn], last[None])
+            heard = loss.hear(messages, routes)
+            if scramble:
+                heard = _shuffled(heard, (turn.heard != SILENCE) & ~over[:, None, None], rng)
+            values, policy, state = look(loss.network, context, heard, state)
+            if self.communication != "none":
+                messages = policy.mode
+            last = np.eye(env.n_actions, dtype=np.float32)[np.where(masks, values.cpu().numpy(), -np.inf).argmax(-1)]
+            lengths += ~over
+            turn, rewards, over = env.step(last.argmax(-1))
+            returns += rewards.mean(-1)
+        return returns, lengths, best
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while the teams learn, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
+            learner.count = int(count)
+        members = [
+            {
+                "loss": loss.state_dict(),
+                "learner": learner.state_dict(),
+                "generator": member.generator.get_state(),
+                "play": member.play.bit_generator.state,
+                "explore": member.explore.bit_generator.state,
+            }
+            for loss, learner, member in zip(self._losses, self._learners, self._members, strict=True)
+        ]
+        return {
+            "members": members,
+            "num_updates": self.num_updates,
+            "history": self.history,
+            "alive": self.learner.alive.tolist(),
+            "diverged": self._diverged,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of as many teams of the same settings.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
+            ValueError: There is another number of teams.
+        """
+        expected = self.state_dict()
+        checkpoint.check_entries(state, dict.fromkeys(expected))
+        if len(state["members"]) != len(self.seeds):
+            raise ValueError(f"state must hold {len(self.seeds)} teams, but holds {len(state['members'])}.")
+        for member_state, own in zip(state["members"], expected["members"], strict=True):
+            checkpoint.check_entries(member_state, own)
+        for index, member_state in enumerate(state["members"]):
+            member = self._members[index]
+            self._losses[index].load_state_dict(member_state["loss"])
+            self._learners[index].load_state_dict(member_state["learner"])
+            member.generator.set_state(member_state["generator"].cpu())
+            member.play.bit_generator.state = member_state["play"]
+            member.explore.bit_generator.state = member_state["explore"]
+        self.learner.count.copy_(torch.tensor([learner.count for learner in self._learners]))
+        self.learner.alive.copy_(torch.tensor(state["alive"]))
+        self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
+        self._diverged = list(state["diverged"])
+
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
+        """Saves the teams with all that they have but the environment, as tensors and JSON.
+
+        Args:
+            path: Path or binary file object.
+        """
+        settings = {name: getattr(self, name) for name in self.SETTINGS}
+        checkpoint.save(path, {"algorithm": type(self).__name__, **settings, **self.state_dict()})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | BinaryIO,
+        env: Callable[[], TalkingEnv],
+        *,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        custom_objects: dict[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> DIAL:
+        """Loads saved teams, which go on where they were.
+
+        Args:
+            path: What :meth:`save` wrote.
+            env: See :class:`DIAL`, as the rest.
+            device: As above.
+            compile: As above.
+            tensorboard_log: As above.
+            verbose: As above.
+            custom_objects: Values that take the place of saved ones: an ``estimator`` that is not gsrl's own.
+            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, or holds something else, or agents of another
+                environment.
+        """
+        tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
+        if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
+            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+        with checkpoint.fitting(path):
+            teams = cls(
+                env,
+                **{name: tree[name] for name in cls.SETTINGS},
+                device=device,
+                compile=compile,
+                tensorboard_log=tensorboard_log,
+                verbose=verbose,
+            )
+            teams.load_state_dict(tree)
+        return teams
+
+
+class _Step(nn.Module):
+    """A step of one team, on tensors alone."""
+
+    def __init__(self, loss: DIALLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(
+        self, context: Tensor, routes: Tensor, messages: Tensor, state: tuple[Tensor, ...], noise: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Values, messages and states."""
+        values, policy, state = look(self.loss.network, context, self.loss.hear(messages, routes), state)
+        if self.loss.communication != "none":
+            messages, _ = self.loss.say(policy, noise)
+        return values, messages, state
+
+
+def _drawn(estimator: Estimator, policy: FactoredCategorical, generator: torch.Generator) -> Tensor:
+    noise = estimator.draw_noise(policy, generator)
+    if not isinstance(noise, Tensor):
+        raise TypeError(f"estimator must draw its noise as one tensor here, but {estimator.name} does not.")
+    return noise
+
+
+def _shuffled(heard: Tensor, is_heard: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
+    """What is heard ``[B, n, n_ears * width]``, exchanged among the ears that hear something ``[B, n, n_ears]``."""
+    rows = heard.reshape(is_heard.size, -1).clone()
+    (listening,) = is_heard.reshape(-1).nonzero()
+    rows[listening] = rows[rng.permutation(listening)]
+    return rows.view_as(heard)

@@ -1,0 +1,656 @@
+"""Training of agents that learn to talk: one game, or many in lock-step."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import configure_logger, get_device
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from gsrl import checkpoint
+from gsrl.algorithms.base import _seed_of
+from gsrl.comms.agents import (
+    DiscriminationReceiver,
+    MLPReceiver,
+    MLPSender,
+    RecurrentReceiver,
+    RecurrentSender,
+)
+from gsrl.comms.channel import Channel, ChannelNoise, Message
+from gsrl.comms.games import DiscriminationGame, Game, GameBatch
+from gsrl.comms.protocol import Protocol
+from gsrl.comms.topologies import Audience, BroadcastGame, Community, Dialogue, PopulationGame, QuestionGame
+from gsrl.learner import Learner, LockstepLearner
+from gsrl.population.base import _progress_bar
+from gsrl.temperature import Temperature
+
+__all__ = ["Evaluation", "SignallingGame", "SignallingLoss"]
+
+Agent: TypeAlias = str | nn.Module | Callable[[], nn.Module]
+"""A name, ``"mlp"``, ``"gru"`` or ``"lstm"``; a function that makes one; or, for a single game, the module itself."""
+
+AGENTS = ("mlp", "gru", "lstm")
+
+SAMPLED_EPISODES = 10_000
+"""Episodes of an evaluation that cannot list them."""
+
+LOGGED_EPISODES = 1_000
+"""Episodes of those in the middle of the training."""
+
+
+class SignallingLoss(nn.Module):
+    """The expected cost of a game between two agents, as :class:`gsrl.learner.Learner` minimises it.
+
+    Args:
+        game: What is played.
+        sender: See :class:`gsrl.comms.Sender`.
+        receiver: See :class:`gsrl.comms.Receiver`.
+        channel: Between them.
+    """
+
+    def __init__(self, game: Game, sender: nn.Module, receiver: nn.Module, channel: Channel) -> None:
+        super().__init__()
+        self.game = game
+        self.sender: Any = sender
+        self.receiver: Any = receiver
+        self.channel = channel
+
+    def forward(
+        self, sender_input: Tensor, receiver_input: Any, target: Tensor, noise: ChannelNoise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean cost of a batch, less the bonus of the sender's entropy; and means as metrics."""
+
+        def cost(message: Message) -> Tensor:
+            return message.cost(self.receiver, receiver_input, lambda output: self.game.cost(output, target))
+
+        estimate = self.channel.expectation(self.sender, sender_input, cost, noise)
+        return self.channel.loss(estimate), {k: v.detach().mean() for k, v in estimate._asdict().items()}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How ``S`` games went, with hard messages: ``N`` episodes each."""
+
+    accuracy: NDArray[np.float64]
+    """Share of the right answers ``[S]``, each episode by its probability."""
+    cost: NDArray[np.float64]
+    """Mean cost of the answers ``[S]``, without that of the length."""
+    mean_length: NDArray[np.float64]
+    """Mean number of symbols before the end ``[S]``."""
+    correct: NDArray[np.bool_]
+    """Which answers were right, ``[S, N]``."""
+    messages: NDArray[np.int64]
+    """As they were sent, ``[S, N, L]``. With an end symbol, that is 0, and so is all that follows it."""
+    lengths: NDArray[np.int64]
+    """Symbols before the end, ``[S, N]``."""
+    meanings: NDArray[np.int64]
+    """Values of the attributes, ``[S, N, A]``."""
+    probabilities: NDArray[np.float64]
+    """Weight of each episode ``[N]``; they sum to 1."""
+
+
+class SignallingGame:
+    """A game between agents that learn to talk; with ``seeds``, as many games in lock-step, each by itself.
+
+    What is trained is a sender, a receiver and what the channel learns, by Adam on the game's cost; how the gradient
+    gets from the receiver to the sender is the channel's estimator. A game has the initialisation and the random
+    numbers of its seed, and so does not depend on its company but by rounding.
+
+    Args:
+        game: What is played.
+        channel: Between the agents; each game gets a copy of it.
+        sender: A name, ``"mlp"``, ``"gru"`` or ``"lstm"``, or a function that makes a :class:`gsrl.comms.Sender`; for a
+            single game, also the module itself.
+        receiver: Likewise, of a :class:`gsrl.comms.Receiver`.
+        seed: Of a single game; None: entropy of the operating system.
+        seeds: Of each of several games.
+        batch_size: Episodes of an update.
+        learning_rate: Adam's step size.
+        hidden: Width of the agents that are made by name.
+        max_grad_norm: Largest norm of the gradient of each agent, and of the channel; None: no clipping.
+        device: Of the networks.
+        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        tensorboard_log: Folder for TensorBoard; None: there is no log.
+        verbose: 1: what is logged is printed, of the first game.
+
+    Attributes:
+        seeds: As a list; that of a single game too.
+        num_updates: Updates so far.
+        num_samples: Episodes of each game so far.
+        history: What evaluations along the way have found: ``updates``, ``samples`` and ``accuracy``, one a game.
+        loggers: Of each game, while and after it learns.
+
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: An argument is out of its range, or the agents do not fit the game or the channel.
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        channel: Channel,
+        sender: Agent = "mlp",
+        receiver: Agent = "mlp",
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 1e-2,
+        hidden: int = 64,
+        max_grad_norm: float | None = None,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        if not isinstance(game, Game):
+            raise TypeError(f"game must be a gsrl.comms.Game, but got {type(game).__name__}.")
+        if not isinstance(channel, Channel):
+            raise TypeError(f"channel must be a gsrl.comms.Channel, but got {type(channel).__name__}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, but got {batch_size!r}.")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, but got {learning_rate}.")
+        self.game, self.channel = game, channel
+        self.sender, self.receiver, self.hidden = sender, receiver, hidden
+        self.batch_size, self.learning_rate, self.max_grad_norm = batch_size, learning_rate, max_grad_norm
+        self.is_single = seeds is None
+        self.seeds = [_entropy() if seed is None else seed] if seeds is None else [int(each) for each in seeds]
+        if not self.seeds or (seeds is not None and seed is not None):
+            raise ValueError(f"give seed, or seeds with at least one, but got seed={seed}, seeds={seeds}.")
+        self.device = get_device(device)
+        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.num_updates = 0
+        self.history: list[dict[str, Any]] = []
+        self.loggers: list[Logger] = []
+        self._metrics: dict[str, Tensor] = {}
+        self._diverged = [False] * len(self.seeds)
+        self._generators = [torch.Generator() for _ in self.seeds]
+        self._members = [self._make_member(index) for index in range(len(self.seeds))]
+        learners = [
+            Learner(loss, max_grad_norm=max_grad_norm, compile=compile and self.is_single) for loss in self._members
+        ]
+        self._learners = learners
+        self.learner = learners[0] if self.is_single else LockstepLearner(learners, compile=compile)
+        ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
+        self._rates: Any = learning_rate if self.is_single else ones * learning_rate
+        self._tau: Any = 0.0 if self.is_single else ones * 0
+        # Channels without a state have nothing to advance.
+        self._stepped = [(i, loss.channel) for i, loss in enumerate(self._members) if loss.channel.state_dict()]
+
+    # Construction
+
+    def _make_member(self, index: int) -> SignallingLoss:
+        init, play = np.random.SeedSequence(self.seeds[index]).spawn(2)
+        self._generators[index].manual_seed(_seed_of(play))
+        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_seed_of(init))
+            sender, receiver = self._make_agent("sender"), self._make_agent("receiver")
+        loss = SignallingLoss(self.game, sender, receiver, copy.deepcopy(self.channel)).to(self.device)
+        if index == 0:
+            self._check(loss)
+        return loss
+
+    def _make_agent(self, role: str) -> nn.Module:
+        agent = getattr(self, role)
+        if isinstance(agent, nn.Module):
+            if not self.is_single:
+                raise ValueError(f"{role} must be a function that makes one, for there are several, but got a module.")
+            return agent
+        if isinstance(agent, str) and agent in AGENTS:
+            return self._make_sender(self.game, agent) if role == "sender" else self._make_receiver(self.game, agent)
+        made = agent() if callable(agent) else None
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"{role} must be one of {AGENTS}, or a function that makes a module, but got {agent!r}.")
+        return made
+
+    def _make_sender(self, game: Game, name: Any) -> nn.Module:
+        if isinstance(game, PopulationGame):
+            return Community([self._make_sender(game.game, name) for _ in range(game.size)])
+        features, symbols = game.sender_features, self.channel.symbols
+        if isinstance(game, QuestionGame):
+            shares = (game.attributes, features - game.attributes)
+            first, second = (RecurrentSender(share, symbols, self.hidden) for share in shares)
+            return Dialogue(first, second, shares)
+        if name == "mlp":
+            return MLPSender(features, symbols, self.channel.length, self.hidden)
+        return RecurrentSender(features, symbols, self.hidden, name)
+
+    def _make_receiver(self, game: Game, name: Any) -> nn.Module:
+        if isinstance(game, PopulationGame):
+            return Community([self._make_receiver(game.game, name) for _ in range(game.size)])
+        if isinstance(game, BroadcastGame):
+            return Audience([self._make_receiver(game.game, name) for _ in range(game.receivers)])
+        points = isinstance(game, DiscriminationGame)
+        outputs = self.hidden if points else game.outputs
+        features = 0 if points else game.receiver_features
+        width, length = self.channel.width, self.channel.length
+        receiver: nn.Module
+        if name == "mlp":
+            receiver = MLPReceiver(width, outputs, length, features, self.hidden)
+        else:
+            receiver = RecurrentReceiver(width, outputs, features, self.hidden, name)
+        return DiscriminationReceiver(receiver, game.receiver_features, outputs) if points else receiver
+
+    @torch.no_grad()
+    def _check(self, loss: SignallingLoss) -> None:
+        """Refuses agents that do not fit, before anything is trained."""
+        game, channel = self.game, self.channel
+        generator = torch.Generator().manual_seed(0)
+        batch = _to(game.sample(2, generator), self.device)
+        given = (batch.sender_input.shape[-1], game.sender_features)
+        if given[0] != given[1]:
+            raise ValueError(f"game must give senders its sender_features, {given[1]} numbers, but gives {given[0]}.")
+        shape = tuple(batch.sender_input.shape[:-1])
+        said = _shape_of(
+            "sender",
+            f"inputs of the game, {tuple(batch.sender_input.shape)}",
+            lambda: loss.sender.step(loss.sender.start(batch.sender_input), None)[0],
+        )
+        if said != (*shape, channel.symbols):
+            raise ValueError(
+                f"sender must choose among the channel's {channel.symbols} symbols, with logits of shape "
+                f"{(*shape, channel.symbols)}, but gives {said}."
+            )
+        message = torch.zeros(*shape, channel.length, channel.width, device=self.device)
+        answered = _shape_of(
+            "receiver",
+            f"the channel's messages, {tuple(message.shape)} with its width of {channel.width}",
+            lambda: loss.receiver(message, batch.receiver_input),
+        )
+        if answered != (*shape, game.outputs):
+            raise ValueError(
+                f"receiver must answer with the game's {game.outputs} outputs, in the shape {(*shape, game.outputs)}, "
+                f"but gives {answered}."
+            )
+        priced = _shape_of(
+            "game",
+            f"answers of its own {game.outputs} outputs",
+            lambda: game.cost(torch.zeros(answered, device=self.device), batch.target),
+        )
+        if priced != shape:
+            raise ValueError(f"game must give each episode a cost, in the shape {shape}, but gives {priced}.")
+        noise = channel.draw_noise(shape, generator)
+        loss(*batch[:3], _to(noise, self.device))  # an estimator that does not fit the channel says so
+
+    # Training
+
+    @property
+    def num_samples(self) -> int:
+        """Episodes of each game so far."""
+        return self.num_updates * self.batch_size
+
+    def learn(
+        self,
+        updates: int,
+        callback: Callable[[SignallingGame], bool | None] | None = None,
+        *,
+        log_interval: int = 100,
+        stop: float | None = None,
+        progress_bar: bool = False,
+        tb_log_name: str = "signalling",
+        reset_num_updates: bool = False,
+    ) -> SignallingGame:
+        """Trains for some more updates.
+
+        Args:
+            updates: How many.
+            callback: Called with this object after every evaluation; returning False ends the training.
+            log_interval: Updates between two evaluations, which are logged and added to :attr:`history`.
+            stop: An accuracy: the training ends once an evaluation of each game has reached it.
+            progress_bar: Whether a progress bar is shown; needs tqdm.
+            tb_log_name: Name of the run in TensorBoard.
+            reset_num_updates: Whether updates are counted from 0, and the history begins anew.
+
+        Returns:
+            This object.
+
+        Raises:
+            FloatingPointError: The cost of a single game is not finite.
+        """
+        if log_interval < 1:
+            raise ValueError(f"log_interval must be at least 1, but got {log_interval}.")
+        if reset_num_updates:
+            self.num_updates, self.history = 0, []
+        if not self.loggers or reset_num_updates:
+            self._make_loggers(tb_log_name)
+        total = self.num_updates + updates
+        with _progress_bar(total, self.num_updates, shown=progress_bar) as bar:
+            while self.num_updates < total:
+                self._update()
+                bar.update(1)
+                if self.num_updates % log_interval:
+                    continue
+                self._log()
+                if callback is not None and callback(self) is False:
+                    break
+                if stop is not None and np.isfinite(self.samples_to(stop)).all():
+                    break
+        self._report_diverged()
+        return self
+
+    def _update(self) -> None:
+        rows = [self._draw(generator) for generator in self._generators]
+        args = rows[0] if self.is_single else tree_map(_stacked, *rows)
+        if self.device.type != "cpu":
+            args = _to(args, self.device)
+        self._metrics = self.learner.update(*args, learning_rate=self._rates, tau=self._tau)
+        self.num_updates += 1
+        for index, channel in self._stepped:
+            channel.step(self._metrics["cost"] if self.is_single else self._metrics["cost"][index])
+
+    def _draw(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """What an update of one game needs."""
+        batch = self.game.sample(self.batch_size, generator)
+        noise = self.channel.draw_noise(batch.sender_input.shape[:-1], generator)
+        return batch.sender_input, batch.receiver_input, batch.target, noise
+
+    def samples_to(self, accuracy: float) -> NDArray[np.float64]:
+        """Episodes until an evaluation in :attr:`history` first reached an accuracy, of each game; infinite: never."""
+        reached = np.full(len(self.seeds), np.inf)
+        for row in reversed(self.history):
+            reached[np.array(row["accuracy"]) >= accuracy] = row["samples"]
+        return reached
+
+    def _log(self) -> None:
+        result = self.evaluate(episodes=None if self._lists_episodes else LOGGED_EPISODES)
+        self.history.append(
+            {"updates": self.num_updates, "samples": self.num_samples, "accuracy": result.accuracy.tolist()}
+        )
+        self._report_diverged()
+        rows = self.scalars()
+        for index, (logger, row) in enumerate(zip(self.loggers, rows, strict=True)):
+            for name, value in row.items():
+                logger.record(name, value)
+            logger.record("eval/accuracy", result.accuracy[index])
+            logger.record("eval/cost", result.cost[index])
+            logger.record("eval/mean_length", result.mean_length[index])
+            logger.dump(self.num_updates)
+
+    def scalars(self) -> list[dict[str, float]]:
+        """What the last update found, of each game: for loggers."""
+        norms = {f"gradient_norm_{name}": norm for name, norm in self.learner.gradient_norms().items()}
+        columns = {name: value.reshape(-1).tolist() for name, value in {**self._metrics, **norms}.items()}
+        rows = [{f"train/{name}": column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
+        for row, loss in zip(rows, self._members, strict=True):
+            row |= {"time/updates": float(self.num_updates), "time/samples": float(self.num_samples)}
+            changing = {
+                "temperature": getattr(loss.channel.estimator, "temperature", None),
+                "entropy_bonus": loss.channel.entropy_bonus,
+                "diversity_bonus": loss.channel.diversity_bonus,
+            }
+            row |= {f"train/{name}": x().item() for name, x in changing.items() if isinstance(x, Temperature)}
+        return rows
+
+    def _make_loggers(self, name: str) -> None:
+        names = [name] if self.is_single else [f"{name}_seed_{seed}" for seed in self.seeds]
+        self.loggers = [
+            configure_logger(self.verbose if index == 0 else 0, self.tensorboard_log, each, self.num_updates == 0)
+            for index, each in enumerate(names)
+        ]
+
+    def _report_diverged(self) -> None:
+        if isinstance(self.learner, LockstepLearner):
+            for index, alive in enumerate(self.learner.alive.tolist()):
+                if not alive and not self._diverged[index]:
+                    self._diverged[index] = True
+                    warnings.warn(
+                        f"the game of seed {self.seeds[index]} diverged by {self.num_updates} updates: its loss is not "
+                        "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
+                        stacklevel=3,
+                    )
+        elif self._metrics and not bool(self._metrics["cost"].isfinite()):
+            raise FloatingPointError(
+                f"the cost is {self._metrics['cost'].item()} after {self.num_updates} updates: the training diverged. "
+                "Try a lower learning_rate, or max_grad_norm."
+            )
+
+    # Execution
+
+    @property
+    def _lists_episodes(self) -> bool:
+        return self.game.exhaustive and not self.channel.is_noisy
+
+    def agents(self, index: int = 0) -> SignallingLoss:
+        """The sender, receiver and channel of a game, as they are trained, of these names."""
+        return self._members[index]
+
+    def evaluate(
+        self,
+        split: str = "train",
+        episodes: int | None = None,
+        *,
+        scramble: bool = False,
+        deterministic: bool = True,
+        seed: int = 0,
+    ) -> Evaluation:
+        """Plays with hard messages, without learning.
+
+        Where a meaning is all there is to an episode, each meaning is played once and counts by its probability.
+        Otherwise (a game with random candidates, a noisy channel, scrambled or sampled messages, or where ``episodes``
+        says so) episodes are drawn; they are the same at each call.
+
+        Args:
+            split: Of the meanings: ``"train"``, ``"held_out"`` or ``"all"``.
+            episodes: How many are drawn.
+            scramble: Whether receivers hear messages of other episodes: what they get right then, they have not
+                learned from the messages.
+            deterministic: Whether the most probable symbols are sent; otherwise they are sampled.
+            seed: Of the episodes and the noise, beside the game's own.
+        """
+        listed = episodes is None and self._lists_episodes and deterministic and not scramble
+        results = []
+        for own, loss in zip(self.seeds, self._members, strict=True):
+            generator = torch.Generator().manual_seed(_seed_of(np.random.SeedSequence([own, seed])))
+            if listed:
+                batch = self.game.inputs(split)
+            else:
+                batch = self.game.sample(SAMPLED_EPISODES if episodes is None else episodes, generator, split)
+            results.append(self._play(loss, batch, generator, scramble=scramble, deterministic=deterministic))
+        columns = {name: np.stack([result[name] for result in results]) for name in results[0]}
+        count = columns["correct"].shape[1]
+        weights = self.game.probabilities(split).double().numpy() if listed else np.full(count, 1 / count)
+        return Evaluation(
+            accuracy=1 - ~columns["correct"] @ weights,  # exactly 1 where all are right
+            cost=columns.pop("cost") @ weights,
+            mean_length=columns["lengths"] @ weights,
+            probabilities=weights,
+            **columns,
+        )
+
+    @torch.no_grad()
+    def _play(
+        self, loss: SignallingLoss, batch: GameBatch, generator: torch.Generator, *, scramble: bool, deterministic: bool
+    ) -> dict[str, NDArray[Any]]:
+        on_device = _to(batch, self.device)
+        message = loss.channel.send(loss.sender, on_device.sender_input, generator, deterministic=deterministic)
+        heard = message
+        if scramble:
+            order = torch.randperm(message.received.shape[-3], generator=generator).to(self.device)
+            ends = None if message.ends is None else message.ends.index_select(-1, order)
+            heard = message._replace(received=message.received.index_select(-3, order), ends=ends)
+        output = heard.read(loss.receiver, on_device.receiver_input)
+        symbols = message.symbols.argmax(-1)
+        lengths = message.length.long()
+        if self.channel.variable_length:
+            symbols[torch.arange(self.channel.length, device=self.device) >= lengths.unsqueeze(-1)] = 0
+        flat = batch.sender_input.dim() - 2  # batch dimensions become one
+        return {
+            "correct": self.game.correct(output, on_device.target).flatten().cpu().numpy(),
+            "cost": self.game.cost(output, on_device.target).double().flatten().cpu().numpy(),
+            "messages": symbols.flatten(0, flat).cpu().numpy(),
+            "lengths": lengths.flatten().cpu().numpy(),
+            "meanings": batch.meaning.flatten(0, flat).numpy(),
+        }
+
+    def protocol(self, index: int = 0, split: str = "all") -> Protocol:
+        """The language of a game: which message stands for which meanings.
+
+        Args:
+            index: Of the game.
+            split: Of the meanings.
+        """
+        result = self.evaluate(split)
+        return Protocol.of_episodes(
+            result.messages[index],
+            result.lengths[index],
+            result.meanings[index],
+            result.correct[index],
+            result.probabilities,
+        )
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while the games are played, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        if isinstance(self.learner, LockstepLearner):
+            for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
+                learner.count = int(count)
+        members = [
+            {"agents": loss.state_dict(), "learner": learner.state_dict(), "generator": generator.get_state()}
+            for loss, learner, generator in zip(self._members, self._learners, self._generators, strict=True)
+        ]
+        alive = self.learner.alive.tolist() if isinstance(self.learner, LockstepLearner) else [True]
+        return {
+            "members": members,
+            "num_updates": self.num_updates,
+            "history": self.history,
+            "alive": alive,
+            "diverged": self._diverged,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of as many games of the same settings.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
+            ValueError: There is another number of games.
+        """
+        expected = self.state_dict()
+        checkpoint.check_entries(state, dict.fromkeys(expected))
+        if len(state["members"]) != len(self.seeds):
+            raise ValueError(f"state must hold {len(self.seeds)} games, but holds {len(state['members'])}.")
+        for member, own in zip(state["members"], expected["members"], strict=True):
+            checkpoint.check_entries(member, own)
+        for index, member in enumerate(state["members"]):
+            self._members[index].load_state_dict(member["agents"])
+            self._learners[index].load_state_dict(member["learner"])
+            self._generators[index].set_state(member["generator"].cpu())
+        if isinstance(self.learner, LockstepLearner):
+            self.learner.count.copy_(torch.tensor([learner.count for learner in self._learners]))
+            self.learner.alive.copy_(torch.tensor(state["alive"]))
+        self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
+        self._diverged = list(state["diverged"])
+
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
+        """Saves the games with all that they have, as tensors and JSON: loading such a file runs no code.
+
+        A game, sender or receiver that is not gsrl's own is saved by its name alone, with a warning, and is given
+        again to :meth:`load`.
+
+        Args:
+            path: Path or binary file object.
+        """
+        names = ("sender", "receiver", "is_single", "seeds", "batch_size", "learning_rate", "hidden", "max_grad_norm")
+        tree = {
+            "algorithm": type(self).__name__,
+            "game": _described(self.game),
+            "channel": self.channel.settings,
+            **{name: getattr(self, name) for name in names},
+            **self.state_dict(),
+        }
+        checkpoint.save(path, tree)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | BinaryIO,
+        *,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        custom_objects: dict[str, Any] | None = None,
+        trusted: bool = False,
+    ) -> SignallingGame:
+        """Loads saved games, which go on where they were.
+
+        Args:
+            path: What :meth:`save` wrote.
+            device: Of the networks.
+            compile: Whether the update is compiled.
+            tensorboard_log: See :class:`SignallingGame`.
+            verbose: As above.
+            custom_objects: Values that take the place of saved ones: ``game``, ``sender`` and ``receiver`` that are not
+                gsrl's own.
+            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: The file is damaged, or holds something else.
+        """
+        tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
+        if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
+            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+        with checkpoint.fitting(path):
+            seeds = tree["seeds"]
+            games = cls(
+                _made(tree["game"]),
+                Channel(**tree["channel"]),
+                tree["sender"],
+                tree["receiver"],
+                **({"seed": seeds[0]} if tree["is_single"] else {"seeds": seeds}),
+                **{name: tree[name] for name in ("batch_size", "learning_rate", "hidden", "max_grad_norm")},
+                device=device,
+                compile=compile,
+                tensorboard_log=tensorboard_log,
+                verbose=verbose,
+            )
+            games.load_state_dict(tree)
+        return games
+
+
+def _shape_of(role: str, what: str, call: Callable[[], Tensor]) -> tuple[int, ...]:
+    """The shape that an agent returns; one error if it cannot take what it is given."""
+    try:
+        return tuple(call().shape)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{role} must take {what}, but cannot: {reason}.") from error
+
+
+def _described(game: Game) -> dict[str, Any]:
+    """A game, and those within, as classes and settings."""
+    settings = {name: _described(x) if isinstance(x, Game) else x for name, x in game.settings.items()}
+    return {"class": type(game), "settings": settings}
+
+
+def _made(game: Any) -> Any:
+    """The game of which this is the description."""
+    if not isinstance(game, dict):
+        return game
+    return game["class"](**{name: _made(x) if name == "game" else x for name, x in game["settings"].items()})
+
+
+def _stacked(*leaves: Any) -> Any:
+    """One leaf of the trees of all games, with a leading dimension of them."""
+    return torch.stack(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+
+def _to(tree: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _entropy() -> int:
+    """A seed of the operating system's choosing."""
+    return int(np.random.SeedSequence().entropy % 2**63)  # type: ignore[operator]
