@@ -127,7 +127,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "linear_decay": True,
         "learning_starts": 1000,
         "batch_size": 128,
-        "target_entropy_ratio": 0.05,
+        "n_steps": 3,
         "critics": "mean",
         "layer_norm": True,
     },
