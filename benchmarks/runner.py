@@ -286,7 +286,9 @@ def on_ray(address: str | None, processes: int | None, command: Sequence[str]) -
             raise UsageError(f"--address {address} is no Ray cluster: {error}") from error
         except Exception as error:  # Ray has no narrower name for it
             raise UsageError(f"Ray cannot be started: {error}") from error
-        carry_out = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=[_TaskFailed])(_carry_out)
+        # A list of exceptions is allowed, whatever Ray's annotation says.
+        options: dict[str, Any] = {"num_cpus": 1, "max_retries": RETRIES, "retry_exceptions": [_TaskFailed]}
+        carry_out = ray.remote(**options)(_carry_out)
         try:
             left = {carry_out.remote(task, (runs / task.name).resolve(), list(command)): task for task in tasks}
             asked = False
