@@ -5,7 +5,11 @@
 - :mod:`envs.grid`: a maze with illegal actions, masked or not;
 - :mod:`envs.discretized`: continuous control with discrete actions.
 
-Beside them stand MinAtar's games under their own ids (:mod:`envs.minatar`).
+Beside them stand MinAtar's games under their own ids (:mod:`envs.minatar`), and environments of several agents for
+PettingZoo, which has no registry, and which has to be installed to import them:
+
+- :mod:`envs.signalling`: senders and receivers, with a discrete channel between them;
+- :mod:`envs.switch_riddle`: prisoners who can leave each other one bit a day.
 """
 
 from envs import discretized, grid, matching, minatar, probes

@@ -382,7 +382,7 @@ class DIAL:
         estimator: str | Estimator | None = None,
         vocabulary: int = 2,
         length: int = 1,
-        hidden: int = 64,
+        hidden: int = 128,
         layers: int = 1,
         batch_size: int = 32,
         learning_rate: float | Callable[[float], float] = 3e-3,
