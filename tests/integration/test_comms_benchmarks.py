@@ -1,0 +1,168 @@
+"""The scripts behind the figures of gsrl.comms, on games so small that they end within seconds."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks.comms import attributes, evidence, lewis, noise, speed
+from benchmarks.peers import egg_loop
+
+
+@pytest.fixture(autouse=True)
+def no_lasting_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts' own threads and denormals are not for the other tests."""
+    monkeypatch.setattr(evidence, "prepare", lambda: None)
+
+
+def run_twice(main: Callable[[Sequence[str]], None], arguments: Sequence[str], name: str, out: Path) -> pd.DataFrame:
+    """What a script has written; a second run must find its rows, and add none."""
+    main([*arguments, "--out", str(out)])
+    rows = pd.read_csv(out / f"{name}.csv")
+    main([*arguments, "--out", str(out)])
+    pd.testing.assert_frame_equal(pd.read_csv(out / f"{name}.csv"), rows)
+    page = (out / f"{name}.md").read_text(encoding="utf-8")
+    assert "Made by `python " in page
+    assert "nan" not in page
+    assert (out / f"{name}.png").stat().st_size > 1000
+    return rows
+
+
+# Rows and figures
+
+
+def test_rows_are_kept_and_found(tmp_path: Path) -> None:
+    rows = evidence.Rows(tmp_path / "new" / "rows.csv")
+    assert not rows.holds(name="a")
+    rows.add([{"name": "a", "size": 3, "samples": math.inf}])
+    again = evidence.Rows(tmp_path / "new" / "rows.csv")
+    assert again.holds(name="a", size=3)
+    assert not again.holds(name="a", size=4)
+    again.add([{"name": "b", "size": 3, "samples": 5.0}])
+    assert again.table()["samples"].tolist() == [math.inf, 5.0]
+    assert pd.read_csv(tmp_path / "new" / "rows.csv")["samples"].tolist() == [math.inf, 5.0]
+
+
+def test_medians_of_seeds_some_of_which_never_got_there() -> None:
+    assert evidence.median([1000.0, 3000.0, math.inf]) == "3,000"
+    assert evidence.median([1000.0, math.inf, math.inf]) == "never"
+    assert evidence.share_of([True, False, True]) == "2/3"
+    budget, reference = pd.Series([8000.0, 8000.0]), pd.Series([500.0, 1500.0])
+    assert attributes.ratio(pd.Series([2000.0, 3000.0]), reference, budget) == "2.5"
+    assert attributes.ratio(pd.Series([2000.0, math.inf]), reference, budget) == "> 8.0"
+    assert attributes.ratio(budget, pd.Series([math.inf, math.inf]), budget) == ""
+
+
+def test_ceilings_and_calls() -> None:
+    assert lewis.Case(10, 5, 1).ceiling == 0.5
+    assert lewis.Case(5, 10, 1).ceiling == 1.0
+    assert noise.Noise("erasure", 0.3).ceiling == pytest.approx(0.73)
+    assert noise.Noise("substitution", 0.3).ceiling == pytest.approx(0.7)
+    calls = {name: lewis.calls_of(lewis.estimator_of(name, lewis.CASES[0]), 5) for name in lewis.ESTIMATORS}
+    one = {"gumbel-softmax", "st-gumbel", "gumbel-rao", "gapped-st", "reinmax", "reinforce"}
+    assert calls == {**dict.fromkeys(one, 1), "exact": 5, "rloo": 4}
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "vocabulary", "length", "expected"),
+    [
+        ([0.2, 0.5, 0.3], 2, 1, 0.5),  # nothing for .5, one symbol for the others
+        ([0.4, 0.3, 0.2, 0.1], 2, 2, 0.3 + 0.2 + 2 * 0.1),
+        ([1.0], 2, 3, 0.0),
+    ],
+)
+def test_the_optimal_code(probabilities: list[float], vocabulary: int, length: int, expected: float) -> None:
+    assert noise.optimal_mean_length(np.array(probabilities), vocabulary, length) == pytest.approx(expected)
+
+
+def test_an_optimal_code_needs_enough_messages() -> None:
+    with pytest.raises(ValueError, match="vocabulary and length must make 4 messages, but make 3"):
+        noise.optimal_mean_length(np.full(4, 0.25), 2, 1)
+
+
+# The scripts
+
+
+def test_lewis(tmp_path: Path) -> None:
+    cases = (lewis.Case(3, 3, 60, batch=16, hidden=8), lewis.Case(4, 2, 8, batch=16, hidden=8))
+
+    def main(argv: Sequence[str]) -> None:
+        lewis.main(argv, cases)
+
+    rows = run_twice(main, ["--seeds", "2"], "lewis", tmp_path)
+    assert len(rows) == 2 * len(lewis.ESTIMATORS) * 2
+    assert (rows["accuracy"] <= np.minimum(1, rows["symbols"] / rows["meanings"])).all()
+    reached = np.isfinite(rows["samples_to_95"])
+    assert (rows["samples_to_95"][reached] % (rows["calls"] * rows["batch"] * lewis.INTERVAL)[reached] == 0).all()
+    page = (tmp_path / "lewis.md").read_text(encoding="utf-8")
+    assert "n = 3, K = 3: 960 samples" in page
+    assert "share of the ceiling" in page
+
+
+def test_estimators_with_many_calls_get_equal_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lewis, "MOST_CALLS", 3)
+    case = lewis.Case(3, 3, 12, batch=8, hidden=8)
+    exact, rloo = (lewis.train(case, name, 1)[0] for name in ("exact", "rloo"))
+    assert (exact["calls"], exact["samples"], math.isnan(exact["accuracy_at_equal_updates"])) == (3, 96, False)
+    assert (rloo["calls"], rloo["samples"], math.isnan(rloo["accuracy_at_equal_updates"])) == (4, 96, True)
+
+
+def test_attributes(tmp_path: Path) -> None:
+    rows = run_twice(attributes.main, ["--seeds", "2", "--updates", "8"], "attributes", tmp_path)
+    assert rows["estimator"].tolist() == ["st-gumbel"] * 2 + ["reinforce"] * 2 + ["rloo"] * 2
+    assert rows["samples"].unique().tolist() == [8 * 128]
+    assert rows[list(attributes.MEASURES)].abs().le(1).all(axis=None)
+
+
+def test_noise(tmp_path: Path) -> None:
+    noises = tuple(noise.Noise(kind, 0.2, meanings=3, updates=3, batch=8) for kind in ("erasure", "substitution"))
+    power_laws = (noise.PowerLaw(0.0, 4, 3, 1, updates=3, batch=8), noise.PowerLaw(0.1, 4, 3, 1, updates=3, batch=8))
+
+    def main(argv: Sequence[str]) -> None:
+        noise.main(argv, noises, power_laws)
+
+    rows = run_twice(main, ["--seeds", "2", "--episodes", "200"], "noise", tmp_path)
+    assert rows["ceiling"].tolist() == pytest.approx([0.8 + 0.2 / 3] * 2 + [0.8] * 2)
+    lengths = pd.read_csv(tmp_path / "lengths.csv")
+    # Weights 1, 1/2, 1/3, 1/4: all but the first need a symbol.
+    assert lengths["optimal_mean_length"].tolist() == pytest.approx([13 / 25] * 4)
+
+
+def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS_A_ROUND", 1e-6)
+    monkeypatch.setattr(speed, "EAGER_UPDATES", 1)
+    monkeypatch.setattr(speed, "GAMES", 2)
+    rows = run_twice(speed.main, ["--rounds", "2", "--modes", "eager"], "speed", tmp_path)
+    assert rows["subject"].tolist() == 2 * [speed.LOOP, "gsrl, one game, eager", "gsrl, 2 games, eager"]
+    assert (rows["updates_per_second"] > 0).all()
+
+
+def test_the_plain_loop_learns_with_hard_messages() -> None:
+    torch.manual_seed(0)
+    trainer = egg_loop.make_trainer(meanings=2, batch_size=16, hidden=16, batches=100)
+    first, record = trainer.train_epoch()
+    assert record.message.shape == (1600, 2)
+    assert set(record.message.flatten().tolist()) == {0.0, 1.0}
+    last, record = trainer.train_epoch()
+    assert last < first / 4
+    assert record.accuracy.mean() > 0.95
+
+
+def test_riddle(tmp_path: Path) -> None:
+    pytest.importorskip("pettingzoo")
+    riddle = importlib.import_module("benchmarks.comms.riddle")
+    arguments = ["--prisoners", "3", "--communication", "dial", "none", "--episodes", "64", "--seeds", "2"]
+    rows = run_twice(riddle.main, arguments, "riddle", tmp_path)
+    assert rows["communication"].tolist() == ["dial"] * 2 + ["none"] * 2
+    assert rows["episodes"].tolist() == [64] * 4
+    none = rows[rows["communication"] == "none"]
+    assert none["normalised"].tolist() == none["scrambled"].tolist()  # there is nothing to shuffle
+    # Multiples of 1 / 540: every order of visits was played once.
+    np.testing.assert_allclose(rows["normalised"] * 540, (rows["normalised"] * 540).round(), atol=1e-6)
