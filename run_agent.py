@@ -3,6 +3,7 @@
   python run_agent.py train      train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
   python run_agent.py search     search settings by successive halving, many agents in lock-step
   python run_agent.py eval       evaluate the model of a run
+  python run_agent.py protocol   print and draw the language of a run of signalling agents
   python run_agent.py gradients  measure gradient estimators, on a test problem or on the agent of a run
   python run_agent.py bench      run a suite of agents, environments and seeds, or go on with one
   python run_agent.py report     say what came out of it: tables, pictures, and a page to read
@@ -30,7 +31,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, get_agent, gradients, nearest, search
+    from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, talking
     from agents.common import UsageError
     from agents.config import Config, default_config, is_run, new_folder, read_config
     from agents.environments import check_environment
@@ -66,7 +67,8 @@ class TrainOptions(Generic[Settings]):
     """Train an agent, with defaults tuned for the environment where there are any.
 
     Logs, learning curve, model and checkpoint go to a folder of their own. Ctrl-C saves what resuming needs. With
-    --seeds, that many agents are trained in lock-step, which takes far less time than one after the other.
+    --seeds, that many agents are trained in lock-step, which takes far less time than one after the other. A step of
+    agents that talk is an episode.
     """
 
     run: Config[Settings]
@@ -98,20 +100,43 @@ class SearchOptions(Generic[Settings]):
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Evaluate the final model of a run; of several agents in lock-step all, or one by its folder, as RUN/seed_3."""
+    """Evaluate the final model of a run; of several agents in lock-step all, or one by its folder, as RUN/seed_3.
+
+    Messages of agents that talk are hard. Where an evaluation of theirs can list all episodes there are, it does.
+    """
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    episodes: int = 20
-    """How many episodes."""
+    episodes: int | None = None
+    """How many episodes; None for 20, or, of agents that talk, as many as in the final evaluation."""
     seed: int | None = None
     """Seed in place of the run's; None repeats the final evaluation of the training."""
     device: str | None = None
     """Device of the networks; None for that of the run."""
     stochastic: bool = False
-    """Sample actions instead of taking the most probable ones."""
+    """Sample actions, or messages, instead of taking the most probable ones."""
+    scramble: bool = False
+    """Shuffle messages across episodes, of agents that talk: what survives was not got by talking."""
+    split: Literal["train", "held_out", "all"] = "train"
+    """Meanings to play, of signalling agents."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """Print and draw the language of signalling agents: which message stands for which meanings.
+
+    Table and pictures go to the folder of the agent, RUN/seed_3: protocol.md, protocol.csv, protocol.png, and
+    dependence.png, which shows what each position of a message tells of each attribute of the meaning.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or of an agent in it."""
+    seed: int | None = None
+    """Which of several agents in lock-step; None for the first."""
+    out: Path | None = None
+    """Folder of table and pictures; None for that of the agent."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "search": _search,
         "eval": _evaluate,
+        "protocol": _protocol,
         "gradients": _gradients,
         "bench": _bench,
         "report": _report_benchmark,
@@ -234,7 +260,7 @@ def _train(argv: list[str]) -> int:
     # Agent and environment say which other options there are, and their defaults.
     parser = _Parser()
     parser.add_argument("--agent", default="gumbel-sac")
-    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--env")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--resume", type=Path)
@@ -243,24 +269,38 @@ def _train(argv: list[str]) -> int:
         return _resume(known.resume, argv)
 
     agent = get_agent(known.agent)
-    check_environment(known.env, known.agent)
     options: TrainOptions[Any] = tyro.cli(
         TrainOptions[agent.Settings],  # type: ignore[name-defined]
-        default=TrainOptions(default_config(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
+        default=TrainOptions(_defaults(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
         prog=f"{PROGRAM} train",
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     config = options.run
+    talks = config.agent in TALKERS
     seeds = f"seed{config.seed}"
-    if config.seeds is not None:
+    if config.seeds is not None and not (talks and config.seeds == 1):
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
     if config.env not in agent.TUNED:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
-    return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
+    return _report((talking.start if talks else start)(config, folder, [PROGRAM, "train", *argv]), folder)
+
+
+def _defaults(agent: str, env: str | None, steps: int | None, *, lockstep: bool) -> Config[Any]:
+    """What is run unless told otherwise, in an environment that suits the agent."""
+    if agent in TALKERS:
+        env = env or next(iter(TALKERS[agent].ENVIRONMENTS))
+        talking.check_environment(env, agent)
+        return talking.options_of(agent, env, steps)
+    env = env or "CartPole-v1"
+    talkers = [name for name, other in TALKERS.items() if env in other.ENVIRONMENTS]
+    if talkers:
+        raise UsageError(f"{env} is for agents that talk, --agent {' or '.join(talkers)}, and {agent} does not")
+    check_environment(env, agent)
+    return default_config(agent, env, steps, lockstep=lockstep)
 
 
 def _search(argv: list[str]) -> int:
@@ -276,6 +316,8 @@ def _search(argv: list[str]) -> int:
         return _report_search(search.resume(known.resume, [PROGRAM, "search", *argv]), known.resume)
 
     agent = get_agent(known.agent)
+    if known.agent in TALKERS:
+        raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} talks in others")
     check_environment(known.env, known.agent)
     options: SearchOptions[Any] = tyro.cli(
         SearchOptions[agent.Settings],  # type: ignore[name-defined]
@@ -335,20 +377,24 @@ def _resume(folder: Path, argv: list[str]) -> int:
             f"--resume takes everything from {folder / 'config.json'}, so only --steps and --device can go with it; "
             f"got {shlex.join(rest)}"
         )
-    return _report(resume(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
+    go_on = talking.resume if talking.holds_talkers(folder) else resume
+    return _report(go_on(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
 
 
 def _report(summary: dict[str, Any], folder: Path) -> int:
     """Says how a training ended, and returns the exit code."""
+    talks = summary["agent"] in TALKERS
+    steps = f"{summary['steps']} {'episodes' if talks else 'steps'}"
     if summary["status"] == "interrupted":
-        print(
-            f"interrupted at {summary['steps']} steps; go on with:\n"
-            f"  python {PROGRAM} train --resume {shlex.quote(str(folder))}"
-        )
+        print(f"interrupted at {steps}; go on with:\n  python {PROGRAM} train --resume {shlex.quote(str(folder))}")
         return 130
     if "seeds" in summary:
-        result = f"IQM {summary['eval_return_iqm']:.1f}, worst {summary['eval_return_worst']:.1f}"
+        decimals = 3 if talks else 1
+        result = f"IQM {summary['eval_return_iqm']:.{decimals}f}, worst {summary['eval_return_worst']:.{decimals}f}"
         over = f"over {len(summary['seeds'])} seeds, {summary['eval_episodes']} episodes each"
+        if len(summary["seeds"]) == 1:
+            result, over = f"{summary['eval_return_mean']:.{decimals}f}", f"over {summary['eval_episodes']} episodes"
+        result = f"{TALKERS[summary['agent']].ENVIRONMENTS[summary['env']] if talks else 'return'} {result}"
         model = folder_of(folder, "*") / "model.zip"
     else:
         result = f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
@@ -356,7 +402,7 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         model = folder / "model.zip"
     times = f"  time        {describe_times(summary['time_shares'])}\n" if "time_shares" in summary else ""
     print(
-        f"{summary['agent']} on {summary['env']} after {summary['steps']} steps: {result} {over}\n"
+        f"{summary['agent']} on {summary['env']} after {steps}: {result} {over}\n"
         f"{times}"
         f"  curve       {folder / 'learning_curve.png'}\n"
         f"  logs        tensorboard --logdir {shlex.quote(str(folder))}\n"
@@ -368,31 +414,48 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
-    config = read_config(options.run)
+    talks = talking.holds_talkers(options.run)
+    config = talking.read_config(options.run) if talks else read_config(options.run)
     folders = [options.run]
     if config.seeds is not None:
         folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
-    results = [
-        evaluate_run(
-            folder, options.episodes, options.seed, deterministic=not options.stochastic, device=options.device
-        )
-        for folder in folders
-    ]
+    how: dict[str, Any] = {"deterministic": not options.stochastic, "device": options.device}
+    evaluate: Callable[..., dict[str, Any]] = evaluate_run
+    episodes: int | None = 20 if options.episodes is None else options.episodes
+    if talks:
+        how |= {"scramble": options.scramble, "split": options.split}
+        evaluate, episodes = talking.evaluate_run, options.episodes
+    elif options.scramble or options.split != "train":
+        raise UsageError(f"--scramble and --split are for agents that talk, and {config.agent} does not")
+    results = [evaluate(folder, episodes, options.seed, **how) for folder in folders]
     iqm = interquartile_mean([result["mean_return"] for result in results])
     if options.json:
         print(json.dumps(results[0] if config.seeds is None else {"iqm": iqm, "members": results}, indent=2))
         return 0
-    title = f"{config.agent} on {config.env}, {'sampled' if options.stochastic else 'greedy'}"
-    table = Table(title=title, caption=None if config.seeds is None else f"interquartile mean {iqm:.1f}")
-    columns = ("episodes", "mean return", "std", "lowest", "highest")
+    kind = "sampled" if options.stochastic else "greedy"
+    kind += ", messages shuffled" if options.scramble else ""
+    decimals = 3 if talks else 1
+    caption = None if config.seeds is None else f"interquartile mean {iqm:.{decimals}f}"
+    table = Table(title=f"{config.agent} on {config.env}, {kind}", caption=caption)
+    columns = ("episodes", f"mean {talking.unit(config) if talks else 'return'}", "std", "lowest", "highest")
     for column in columns if config.seeds is None else ("agent", *columns):
         table.add_column(column, justify="right")
     for folder, result in zip(folders, results, strict=True):
         returns = result["returns"]
         numbers = (result["mean_return"], result["std_return"], min(returns), max(returns))
-        row = [str(len(returns)), *(f"{number:.1f}" for number in numbers)]
+        row = [str(len(returns)), *(f"{number:.{decimals}f}" for number in numbers)]
         table.add_row(*(row if config.seeds is None else [folder.name, *row]))
     Console().print(table)
+    return 0
+
+
+def _protocol(argv: list[str]) -> int:
+    options = tyro.cli(ProtocolOptions, prog=f"{PROGRAM} protocol", args=argv)
+    language = talking.language_of(options.run, options.seed)
+    written = language.write(options.out or language.folder)
+    Console().print(language.protocol.rich(language.title))
+    print("\n".join(f"{name}: {value:.3f}" for name, value in language.metrics.items()))
+    print("\n".join(f"  {path}" for path in written))
     return 0
 
 
@@ -414,6 +477,8 @@ def _gradients(argv: list[str]) -> int:
     else:
         if options.objective is not None or given:
             raise UsageError("--run takes the place of a test problem: leave --objective, --n, --K and --exponent out")
+        if talking.holds_talkers(options.run):
+            raise UsageError(f"gradients needs a run of a soft actor-critic agent, and those of {options.run} talk")
         problem = gradients.load_problem(options.run, options.seed)
         folder = options.out or options.run
     estimators = gradients.choose_estimators(options.estimators, problem, options.temperature)
@@ -502,7 +567,7 @@ def _list(argv: list[str]) -> int:
     table.add_column("agent", no_wrap=True)
     table.add_column("what it is")
     table.add_column("tuned for")
-    for name, agent in AGENTS.items():
+    for name, agent in (AGENTS | TALKERS).items():
         table.add_row(name, agent.SUMMARY, ", ".join(agent.TUNED))
     Console().print(table)
     return 0

@@ -1,6 +1,6 @@
 """The zoo: a file an agent, with its settings, tuned by environment, and what runs it.
 
-An agent is a module with these names:
+An agent is a module with these names, of those that act in Gymnasium's environments, :data:`AGENTS`:
 
 - ``SUMMARY``: one line that says what it is;
 - ``ACTION_SPACES``: the Gymnasium action spaces it handles;
@@ -17,6 +17,15 @@ Those whose algorithm is gsrl's own can be trained in lock-step. They have
   :class:`gsrl.Reinforce`;
 - ``arguments(env, settings)``: the algorithm's arguments; of the former, with the ``estimator``'s name and its
   ``temperature``.
+
+Those that talk, :data:`TALKERS`, are a sender and a receiver, or a team, in environments of their own, which are none
+of Gymnasium's. A step of theirs is an episode. Beside ``SUMMARY``, ``Settings`` and ``TUNED`` they have
+
+- ``ENVIRONMENTS``: their environments, each with what a score is there: ``"accuracy"`` or ``"return"``;
+- ``ALGORITHM``: :class:`gsrl.comms.SignallingGame` or :class:`gsrl.comms.DIAL`;
+- ``make(env, settings, *, seeds, device, compile)``: that, of several seeds in lock-step;
+- ``learn(model, settings, updates, steps)``, ``play(model, settings, episodes, ...)``, ``load(path, settings, device)``
+  and ``best_score(env, settings)``: what :mod:`agents.talking` asks of it.
 """
 
 from __future__ import annotations
@@ -28,22 +37,26 @@ from typing import Any, NamedTuple
 
 from agents import (
     a2c,
+    dial,
     dqn,
     exact_sac,
     gumbel_sac,
     maskable_ppo,
+    no_communication,
     ppo,
     qrdqn,
     reinforce,
     reinforce_baseline,
     reinforce_relax,
     reinforce_rloo,
+    rial,
     sac,
+    signalling,
 )
 from agents.common import UsageError
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["AGENTS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest", "with_estimator"]
+__all__ = ["AGENTS", "TALKERS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest", "with_estimator"]
 
 AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
@@ -59,7 +72,15 @@ AGENTS: dict[str, ModuleType] = {
     "qrdqn": qrdqn,
     "sac": sac,
 }
-"""Every agent by its name."""
+"""Every agent that acts in Gymnasium's environments, by its name."""
+
+TALKERS: dict[str, ModuleType] = {
+    "signalling": signalling,
+    "dial": dial,
+    "rial": rial,
+    "no-communication": no_communication,
+}
+"""Every agent that talks, or is compared with those that do, by its name."""
 
 
 class Defaults(NamedTuple):
@@ -77,22 +98,23 @@ def get_agent(name: str) -> ModuleType:
     """Returns the module of an agent.
 
     Args:
-        name: A key of :data:`AGENTS`.
+        name: A key of :data:`AGENTS` or :data:`TALKERS`.
 
     Raises:
         UsageError: There is no such agent; the message offers the nearest names.
     """
-    if name not in AGENTS:
-        raise UsageError(f"unknown agent {name!r}; {nearest(name, AGENTS)}")
-    return AGENTS[name]
+    agents = AGENTS | TALKERS
+    if name not in agents:
+        raise UsageError(f"unknown agent {name!r}; {nearest(name, agents)}")
+    return agents[name]
 
 
 def defaults(name: str, env_id: str) -> Defaults:
     """Returns the tuned settings of an agent on an environment, or the agent's own where it has not been tuned.
 
     Args:
-        name: A key of :data:`AGENTS`.
-        env_id: Gymnasium's name of the environment.
+        name: A key of :data:`AGENTS` or :data:`TALKERS`.
+        env_id: Gymnasium's name of the environment; of the latter, their own.
 
     Raises:
         UsageError: There is no such agent.
@@ -105,7 +127,7 @@ def defaults(name: str, env_id: str) -> Defaults:
 
 
 def in_lockstep() -> list[str]:
-    """Returns the names of the agents that can be trained in lock-step."""
+    """Returns the names of the agents of Gymnasium's environments that can be trained in lock-step."""
     return [name for name, agent in AGENTS.items() if hasattr(agent, "ALGORITHM")]
 
 

@@ -18,6 +18,9 @@ __all__ = ["plot_learning_curve", "plot_population", "plot_search"]
 
 INK, ACCENT, FAINT, FINAL = "#333333", "#1f5fa8", "#9db9d8", "#c8501e"
 
+STEPS, RETURN = "environment steps", "return (sum of rewards of an episode)"
+"""What the axes of a learning curve are, unless told otherwise."""
+
 
 def plot_learning_curve(
     path: Path,
@@ -54,7 +57,16 @@ def plot_learning_curve(
 
 
 def plot_population(
-    path: Path, title: str, steps: Sequence[int], returns: NDArray[np.floating], *, finished: bool
+    path: Path,
+    title: str,
+    steps: Sequence[int],
+    returns: NDArray[np.floating],
+    *,
+    finished: bool,
+    x: str = STEPS,
+    y: str = RETURN,
+    best: float | None = None,
+    decimals: int = 1,
 ) -> None:
     """Draws the evaluations of every agent, and above them their interquartile mean and range.
 
@@ -64,21 +76,30 @@ def plot_population(
         steps: Steps of each evaluation.
         returns: Mean return of each agent, ``[agents, evaluations]``.
         finished: Whether the last evaluation is the final one, which is marked.
+        x: What the steps are.
+        y: What the returns are.
+        best: The largest that there can be, a line; None: it is not known.
+        decimals: Of numbers in the legend.
     """
     figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
+    if best is not None:
+        label = f"the best there can be: {best:.{decimals}f}"
+        axes.axhline(best, color=INK, linestyle="--", linewidth=0.9, label=label)
     if len(steps):
-        for row in returns:
-            axes.plot(steps, row, color=FAINT, linewidth=0.9, label="_")
-        axes.plot([], [], color=FAINT, linewidth=0.9, label=f"each of {len(returns)} seeds, greedy evaluation")
-        lower, upper = np.quantile(returns, (0.25, 0.75), axis=0)
-        axes.fill_between(steps, lower, upper, color=ACCENT, alpha=0.18, linewidth=0, label="interquartile range")
+        mean = "interquartile mean" if len(returns) > 1 else "greedy evaluation"
+        if len(returns) > 1:
+            for row in returns:
+                axes.plot(steps, row, color=FAINT, linewidth=0.9, label="_")
+            axes.plot([], [], color=FAINT, linewidth=0.9, label=f"each of {len(returns)} seeds, greedy evaluation")
+            lower, upper = np.quantile(returns, (0.25, 0.75), axis=0)
+            axes.fill_between(steps, lower, upper, color=ACCENT, alpha=0.18, linewidth=0, label="interquartile range")
         means = [interquartile_mean(column) for column in returns.T]
-        axes.plot(steps, means, "o-", color=ACCENT, markersize=4, linewidth=2.4, label="interquartile mean")
+        axes.plot(steps, means, "o-", color=ACCENT, markersize=4, linewidth=2.4, label=mean)
         if finished:
-            label = f"final interquartile mean: {means[-1]:.1f}"
+            label = f"final {mean}: {means[-1]:.{decimals}f}"
             axes.plot(steps[-1], means[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
-    _finish(figure, axes, title)
+    _finish(figure, axes, title, x, y)
     figure.savefig(path)
 
 
@@ -132,11 +153,11 @@ def plot_search(
     figure.savefig(path)
 
 
-def _finish(figure: Figure, axes: Axes, title: str) -> None:
+def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RETURN) -> None:
     """Names the axes of a learning curve, and takes away what is not needed."""
     axes.set_title(title, loc="left", color=INK)
-    axes.set_xlabel("environment steps", color=INK)
-    axes.set_ylabel("return (sum of rewards of an episode)", color=INK)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(left=0)
     axes.grid(color="#e6e6e6", linewidth=0.8)

@@ -67,7 +67,7 @@ def train(name: str, updates: int, seeds: int) -> list[dict[str, Any]]:
     scrambled = games.evaluate(scramble=True).accuracy
     languages = zip(everything.messages, everything.meanings, everything.lengths, strict=True)
     measures = [{key: measure(*language) for key, measure in MEASURES.items()} for language in languages]
-    reached = {level: games.samples_to(level) * calls for level in LEVELS}
+    reached = {level: games.samples_to(level - evidence.EPSILON) * calls for level in LEVELS}
     return [
         {
             "estimator": name,
@@ -93,7 +93,7 @@ def outcomes(table: pd.DataFrame) -> pd.DataFrame:
             {
                 "estimator": name,
                 "training accuracy": evidence.mean_interval(group["accuracy"]),
-                "seeds ≥ 0.99": evidence.share_of(group["accuracy"] >= 0.99 - 1e-9),
+                "seeds ≥ 0.99": evidence.share_of(group["accuracy"] >= 0.99 - evidence.EPSILON),
                 "scrambled": f"{group['scrambled'].mean():.3f}",
                 **{
                     measure: evidence.mean_interval(group[measure])

@@ -29,6 +29,9 @@ RESULTS = Path(__file__).parent / "results"
 BONUSES: dict[str, Any] = {"entropy_bonus": 0.05, "diversity_bonus": 1.0}
 """Of channels with hardly more messages than meanings, all equally likely: see :class:`gsrl.comms.Channel`."""
 
+EPSILON = 1e-9
+"""What accuracies, which are sums, may miss by rounding."""
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
@@ -111,4 +114,4 @@ def mean_interval(values: ArrayLike, digits: int = 3) -> str:
         return np.asarray(strata[0].mean(axis=axis))
 
     found = interval([np.asarray(values, dtype=float)], mean)
-    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{found.estimate:z.{digits}f} [{found.low:z.{digits}f}, {found.high:z.{digits}f}]"

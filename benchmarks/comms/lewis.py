@@ -52,7 +52,7 @@ CASES = (
     Case(5, 5, 300),
     Case(10, 10, 600),
     Case(32, 32, 1000, batch=256, temperature=3.0),
-    Case(100, 100, 1500, batch=1024, temperature=4.0, hidden=128),
+    Case(100, 100, 1500, batch=512, temperature=2.5, hidden=128, learning_rate=5e-3),
     Case(10, 5, 600),
     Case(32, 8, 600),
 )
@@ -105,7 +105,7 @@ def train(case: Case, name: str, seeds: int) -> list[dict[str, Any]]:
         games.learn(case.updates - games.num_updates, log_interval=INTERVAL)
         at_equal_updates = games.evaluate().accuracy
     seconds = time.process_time() - start
-    samples = games.samples_to(0.95 * case.ceiling) * calls
+    samples = games.samples_to(0.95 * case.ceiling - evidence.EPSILON) * calls
     return [
         {
             **case._asdict(),
@@ -138,10 +138,10 @@ def lines_of(rows: pd.DataFrame, case: Case) -> pd.DataFrame:
                 "calls": group["calls"].iloc[0],
                 "accuracy" if case.ceiling == 1 else "share of the ceiling": f"{share.mean():.3f}",
                 "worst": f"{share.min():.3f}",
-                f"seeds ≥ {near}": evidence.share_of(share >= near - 1e-9),
-                "scrambled": f"{group['scrambled'].mean():.3f}",
+                f"seeds ≥ {near}": evidence.share_of(share >= near - evidence.EPSILON),
+                "scrambled accuracy": f"{group['scrambled'].mean():.3f}",
                 "at equal updates": "" if later.isna().any() else f"{later.mean():.3f}",
-                f"seeds ≥ {near} then": "" if later.isna().any() else evidence.share_of(later >= near - 1e-9),
+                f"seeds ≥ {near} then": "" if later.isna().any() else evidence.share_of(later >= near - evidence.EPSILON),
                 "samples to 95 % (median)": evidence.median(group["samples_to_95"]),
                 "never": evidence.share_of(np.isinf(group["samples_to_95"])),
                 "seconds a game": f"{group['seconds'].iloc[0]:.1f}",
@@ -164,7 +164,7 @@ def draw(table: pd.DataFrame, cases: Sequence[Case]) -> Figure:
             axes.plot(samples[~lost], np.full((~lost).sum(), place), "o", ms=4, alpha=0.6, color=evidence.BLUE)
             heights = place + np.linspace(-0.25, 0.25, lost.sum()) if lost.sum() > 1 else np.full(lost.sum(), place)
             axes.plot(np.full(lost.sum(), never), heights, "x", ms=4, color=evidence.ORANGE)
-        axes.set(xscale="log", xlabel="samples to 95 %", title=f"n = {case.meanings}, K = {case.symbols}")
+        axes.set(xscale="log", xlabel="samples to 95 % (crosses: never)", title=f"n = {case.meanings}, K = {case.symbols}")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(ESTIMATORS)), ESTIMATORS)
     panels[0].invert_yaxis()

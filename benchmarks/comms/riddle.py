@@ -96,10 +96,10 @@ def lines_of(table: pd.DataFrame) -> pd.DataFrame:
                 "normalised return": evidence.mean_interval(group["normalised"]),
                 "worst": f"{group['normalised'].min():.3f}",
                 "best": f"{group['normalised'].max():.3f}",
-                f"seeds ≥ {NEAR}": evidence.share_of(group["normalised"] >= NEAR),
+                f"seeds ≥ {NEAR}": evidence.share_of(group["normalised"] >= NEAR - evidence.EPSILON),
                 "above the best without the switch": ""
                 if without is None
-                else evidence.share_of(group["normalised"] > without + 1e-9),
+                else evidence.share_of(group["normalised"] > without + evidence.EPSILON),
                 "scrambled": f"{group['scrambled'].mean():.3f}",
                 "seconds a team": f"{group['seconds'].iloc[0]:.0f}",
             }

@@ -12,14 +12,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import AGENTS
+from agents import AGENTS, TALKERS
 
 PAGES = Path(run_agent.__file__).resolve().parent / "docs" / "agents"
 
-SHORT = ["--steps", "60", "--eval-every", "30", "--eval-episodes", "1", "--net-arch", "8"]
+EVERY = AGENTS | TALKERS
+
+SHORT = ["--steps", "60", "--eval-every", "30", "--eval-episodes", "1"]
 SAC = ["--learning-starts", "20", "--batch-size", "8"]
 PPO = ["--n-steps", "16", "--n-envs", "1", "--batch-size", "16", "--n-epochs", "1"]
 DQN = ["--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"]
+TALKING = ["--batch-size", "8", "--hidden", "8"]
 
 OPTIONS = {
     "gumbel-sac": [*SAC, "--ent-coef", "auto", "--gradient-samples", "2"],
@@ -34,20 +37,25 @@ OPTIONS = {
     "dqn": DQN,
     "qrdqn": [*DQN, "--n-quantiles", "5"],
     "sac": [*SAC, "--env", "Pendulum-v1"],
+    "signalling": [*TALKING, "--estimator", "relax"],
+    **dict.fromkeys(("dial", "rial", "no-communication"), TALKING),
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
+
+SHARED = {"rial": "dial", "no-communication": "dial"}
+"""Pages of agents that have none of their own; those of libraries are baselines."""
 
 CONTRIB = {"maskable-ppo", "qrdqn"}
 """Agents of sb3-contrib."""
 
-ELSEWHERE = {"rollout/success_rate"}
-"""Scalars on the pages that no environment of these runs gives."""
+ELSEWHERE = {"rollout/success_rate", "train/gradient_norm_channel"}
+"""Scalars on the pages that no environment of these runs gives, or no channel: these learn nothing."""
 
 SCALAR = re.compile(r"`((?:eval|gradients|rollout|time|train)/\w+)`")
 
 
 def page_of(agent: str) -> Path:
-    page = PAGES / f"{agent}.md"
+    page = PAGES / f"{SHARED.get(agent, agent)}.md"
     return page if page.exists() else PAGES / "baselines.md"
 
 
@@ -91,32 +99,32 @@ def named(page: Path, anchor: str = "what-is-logged") -> set[str]:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """What a short training of each agent writes to TensorBoard and to its progress log."""
     result = {}
-    for agent in (name for name in AGENTS if name not in CONTRIB or find_spec("sb3_contrib")):
+    for agent in (name for name in EVERY if name not in CONTRIB or find_spec("sb3_contrib")):
         folder = tmp_path_factory.mktemp("runs") / agent
-        command = ["train", "--agent", agent, *SHORT, *OPTIONS[agent], "--out", str(folder)]
-        assert run_agent.main(command) == 0
-        events = EventAccumulator(str(folder))
+        options = OPTIONS[agent] if agent in TALKERS else ["--net-arch", "8", *OPTIONS[agent]]
+        assert run_agent.main(["train", "--agent", agent, *SHORT, *options, "--out", str(folder)]) == 0
+        events = EventAccumulator(str(folder / "seed_0" if agent in TALKERS else folder))
         events.Reload()
         with (folder / "progress.csv").open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file))
-        result[agent] = {*events.Tags()["scalars"], *columns} - {"steps"}
+        result[agent] = {*events.Tags()["scalars"], *columns} - {"steps", "seed"}
     return result
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EVERY)
 def test_every_agent_has_a_page(agent: str) -> None:
     assert agent in sections(page_of(agent))
 
 
 def test_every_page_is_of_agents() -> None:
-    assert {page_of(agent) for agent in AGENTS} == set(PAGES.glob("*.md"))
+    assert {page_of(agent) for agent in EVERY} == set(PAGES.glob("*.md"))
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EVERY)
 def test_a_page_names_all_that_is_logged(agent: str, logged: dict[str, set[str]]) -> None:
     if agent not in logged:
         pytest.skip("needs sb3-contrib")
-    assert {"eval/mean_return", "train/learning_rate"} <= logged[agent]
+    assert {"eval/mean_return", "time/updates" if agent in TALKERS else "train/learning_rate"} <= logged[agent]
     assert logged[agent] - named(page_of(agent)) == set()
 
 

@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces
 
 import run_agent
-from agents import AGENTS, defaults, get_agent, maskable_ppo, runs, storage
+from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, runs, storage
 from agents.common import UsageError, constructor_arguments
 from agents.config import read_config
 from agents.curve import plot_learning_curve
@@ -431,7 +431,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
     [
         (["tran"], "did you mean train?"),
         (["train", "--agent", "gumble-sac"], "did you mean gumbel-sac"),
-        (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(AGENTS))}"),
+        (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(AGENTS | TALKERS))}"),
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", "--lerning-rate", "3e-4"], "--learning-rate"),
         (["train", "--learning-rate", "fast"], "fast"),
