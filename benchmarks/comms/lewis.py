@@ -141,7 +141,9 @@ def lines_of(rows: pd.DataFrame, case: Case) -> pd.DataFrame:
                 f"seeds ≥ {near}": evidence.share_of(share >= near - evidence.EPSILON),
                 "scrambled accuracy": f"{group['scrambled'].mean():.3f}",
                 "at equal updates": "" if later.isna().any() else f"{later.mean():.3f}",
-                f"seeds ≥ {near} then": "" if later.isna().any() else evidence.share_of(later >= near - evidence.EPSILON),
+                f"seeds ≥ {near} then": ""
+                if later.isna().any()
+                else evidence.share_of(later >= near - evidence.EPSILON),
                 "samples to 95 % (median)": evidence.median(group["samples_to_95"]),
                 "never": evidence.share_of(np.isinf(group["samples_to_95"])),
                 "seconds a game": f"{group['seconds'].iloc[0]:.1f}",
@@ -164,7 +166,9 @@ def draw(table: pd.DataFrame, cases: Sequence[Case]) -> Figure:
             axes.plot(samples[~lost], np.full((~lost).sum(), place), "o", ms=4, alpha=0.6, color=evidence.BLUE)
             heights = place + np.linspace(-0.25, 0.25, lost.sum()) if lost.sum() > 1 else np.full(lost.sum(), place)
             axes.plot(np.full(lost.sum(), never), heights, "x", ms=4, color=evidence.ORANGE)
-        axes.set(xscale="log", xlabel="samples to 95 % (crosses: never)", title=f"n = {case.meanings}, K = {case.symbols}")
+        axes.set(
+            xscale="log", xlabel="samples to 95 % (crosses: never)", title=f"n = {case.meanings}, K = {case.symbols}"
+        )
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(ESTIMATORS)), ESTIMATORS)
     panels[0].invert_yaxis()
