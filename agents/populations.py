@@ -34,7 +34,7 @@ from gsrl import checkpoint
 from gsrl.masking import adapt
 from gsrl.timing import Stopwatch
 
-__all__ = ["Pace", "folder_of", "train"]
+__all__ = ["Pace", "PopulationRun", "folder_of", "train"]
 
 QUARTILES = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
 """Folders of TensorBoard's events that are of all agents."""
@@ -89,7 +89,7 @@ def train(config: Config[Any], folder: Path, command: Sequence[str], state: Mapp
             _restore(members, state, folder / "checkpoint.zip", config.env)
         open_folder(folder, resumed=state is not None)
         seconds = state["seconds"] if state is not None else {}
-        run = _PopulationRun(config, folder, members, seconds, command, rewindable=obstacle is None)
+        run = PopulationRun(config, folder, members, seconds, command, rewindable=obstacle is None)
     except BaseException:
         members.close()
         raise
@@ -105,7 +105,7 @@ def _restore(members: Members, state: Mapping[str, Any], path: Path, env_id: str
         print(f"new episodes begin, as {env_id} could not be brought to where it was: {obstacle}", file=sys.stderr)
 
 
-class _PopulationRun(Training[NDArray[np.float64]]):
+class PopulationRun(Training[NDArray[np.float64]]):
     """Agents in training with their logs.
 
     Args:
@@ -143,14 +143,17 @@ class _PopulationRun(Training[NDArray[np.float64]]):
 
     @property
     def steps(self) -> int:
+        """Steps done, of each."""
         return self.members.steps
 
     @property
     def last_log(self) -> int:
+        """Steps of the newest row of the progress log."""
         return self._last_log
 
     @property
     def stopwatch(self) -> Stopwatch:
+        """What the time of this process goes to; its processes have their own."""
         return self._stopwatch
 
     def seconds(self) -> dict[str, float]:
@@ -162,6 +165,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         return seconds
 
     def learn(self, stop: Stop) -> None:
+        """Trains all to the end; raises ``Interrupted`` when it was asked to stop."""
         stop.on_request = self.members.cancel
         pace = Pace(self.config.n_envs)
         with progress_bar(self.config, self.steps) as bar:
@@ -245,6 +249,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         self.tensorboards[name].write(row, dict.fromkeys(row, ()), self.steps)
 
     def evaluate(self, episodes: int, stop: Stop) -> NDArray[np.float64]:
+        """Evaluates all greedily, and records it: returns ``[agents, episodes]``."""
         stop.on_request = self.members.cancel
         stop.check()
         with self.timed("evaluation"):
@@ -271,9 +276,11 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         self._write_events([{f"gradients/{name}": value for name, value in row.items()} for row in figures])
 
     def state(self) -> dict[str, Any]:
+        """Returns all that resuming needs, beside steps and seconds."""
         return {"members": self.members.state(rewindable=self.rewindable)}
 
     def check_finite(self) -> None:
+        """Raises ``DivergenceError`` if none is left that learns."""
         if all(self.members.diverged):
             raise DivergenceError(
                 f"training diverged: at {self.steps} steps the loss of no seed is finite; the checkpoint of "
@@ -281,6 +288,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
             )
 
     def summarize(self, returns: NDArray[np.float64] | None) -> dict[str, Any]:
+        """Returns what is particular in the summary: figures of all, and of each."""
         means = None if returns is None else returns.mean(1)
         return {
             "seeds": self.seeds,
@@ -302,6 +310,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         }
 
     def save_models(self) -> None:
+        """Saves each agent with what it would be run with by itself."""
         folders = [folder_of(self.folder, seed) for seed in self.seeds]
         self.members.save_models([folder / "model.zip" for folder in folders])
         for seed, folder in zip(self.seeds, folders, strict=True):
@@ -312,6 +321,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         return dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
 
     def plot(self, *, finished: bool) -> None:
+        """Draws the curves of all."""
         rows = self.evaluations.rows()
         steps = sorted({int(row["steps"]) for row in rows})
         returns = np.full((len(self.seeds), len(steps)), np.nan)
@@ -321,6 +331,7 @@ class _PopulationRun(Training[NDArray[np.float64]]):
         plot_population(self.folder / "learning_curve.png", title, steps, returns, finished=finished)
 
     def close(self) -> None:
+        """Closes logs and agents."""
         super().close()
         for tensorboard in self.tensorboards.values():
             tensorboard.close()

@@ -39,7 +39,7 @@ from agents.curve import plot_population
 from agents.files import write_text
 from agents.interruption import Stop
 from agents.lockstep import Member
-from agents.populations import _PopulationRun, folder_of
+from agents.populations import PopulationRun, folder_of
 from agents.scores import interquartile_mean
 from agents.training import carry_out, set_threads
 from gsrl import checkpoint
@@ -401,7 +401,7 @@ class _Talkers:
             alone.save(path)
 
 
-class _TalkingRun(_PopulationRun):
+class _TalkingRun(PopulationRun):
     """Agents that talk in training, with their logs."""
 
     def evaluate(self, episodes: int, stop: Stop) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
 from gsrl import checkpoint
+from gsrl._random import seed_of
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.masking import adapt, check_masks, current_masks, shows_masks
 from gsrl.spaces import OneHotCodec
@@ -111,8 +112,8 @@ class Algorithm(BaseAlgorithm):
         """
         noise, init, other = np.random.SeedSequence(seed).spawn(3)
         # In place: the policy holds the same generator.
-        self.generator.manual_seed(_seed_of(noise))
-        self._init_seed = _seed_of(init)
+        self.generator.manual_seed(seed_of(noise))
+        self._init_seed = seed_of(init)
         self._seed_others(other)
         if seed is not None:
             self.action_space.seed(seed)
@@ -457,10 +458,6 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
             raise ValueError(f"env must have MultiDiscrete observations of one dimension, but got {space}.")
         if np.any(getattr(space, "start", 0)):
             raise ValueError(f"env must have observations that start at 0, but got {space}.")
-
-
-def _seed_of(sequence: np.random.SeedSequence) -> int:
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 def _zip_path(path: Any) -> Any:

@@ -33,12 +33,12 @@ from torch.nn import functional as F
 
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
-from gsrl.algorithms.base import _seed_of
+from gsrl._progress import show_progress
+from gsrl._random import seed_of
 from gsrl.comms.agents import _GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
 from gsrl.learner import Learner, LockstepLearner
-from gsrl.population.base import _progress_bar
 from gsrl.temperature import Temperature
 
 __all__ = ["DIAL", "SILENCE", "DIALEvaluation", "DIALLoss", "RecurrentQNetwork", "TalkingEnv", "Turn"]
@@ -308,8 +308,8 @@ class _Member:
     def __init__(self, seed: int, env: TalkingEnv) -> None:
         noise, init, play, explore = np.random.SeedSequence(seed).spawn(4)
         self.env = env
-        self.generator = torch.Generator().manual_seed(_seed_of(noise))
-        self.init_seed = _seed_of(init)
+        self.generator = torch.Generator().manual_seed(seed_of(noise))
+        self.init_seed = seed_of(init)
         self.play = np.random.default_rng(play)
         self.explore = np.random.default_rng(explore)
 
@@ -524,7 +524,7 @@ class DIAL:
         if not self.loggers:
             self._make_loggers(tb_log_name)
         total = self.num_episodes + episodes
-        with _progress_bar(total, self.num_episodes, shown=progress_bar) as bar:
+        with show_progress(total, self.num_episodes, shown=progress_bar) as bar:
             while self.num_episodes < total and bool(self.learner.alive.any()):
                 self._update(remaining=1 - self.num_episodes / total)
                 bar.update(self.batch_size)

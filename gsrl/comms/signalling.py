@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
-from gsrl.algorithms.base import _seed_of
+from gsrl._progress import show_progress
+from gsrl._random import seed_of
 from gsrl.comms.agents import (
     DiscriminationReceiver,
     MLPReceiver,
@@ -31,7 +32,6 @@ from gsrl.comms.games import DiscriminationGame, Game, GameBatch
 from gsrl.comms.protocol import Protocol
 from gsrl.comms.topologies import Audience, BroadcastGame, Community, Dialogue, PopulationGame, QuestionGame
 from gsrl.learner import Learner, LockstepLearner
-from gsrl.population.base import _progress_bar
 from gsrl.temperature import Temperature
 
 __all__ = ["Evaluation", "SignallingGame", "SignallingLoss"]
@@ -192,10 +192,10 @@ class SignallingGame:
 
     def _make_member(self, index: int) -> SignallingLoss:
         init, play = np.random.SeedSequence(self.seeds[index]).spawn(2)
-        self._generators[index].manual_seed(_seed_of(play))
+        self._generators[index].manual_seed(seed_of(play))
         # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_seed_of(init))
+            torch.default_generator.manual_seed(seed_of(init))
             sender, receiver = self._make_agent("sender"), self._make_agent("receiver")
         loss = SignallingLoss(self.game, sender, receiver, copy.deepcopy(self.channel)).to(self.device)
         if index == 0:
@@ -326,7 +326,7 @@ class SignallingGame:
         if not self.loggers or reset_num_updates:
             self._make_loggers(tb_log_name)
         total = self.num_updates + updates
-        with _progress_bar(total, self.num_updates, shown=progress_bar) as bar:
+        with show_progress(total, self.num_updates, shown=progress_bar) as bar:
             while self.num_updates < total:
                 self._update()
                 bar.update(1)
@@ -452,7 +452,7 @@ class SignallingGame:
         listed = episodes is None and self._lists_episodes and deterministic and not scramble
         results = []
         for own, loss in zip(self.seeds, self._members, strict=True):
-            generator = torch.Generator().manual_seed(_seed_of(np.random.SeedSequence([own, seed])))
+            generator = torch.Generator().manual_seed(seed_of(np.random.SeedSequence([own, seed])))
             if listed:
                 batch = self.game.inputs(split)
             else:

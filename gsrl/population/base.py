@@ -7,7 +7,6 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
+from gsrl._progress import show_progress
 from gsrl.algorithms.base import Algorithm
 from gsrl.learner import LockstepLearner
 from gsrl.masking import adapt, current_masks, to_matrix
@@ -264,7 +264,7 @@ class Population:
         self.stopwatch.start()
         self._is_learning = True
         try:
-            with _progress_bar(self._total_timesteps, self.num_timesteps, shown=progress_bar) as bar:
+            with show_progress(self._total_timesteps, self.num_timesteps, shown=progress_bar) as bar:
                 while self.num_timesteps < self._total_timesteps and None in self.stopped_at:
                     if callback.on_rollout_start(self) is False:
                         break
@@ -750,18 +750,3 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
 def _map(function: Callable[[Any], Any], value: Any) -> Any:
     """Applies a function to a value, or to each of a dict of them (the entries of a Dict observation)."""
     return {key: function(item) for key, item in value.items()} if isinstance(value, dict) else function(value)
-
-
-def _progress_bar(total: int, initial: int, *, shown: bool) -> Any:
-    if not shown:
-        return nullcontext(_NoBar())
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('progress_bar needs tqdm: pip install "gsrl[cli]"') from None
-    return tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True)
-
-
-class _NoBar:
-    def update(self, steps: int) -> None:
-        """Shows nothing."""
