@@ -177,7 +177,7 @@ class BenchOptions:
     """
 
     suite: tyro.conf.Positional[str]
-    """Name of a shipped suite: smoke, classic, factored or estimators; or the path of a TOML file."""
+    """Name of a shipped suite: smoke, classic, factored, estimators or comms; or the path of a TOML file."""
     out: Path | None = None
     """Folder of the results; None for one in runs/ named after the suite."""
     backend: Literal["local", "ray"] = "local"
@@ -269,38 +269,26 @@ def _train(argv: list[str]) -> int:
         return _resume(known.resume, argv)
 
     agent = get_agent(known.agent)
+    env = known.env or (next(iter(agent.ENVIRONMENTS)) if known.agent in TALKERS else "CartPole-v1")
+    check_environment(env, known.agent)
+    default = default_config(known.agent, env, known.steps, lockstep=known.seeds is not None)
     options: TrainOptions[Any] = tyro.cli(
         TrainOptions[agent.Settings],  # type: ignore[name-defined]
-        default=TrainOptions(_defaults(known.agent, known.env, known.steps, lockstep=known.seeds is not None)),
+        default=TrainOptions(default),
         prog=f"{PROGRAM} train",
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     config = options.run
-    talks = config.agent in TALKERS
     seeds = f"seed{config.seed}"
-    if config.seeds is not None and not (talks and config.seeds == 1):
+    if config.seeds is not None and not (config.agent in TALKERS and config.seeds == 1):
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
     if config.env not in agent.TUNED:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
-    return _report((talking.start if talks else start)(config, folder, [PROGRAM, "train", *argv]), folder)
-
-
-def _defaults(agent: str, env: str | None, steps: int | None, *, lockstep: bool) -> Config[Any]:
-    """What is run unless told otherwise, in an environment that suits the agent."""
-    if agent in TALKERS:
-        env = env or next(iter(TALKERS[agent].ENVIRONMENTS))
-        talking.check_environment(env, agent)
-        return talking.options_of(agent, env, steps)
-    env = env or "CartPole-v1"
-    talkers = [name for name, other in TALKERS.items() if env in other.ENVIRONMENTS]
-    if talkers:
-        raise UsageError(f"{env} is for agents that talk, --agent {' or '.join(talkers)}, and {agent} does not")
-    check_environment(env, agent)
-    return default_config(agent, env, steps, lockstep=lockstep)
+    return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
 
 
 def _search(argv: list[str]) -> int:
@@ -377,8 +365,7 @@ def _resume(folder: Path, argv: list[str]) -> int:
             f"--resume takes everything from {folder / 'config.json'}, so only --steps and --device can go with it; "
             f"got {shlex.join(rest)}"
         )
-    go_on = talking.resume if talking.holds_talkers(folder) else resume
-    return _report(go_on(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
+    return _report(resume(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
 
 
 def _report(summary: dict[str, Any], folder: Path) -> int:
@@ -414,8 +401,8 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
-    talks = talking.holds_talkers(options.run)
-    config = talking.read_config(options.run) if talks else read_config(options.run)
+    config = read_config(options.run)
+    talks = config.agent in TALKERS
     folders = [options.run]
     if config.seeds is not None:
         folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
@@ -477,8 +464,6 @@ def _gradients(argv: list[str]) -> int:
     else:
         if options.objective is not None or given:
             raise UsageError("--run takes the place of a test problem: leave --objective, --n, --K and --exponent out")
-        if talking.holds_talkers(options.run):
-            raise UsageError(f"gradients needs a run of a soft actor-critic agent, and those of {options.run} talk")
         problem = gradients.load_problem(options.run, options.seed)
         folder = options.out or options.run
     estimators = gradients.choose_estimators(options.estimators, problem, options.temperature)

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents import defaults, get_agent, in_lockstep, with_estimator
+from agents import TALKERS, defaults, get_agent, in_lockstep, with_estimator
 from agents.common import UsageError
 from agents.environments import check_environment
 from agents.files import write_text
@@ -46,6 +46,12 @@ HALF_WRITTEN = (".gsrl-*.tmp", "*.json.*.tmp", "*.csv.*.tmp")
 COMPILED_STEPS = 5_000
 """Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
 
+EPISODES_OF_TALKERS = 10_000
+"""Episodes of an evaluation of agents that talk, where not all there are can be listed."""
+
+NOT_FOR_TALKERS = ("n_envs", "processes", "gradient_samples", "stop_at")
+"""Options that agents that talk do without."""
+
 Settings = TypeVar("Settings")
 
 
@@ -58,7 +64,7 @@ class Config(Generic[Settings]):
     agent: str
     """Agent to train."""
     env: str
-    """Gymnasium environment to train in."""
+    """Environment to train in: Gymnasium's, or, of agents that talk, their own."""
     steps: int
     """Environment steps."""
     seed: int = 0
@@ -112,6 +118,13 @@ class Config(Generic[Settings]):
             raise UsageError(f"--device {self.device!r} cannot be used: {reason}; choose another --device") from error
 
     def _check_lockstep(self) -> None:
+        if self.seeds is not None and self.seed + self.seeds > 2**31:
+            raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
+        if self.agent in TALKERS:  # which always are, in one process, and can be compiled
+            for name in NOT_FOR_TALKERS:
+                if getattr(self, name) != getattr(Config, name):
+                    raise UsageError(f"{option(name)} is not for agents that talk, but got {getattr(self, name)}")
+            return
         names = in_lockstep()
         if self.seeds is None:
             for name in ("processes", "stop_at"):
@@ -121,8 +134,6 @@ class Config(Generic[Settings]):
             raise UsageError(
                 f"--seeds trains agents in lock-step, which {' and '.join(names)} can, but not {self.agent}"
             )
-        elif self.seed + self.seeds > 2**31:
-            raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
         # In lock-step acting is compiled too, whatever the agent.
         compilable = with_estimator() if self.seeds is None else names
         for name, fitting in (("compile", compilable), ("gradient_samples", with_estimator())):
@@ -134,13 +145,15 @@ def default_config(agent: str, env: str, steps: int | None = None, *, lockstep: 
     """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it.
 
     Args:
-        agent: A key of :data:`agents.AGENTS`.
-        env: Gymnasium's name of the environment.
-        steps: Environment steps; None for the tuned number.
-        lockstep: Whether several agents are trained in lock-step.
+        agent: A key of :data:`agents.AGENTS` or :data:`agents.TALKERS`.
+        env: Name of the environment.
+        steps: Environment steps, of agents that talk episodes; None for the tuned number.
+        lockstep: Whether several agents are trained in lock-step. Those that talk always are, one of them too.
     """
     default = defaults(agent, env)
     steps = steps or default.steps
+    if agent in TALKERS:
+        return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TALKERS)
     compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs  # noqa: F401  # registers the environments of the checkout
-from agents import AGENTS, get_agent, nearest
+from agents import AGENTS, TALKERS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
 from gsrl.masking import adapt, shows_masks
@@ -58,15 +58,24 @@ class _Watched(gym.Wrapper):
 
 
 def check_environment(env_id: str, agent: str) -> None:
-    """Makes one environment, to see that it exists, is installed and suits the agent.
+    """Sees that an environment exists and suits the agent; one of Gymnasium's is made, to see that it can be.
 
     Args:
-        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
-        agent: A key of :data:`agents.AGENTS`.
+        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it. Of agents
+            that talk, one of their own.
+        agent: A key of :data:`agents.AGENTS` or :data:`agents.TALKERS`.
 
     Raises:
         UsageError: It does not; the message says what to do.
     """
+    if agent in TALKERS:
+        known = TALKERS[agent].ENVIRONMENTS
+        if env_id not in known:
+            raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, known)}")
+        return
+    talkers = [name for name, other in TALKERS.items() if env_id in other.ENVIRONMENTS]
+    if talkers:
+        raise UsageError(f"{env_id} is for agents that talk ({', '.join(talkers)}), and {agent} does not")
     with closing(_make(env_id)) as env:
         try:
             check_for_nested_spaces(env.observation_space)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import get_agent, nearest
+from agents import get_agent, nearest, with_estimator
 from agents.common import UsageError
 from agents.config import read_config
 from agents.environments import make_environments
@@ -181,6 +181,8 @@ def load_problem(folder: Path, seed: int) -> Problem:
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
     """
     config = read_config(folder)
+    if config.agent not in with_estimator():
+        raise UsageError(f"gradients needs a run of a soft actor-critic agent, but {folder} is one of {config.agent}")
     if config.seeds is not None:
         raise UsageError(f"gradients needs a run of one agent, but {folder} is one of several in lock-step")
     path = folder / "checkpoint.zip"
@@ -189,10 +191,6 @@ def load_problem(folder: Path, seed: int) -> Problem:
     env = make_environments(config.env, config.n_envs, config.seed)
     try:
         model = get_agent(config.agent).make(env, config.settings, seed=config.seed, device="cpu")
-        if not isinstance(model, DiscreteSAC):
-            raise UsageError(
-                f"gradients needs a run of a soft actor-critic agent, but {folder} is one of {config.agent}"
-            )
         load_state_dict(model, checkpoint.load(path, device="cpu"), path)
         if not model.replay_buffer:
             raise UsageError(f"{folder} holds no observation yet: its training has not taken a step")

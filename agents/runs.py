@@ -10,7 +10,8 @@ interrupted, and in the same logs but for the times in them. Its environments ar
 :mod:`agents.rewind`). Where that cannot be, training says so, and a resumed run begins new episodes, with seeds derived
 from the run's seed and the steps done: resuming twice then gives the same result.
 
-A run of several agents in lock-step has more in its folder, see :mod:`agents.populations`.
+A run of several agents in lock-step has more in its folder, see :mod:`agents.populations`; for agents that talk, see
+:mod:`agents.talking`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 from tqdm import tqdm
 
-from agents import get_agent, populations
+from agents import TALKERS, get_agent, populations, talking
 from agents.common import UsageError
 from agents.config import Config, is_finished, open_folder, read_config, refusals
 from agents.curve import plot_learning_curve
@@ -395,6 +396,8 @@ class _Run(Training[list[float]]):
 
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
     config.check()
+    if config.agent in TALKERS:
+        return talking.train(config, folder, command, state)
     if config.seeds is not None:
         return populations.train(config, folder, command, state)
     set_threads(config.threads)

@@ -23,18 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents import TALKERS, get_agent, nearest
+from agents import get_agent
 from agents.common import UsageError
-from agents.config import (
-    Config,
-    default_config,
-    is_finished,
-    is_run,
-    open_folder,
-    option,
-    read_json,
-    refusals,
-)
+from agents.config import Config, open_folder, read_config, refusals
 from agents.curve import plot_population
 from agents.files import write_text
 from agents.interruption import Stop
@@ -45,79 +36,19 @@ from agents.training import carry_out, set_threads
 from gsrl import checkpoint
 from gsrl.comms import Protocol, SignallingGame, metrics
 
-__all__ = [
-    "Language",
-    "check_environment",
-    "check_options",
-    "evaluate_run",
-    "holds_talkers",
-    "language_of",
-    "options_of",
-    "read_config",
-    "resume",
-    "start",
-    "unit",
-]
-
-EVAL_EPISODES = 10_000
-"""Episodes of an evaluation, where not all there are can be listed."""
-
+__all__ = ["Language", "evaluate_run", "language_of", "train", "unit"]
 
 # Entry points
 
 
-def check_environment(env: str, agent: str) -> None:
-    """Sees that an environment is one of an agent that talks.
+def train(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Trains agents that talk.
 
     Args:
-        env: Name of the environment.
-        agent: A key of :data:`agents.TALKERS`.
-
-    Raises:
-        UsageError: It is not.
-    """
-    known = TALKERS[agent].ENVIRONMENTS
-    if env not in known:
-        raise UsageError(f"unknown environment {env!r} of {agent}; {nearest(env, known)}")
-
-
-def options_of(agent: str, env: str, steps: int | None = None) -> Config[Any]:
-    """What is run unless told otherwise.
-
-    Args:
-        agent: A key of :data:`agents.TALKERS`.
-        env: One of its environments.
-        steps: Episodes; None for the tuned number.
-    """
-    config = default_config(agent, env, steps, lockstep=False)
-    return dataclasses.replace(config, seeds=1, eval_episodes=EVAL_EPISODES)
-
-
-def check_options(config: Config[Any]) -> None:
-    """Checks what is to be run.
-
-    Raises:
-        UsageError: An option cannot be used; the message names it.
-    """
-    for field in dataclasses.fields(Config):
-        if field.name in ("n_envs", "processes", "gradient_samples", "stop_at"):
-            value = getattr(config, field.name)
-            if value != field.default:
-                raise UsageError(f"{option(field.name)} is not for agents that talk, but got {value}")
-    if config.seeds is not None and config.seeds > 2**31 - config.seed:
-        raise UsageError(f"--seeds must leave all seeds below 2**31, but got {config.seeds} from {config.seed} on")
-    if config.seeds is not None and config.seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, but got {config.seeds}")
-    dataclasses.replace(config, seeds=None, compile=False).check()  # which are for agents of another kind there
-
-
-def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str, Any]:
-    """Trains agents in a new folder.
-
-    Args:
-        config: What to run.
-        folder: The folder, made when missing.
+        config: What to run; it has been checked.
+        folder: Folder of the run.
         command: The command line, to be recorded.
+        state: What its checkpoint holds; None: it is new.
 
     Returns:
         The summary, as ``summary.json`` holds it.
@@ -125,42 +56,20 @@ def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str
     Raises:
         UsageError: The configuration cannot be used; nothing was written.
         TrainingError: Training cannot go on.
+        gsrl.checkpoint.CheckpointError: The checkpoint does not fit the configuration.
     """
-    return _run(config, folder, command, None)
-
-
-def resume(folder: Path, steps: int | None, device: str | None, command: Sequence[str]) -> dict[str, Any]:
-    """Goes on with an interrupted run, or extends a finished one.
-
-    Args:
-        folder: Folder of the run.
-        steps: Episodes of the whole run; those of its configuration if None.
-        device: Device of the networks from here on; that of its configuration if None.
-        command: The command line, to be recorded.
-
-    Returns:
-        The summary, as ``summary.json`` holds it.
-
-    Raises:
-        UsageError: There is nothing to resume, or nothing left to do.
-        TrainingError: Training cannot go on.
-        gsrl.checkpoint.CheckpointError: The checkpoint is damaged, or does not fit the configuration.
-    """
-    config = read_config(folder)
-    config = dataclasses.replace(config, steps=steps or config.steps, device=device or config.device)
-    path = folder / "checkpoint.zip"
-    if config.seeds is None or not path.exists():
-        raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
-    state = checkpoint.load(path, device=config.device)
-    with checkpoint.fitting(path):
-        checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds", "members")))
-    if steps is not None and steps < state["steps"]:  # the last update may exceed those of the configuration
-        raise UsageError(f"--steps must be at least the {state['steps']} that {folder} has done, but got {steps}")
-    if state["steps"] >= config.steps and is_finished(folder):
-        raise UsageError(
-            f"{folder} is finished, at {state['steps']} steps; --steps with a larger number goes on with it"
-        )
-    return _run(config, folder, command, state)
+    config = dataclasses.replace(config, seeds=1 if config.seeds is None else config.seeds)
+    set_threads(config.threads)
+    talkers: Any = _Talkers(config)
+    if state is not None:
+        with checkpoint.fitting(folder / "checkpoint.zip"):
+            checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds", "members")))
+            talkers.load_state(state["members"])
+    open_folder(folder, resumed=state is not None)
+    seconds = state["seconds"] if state is not None else {}
+    run = _TalkingRun(config, folder, talkers, seconds, command, rewindable=True)
+    what = f"{config.agent} in {config.env}" + (f", {config.seeds} in lock-step" if len(run.seeds) > 1 else "")
+    return carry_out(run, command, None, what=what, resumed=state is not None)
 
 
 def evaluate_run(
@@ -261,47 +170,20 @@ def language_of(folder: Path, seed: int | None = None) -> Language:
         UsageError: There is no such model, or it is of no signalling game.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
-    if not holds_talkers(folder):
-        raise UsageError(f"protocol needs a run of signalling agents, and {folder} holds none")
     run = read_config(folder)
+    if getattr(get_agent(run.agent), "ALGORITHM", None) is not SignallingGame:
+        raise UsageError(
+            f"protocol needs a run of signalling agents, and {folder} holds one of {run.agent}: there is no list of "
+            "meanings"
+        )
     seeds = range(run.seed, run.seed + (run.seeds or 1))
     if seed is not None and seed not in seeds:
         raise UsageError(f"--seed must be one of {folder}, from {seeds[0]} to {seeds[-1]}, but got {seed}")
     if run.seeds is not None:
         folder = folder_of(folder, seeds[0] if seed is None else seed)
     config, model = _load(folder, None)
-    if not isinstance(model, SignallingGame):
-        raise UsageError(
-            f"protocol needs a run of signalling agents, and {folder} holds one of {config.agent}, whose messages have "
-            "no list of meanings"
-        )
     protocol = model.protocol(split="all")
     return Language(f"{config.agent} in {config.env}, seed {config.seed}", folder, protocol, _metrics(protocol, model))
-
-
-def read_config(folder: Path) -> Config[Any]:
-    """Reads the configuration of a run of agents that talk.
-
-    Raises:
-        UsageError: It holds none, or one of another version of this project.
-    """
-    if not is_run(folder):
-        raise UsageError(f"{folder} holds no run: it has no config.json")
-    path = folder / "config.json"
-    try:
-        stored = read_json(path)
-        settings = get_agent(stored["agent"]).Settings(**stored["settings"])
-        names = [field.name for field in dataclasses.fields(Config)]
-        config = Config(**{**{name: stored[name] for name in names if name in stored}, "settings": settings})
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    check_environment(config.env, config.agent)
-    return config
-
-
-def holds_talkers(folder: Path) -> bool:
-    """Whether a folder holds a run of agents that talk."""
-    return is_run(folder) and read_json(folder / "config.json").get("agent") in TALKERS
 
 
 def unit(config: Config[Any]) -> str:
@@ -441,21 +323,6 @@ class _TalkingRun(PopulationRun):
         )
 
 
-def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
-    config = dataclasses.replace(config, seeds=1 if config.seeds is None else config.seeds)
-    check_options(config)
-    set_threads(config.threads)
-    talkers: Any = _Talkers(config)
-    if state is not None:
-        with checkpoint.fitting(folder / "checkpoint.zip"):
-            talkers.load_state(state["members"])
-    open_folder(folder, resumed=state is not None)
-    seconds = state["seconds"] if state is not None else {}
-    run = _TalkingRun(config, folder, talkers, seconds, command, rewindable=True)
-    what = f"{config.agent} in {config.env}" + (f", {config.seeds} in lock-step" if len(run.seeds) > 1 else "")
-    return carry_out(run, command, None, what=what, resumed=state is not None)
-
-
 def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:
     """The configuration and the model of an agent of a run."""
     config = read_config(folder)
@@ -466,7 +333,7 @@ def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:
     if not path.exists():
         raise UsageError(f"{folder} has no model.zip: its training did not finish")
     config = dataclasses.replace(config, device=device or config.device, compile=False)
-    check_options(config)
+    config.check()
     set_threads(config.threads)
     return config, get_agent(config.agent).load(path, config.settings, config.device)
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import run_agent
 from agents import TALKERS, defaults, signalling, talking
 from agents.common import UsageError
-from agents.config import Config
+from agents.config import Config, read_config
 from gsrl import checkpoint
 from gsrl.comms import DIAL, SignallingGame
 from gsrl.estimators import ESTIMATORS
@@ -329,7 +329,7 @@ def test_protocol_prints_and_draws_the_language(
 def test_protocol_answers_to_mistakes(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     for argv, answer in (
-        ([str(tmp_path)], "protocol needs a run of signalling agents, and"),
+        ([str(tmp_path)], "holds no run: it has no config.json"),
         ([str(whole), "--seed", "5"], "from 3 to 4, but got 5"),
         ([str(whole / "seed_3"), "--seed", "4"], "from 3 to 3, but got 4"),
         ([str(whole), "--out", str(tmp_path / "file")], "file cannot be a folder"),
@@ -419,7 +419,7 @@ def test_a_power_law_makes_later_meanings_rare() -> None:
         (["--agent", "dial", "--prisoners", "2"], "--prisoners must be an integer of at least 3, but got 2"),
         (["--agent", "dial", "--vocabulary", "1"], "--vocabulary must be an integer of at least 2, but got 1"),
         (["--agent", "rial", "--env", "lewis"], "unknown environment 'lewis' of rial; there are switch-riddle"),
-        (["--agent", "gumbel-sac", "--env", "lewis"], "lewis is for agents that talk, --agent signalling, and"),
+        (["--agent", "gumbel-sac", "--env", "lewis"], "lewis is for agents that talk (signalling), and gumbel-sac"),
         (["--agent", "signaling"], "did you mean signalling"),
     ],
 )
@@ -466,10 +466,10 @@ def test_a_folder_of_another_version_is_refused(whole: Path, tmp_path: Path) -> 
     stored["settings"]["colour"] = "blue"
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(UsageError, match=r"config\.json cannot be used: TypeError.*colour"):
-        talking.read_config(tmp_path)
+        read_config(tmp_path)
     with pytest.raises(UsageError, match="holds no run"):
-        talking.read_config(tmp_path / "nowhere")
-    assert isinstance(talking.read_config(whole), Config)
+        read_config(tmp_path / "nowhere")
+    assert isinstance(read_config(whole), Config)
 
 
 def test_help_and_list_show_agents_that_talk(capsys: pytest.CaptureFixture[str]) -> None:
