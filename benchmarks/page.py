@@ -525,7 +525,8 @@ def _how(analysis: Analysis) -> str:
     )
     facts = {
         "Score": "Mean return of the greedy policy in the final evaluation of a run, 20 episodes unless the suite says "
-        "otherwise. No checkpoint is chosen by evaluation.",
+        "otherwise; of agents that talk, the share of right answers or the return. No checkpoint is chosen by "
+        "evaluation.",
         "IQM": "Interquartile mean: the mean of the middle half of the seeds. Unlike a mean, no single run can carry "
         "it; unlike a median, it uses half of them.",
         "95 %": "Intervals of a stratified bootstrap over seeds, widened for few seeds so that they hold the true "
@@ -534,8 +535,8 @@ def _how(analysis: Analysis) -> str:
         "that are equal, one may seem not to be.",
         "Cost": "Seconds of one core for a run, evaluations included. Agents trained in lock-step share the time of "
         "their process: it is divided by their number.",
-        "Threshold": "First evaluation that reaches it; evaluations along the way have 5 episodes. A median over all "
-        "seeds, so a dash means that half of them did not.",
+        "Threshold": "First evaluation that reaches it; evaluations along the way have 5 episodes, of agents that talk "
+        "as many as the final one. A median over all seeds, so a dash means that half of them did not.",
     }
     if scales:
         facts["Scale"] = f"Returns that count 0 and 1 where environments are taken together: {scales}."

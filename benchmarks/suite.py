@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import get_agent, in_lockstep, nearest, with_estimator
+from agents import TALKERS, get_agent, in_lockstep, nearest, with_estimator
 from agents.common import UsageError
 from agents.config import COMPILED_STEPS, Config, default_config, refusals
 from agents.environments import check_environment, make_environments
@@ -58,9 +58,9 @@ class Environment:
     """An environment of a suite, and what its returns mean."""
 
     name: str
-    """Gymnasium's name."""
+    """Gymnasium's name, or that of one where agents talk."""
     steps: int | None = None
-    """Environment steps of a run."""
+    """Environment steps of a run; episodes where agents talk."""
     low: float | None = None
     """Return that counts 0 where environments are taken together: that of random actions."""
     high: float | None = None
@@ -229,7 +229,8 @@ class _Reader:
         """One agent in one environment."""
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             check_environment(environment.name, agent)
-        lockstep = agent in in_lockstep()
+        talks = agent in TALKERS
+        lockstep = talks or agent in in_lockstep()
         seeds = options.get("seeds", 1)
         default = default_config(agent, environment.name, lockstep=lockstep)
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
@@ -252,10 +253,10 @@ class _Reader:
             **{name: options[name] for name in ("n_envs", "eval_every", "eval_episodes") if name in options},
             # An agent without such a gradient is beside the point, not a mistake, where all have this default.
             gradient_samples=options.get("gradient_samples", 0) if agent in with_estimator() else 0,
-            # In one process: how members are shared out must not depend on the machine.
+            # In one process, as those that talk always are: how members are shared out must not depend on the machine.
             seeds=seeds if lockstep else None,
-            processes=1 if lockstep else None,
-            compile=lockstep and steps >= COMPILED_STEPS,
+            processes=1 if lockstep and not talks else None,
+            compile=lockstep and not talks and steps >= COMPILED_STEPS,
         )
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             config.check()
@@ -296,11 +297,13 @@ class _Reader:
 
 def _try_out(config: Config[Any]) -> None:
     """Makes the agent once, to see that it takes its settings."""
-    with (
-        closing(make_environments(config.env, config.n_envs, 0)) as env,
-        refusals(config.agent, config.settings),
-    ):
-        get_agent(config.agent).make(env, config.settings, seed=0, device=config.device)
+    make = get_agent(config.agent).make
+    if config.agent in TALKERS:
+        with refusals(config.agent, config.settings):
+            make(config.env, config.settings, seeds=(0,), device=config.device)
+        return
+    with closing(make_environments(config.env, config.n_envs, 0)) as env, refusals(config.agent, config.settings):
+        make(env, config.settings, seed=0, device=config.device)
 
 
 def _is_a(value: Any, kind: Any) -> bool:

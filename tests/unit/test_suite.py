@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from agents import AGENTS
+from agents import AGENTS, TALKERS
 from agents.common import UsageError
 from benchmarks.suite import SHIPPED, Environment, read_suite, shipped, slug
 
@@ -73,6 +74,35 @@ def test_compiled_are_long_runs_in_lockstep_alone(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path, GOOD.replace("steps = 400", "steps = 5_000")))
     compiled = {plan.label for plan in suite.plans if plan.config.compile and plan.config.env == "CartPole-v1"}
     assert compiled == {"gumbel-sac"}
+
+
+TALKING = """
+[environments.switch-riddle]
+steps = 5_000
+
+[[runs]]
+agents = ["dial"]
+seeds = 4
+gradient_samples = 3
+settings = { prisoners = 4 }
+"""
+
+
+def test_agents_that_talk_are_one_process_in_lockstep(tmp_path: Path) -> None:
+    pytest.importorskip("pettingzoo")
+    (plan,) = read_suite(write(tmp_path, TALKING)).plans
+    config = plan.config
+    assert (plan.seeds, plan.lockstep, config.seeds, config.processes, config.compile) == (4, True, 4, None, False)
+    assert (config.steps, config.eval_episodes, config.settings.prisoners) == (5_000, 10_000, 4)
+    assert config.settings.hidden == TALKERS["dial"].TUNED["switch-riddle"]["hidden"]
+    for old, new, message in (
+        ("seeds = 4", "n_envs = 4", "dial on switch-riddle: --n-envs is not for agents that talk, but got 4"),
+        ('["dial"]', '["a2c"]', "switch-riddle is for agents that talk (dial, rial, no-communication), and a2c does"),
+        ("switch-riddle]", "lewis]", "unknown environment 'lewis' of dial"),
+        ("prisoners = 4", "prisoners = 2", "dial cannot be made with these settings: --prisoners must be"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            read_suite(write(tmp_path, TALKING.replace(old, new)))
 
 
 def test_none_is_a_word(tmp_path: Path) -> None:
@@ -149,6 +179,16 @@ def test_the_shipped_suites_can_be_used(name: str) -> None:
     suite = read_suite(name)
     assert suite.summary
     assert all(environment.low is not None for environment in suite.environments)
+
+
+def test_those_who_talk_run_as_long_as_in_the_zoo_and_are_measured_by_what_is_possible() -> None:
+    riddle = pytest.importorskip("envs.switch_riddle")
+    suite = read_suite("comms")
+    for plan in suite.plans:
+        assert plan.config.steps == TALKERS[plan.config.agent].TUNED[plan.config.env]["steps"]
+    lewis, prisoners = suite.environments
+    assert lewis.low == 1 / suite.plans[0].config.settings.meanings
+    assert prisoners.high == pytest.approx(riddle.optimal_return(3))
 
 
 def test_a_label_becomes_a_name() -> None:
