@@ -57,6 +57,33 @@ class Crash(CartPoleEnv):
 
 gym.register("Crash-v0", Crash, max_episode_steps=500)
 """
+TALKING = """
+seeds = 2
+
+[environments.lewis]
+steps = 9600
+low = 0.25
+high = 1.0
+
+[environments.switch-riddle]
+steps = 64
+low = 0.0
+high = 0.7407
+
+[[runs]]
+label = "{estimator}"
+agents = ["signalling"]
+environments = ["lewis"]
+eval_every = 2400
+settings = { meanings = 4, vocabulary = 4, batch_size = 16, hidden = 16 }
+each = { estimator = ["st-gumbel", "rloo"] }
+
+[[runs]]
+agents = ["dial", "no-communication"]
+environments = ["switch-riddle"]
+eval_every = 32
+settings = { batch_size = 8, hidden = 8 }
+"""
 TIMES = ("seconds", "train_seconds")
 
 
@@ -75,7 +102,7 @@ def start(suite: Path, out: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Any, what: str) -> None:
-    for _ in range(1200):
+    for _ in range(2400):
         if condition():
             return
         time.sleep(0.05)
@@ -268,6 +295,92 @@ def test_a_report_of_a_real_benchmark(whole: Path, tmp_path: Path, capsys: pytes
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     assert run_agent.main(["report", str(tmp_path)]) == 2
     assert "holds no benchmark: it has no results.csv" in capsys.readouterr().err
+
+
+# Agents that talk
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite of agents that talk."""
+    pytest.importorskip("pettingzoo")
+    path = tmp_path_factory.mktemp("suite") / "talking.toml"
+    path.write_text(TALKING)
+    return path
+
+
+@pytest.fixture(scope="module")
+def talked(talking: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of them that was not interrupted."""
+    out = tmp_path_factory.mktemp("bench") / "talked"
+    assert bench(talking, out) == 0
+    return out
+
+
+def test_agents_that_talk_have_the_rows_of_others(whole: Path, talked: Path) -> None:
+    found = rows(talked)
+    assert list(found[0]) == list(rows(whole)[0])
+    assert [(row["env"], row["label"], row["seed"], row["step"], row["final"]) for row in found] == [
+        *[
+            ("lewis", label, seed, step, str(int(step == "9600")))
+            for label in ("rloo", "st-gumbel")
+            for seed in "01"
+            for step in ("2400", "4800", "7200", "9600")
+        ],
+        *[
+            ("switch-riddle", label, seed, step, str(int(step == "64")))
+            for label in ("dial", "no-communication")
+            for seed in "01"
+            for step in ("32", "64")
+        ],
+    ]
+    assert {row["agent"] for row in found} == {"signalling", "dial", "no-communication"}
+    # Along the way too: every meaning, and every order of visits.
+    assert {(row["env"], row["episodes"], row["members"]) for row in found} == {
+        ("lewis", "4", "2"),
+        ("switch-riddle", "729", "2"),
+    }
+    final = [float(row["mean_return"]) for row in found if row["label"] == "st-gumbel" and row["final"] == "1"]
+    folder = talked / "runs" / "lewis_st-gumbel_seeds0-1"
+    assert final == [member["eval_return_mean"] for member in read_json(folder / "summary.json")["members"]]
+    assert set(final) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_a_killed_suite_of_agents_that_talk_ends_as_one_that_was_not(
+    talked: Path, talking: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(talking, out, "--processes", "1", "--only", "rloo")
+    evaluations = out / "runs" / "lewis_rloo_seeds0-1" / "evaluations.csv"
+    wait_for(lambda: evaluations.exists() and evaluations.read_text().count("\n") > 2, "no evaluation")
+    process.kill()
+    process.communicate()
+    time.sleep(1)  # for its child to notice
+    assert not is_finished(evaluations.parent)
+    assert bench(talking, out, "--only", "rloo") == 0
+    assert len(read_json(evaluations.parent / "config.json")["sessions"]) == 2
+    assert rows(out) == [row for row in rows(talked) if row["label"] == "rloo"]
+
+
+def test_agents_that_talk_may_fail(talking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hot.toml"
+    path.write_text(
+        TALKING[: TALKING.index("each")]
+        .replace("hidden = 16", "hidden = 16, learning_rate = 1e30")
+        .replace("{estimator}", "hot")
+    )
+    assert bench(path, tmp_path / "out") == 1
+    output = capsys.readouterr().out
+    assert "FAILED  hot on lewis, seeds 0 to 1 in lock-step: error: training diverged: at" in output
+    assert "0 of 2 runs are finished" in output
+
+
+def test_a_report_of_agents_that_talk(talked: Path, tmp_path: Path) -> None:
+    assert run_agent.main(["report", str(talked), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "## Lewis" in text
+    assert "## Switch-riddle" in text
+    ET.fromstring((tmp_path / "report.html").read_text().partition("\n")[2])
 
 
 # Planning
