@@ -52,7 +52,7 @@ CASES = (
     Case(5, 5, 300),
     Case(10, 10, 600),
     Case(32, 32, 1000, batch=256, temperature=3.0),
-    Case(100, 100, 1500, batch=512, temperature=2.5, hidden=128, learning_rate=5e-3),
+    Case(100, 100, 4000, batch=512, temperature=2.5, hidden=128, learning_rate=2e-3),
     Case(10, 5, 600),
     Case(32, 8, 600),
 )
