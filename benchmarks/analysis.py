@@ -308,7 +308,7 @@ def _panel(name: str, entries: Sequence[Entry], **limits: Any) -> Panel:
 
 
 def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Panel], list[str]]:
-    """The panel of all environments, none if no label is in all; and the labels that are not."""
+    """The panel of all environments, and the labels that are not in all; neither if no label is."""
     found = [{entry.label: entry for entry in panel.entries} for panel in panels]
     entries, left_out = [], []
     for label in labels:
@@ -333,7 +333,7 @@ def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Pane
             )
         )
     if not entries:
-        return [], left_out
+        return [], []
     profiles = {entry.label: performance_profile(entry.scores, THRESHOLDS, resamples=FAST) for entry in entries}
     return [_panel(EVERYWHERE, entries, low=0.0, high=1.0, profiles=profiles)], left_out
 

@@ -380,6 +380,7 @@ def test_a_report_of_agents_that_talk(talked: Path, tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "## Lewis" in text
     assert "## Switch-riddle" in text
+    assert "Not in all environments" not in text  # nobody is in both
     ET.fromstring((tmp_path / "report.html").read_text().partition("\n")[2])
 
 

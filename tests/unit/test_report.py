@@ -104,6 +104,12 @@ def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
     assert (analysis.runs, analysis.few, analysis.missing, analysis.left_out) == (12, True, (), ())
 
 
+def test_environments_without_an_agent_in_common_are_not_taken_together(tmp_path: Path) -> None:
+    analysis = analysed(tmp_path, [*run("a", "A-v0", 0, [1.0]), *run("b", "B-v0", 0, [-1.0])], META)
+    assert [panel.name for panel in analysis.panels] == ["A-v0", "B-v0"]
+    assert analysis.left_out == ()
+
+
 def test_agents_in_lockstep_share_their_cost(tmp_path: Path) -> None:
     entry = analysed(
         tmp_path, [r for s in range(2) for r in run("a", "A-v0", s, [1.0, 2.0], members=2)]
