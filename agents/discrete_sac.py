@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
 
+from agents import common
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
+from gsrl.schedules import ExponentialSchedule
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "constructor_arguments", "make"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
 ALGORITHM = DiscreteSAC
+ANNEALED = 0.7
+"""Share of the run after which ``final_ent_coef`` is reached."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Settings:
     """What rewards are multiplied by before they are learned from."""
     ent_coef: float | str = "auto"
     """Entropy coefficient, a number; or "auto" to learn it, "auto_0.1" to learn it from 0.1."""
+    final_ent_coef: float | None = None
+    """What a coefficient that is a number falls to, exponentially, over the first 70 % of the run; None: it stays."""
     target_entropy_ratio: float = 0.2
     """Entropy to hold when the coefficient is learned, a share of the largest that the legal choices allow."""
     critics: Literal["min", "mean"] = "min"
@@ -147,6 +154,26 @@ TUNED: dict[str, dict[str, Any]] = {
     "gsrl/Pendulum-11centers-v1": _PENDULUM,
 }
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""
+
+
+def constructor_arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+    """Those of :func:`agents.common.constructor_arguments`, where ``final_ent_coef`` is part of ``ent_coef``.
+
+    Args:
+        env: Where the agent trains.
+        settings: Its settings.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    arguments = common.constructor_arguments(env, settings)
+    end = arguments.pop("final_ent_coef")
+    if end is not None:
+        start = settings.ent_coef
+        if isinstance(start, str) or not (start > 0 and end > 0):
+            raise ValueError(f"final_ent_coef and ent_coef must be positive numbers, but got {end} and {start}")
+        arguments["ent_coef"] = ExponentialSchedule(start, end, ANNEALED)
+    return arguments
 
 
 def make(arguments: dict[str, Any], *, seed: int, device: str, compile: bool) -> DiscreteSAC:

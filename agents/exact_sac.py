@@ -10,7 +10,6 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
-from agents.common import constructor_arguments
 from agents.discrete_sac import ACTION_SPACES, ALGORITHM, MASKS, TUNED, Settings
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
@@ -26,7 +25,7 @@ def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
         env: Where it trains.
         settings: Its settings.
     """
-    return {**constructor_arguments(env, settings), "estimator": "exact", "temperature": None}
+    return {**discrete_sac.constructor_arguments(env, settings), "estimator": "exact", "temperature": None}
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bool = False) -> DiscreteSAC:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
-from agents.common import constructor_arguments
 from agents.discrete_sac import ACTION_SPACES, ALGORITHM, MASKS
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
@@ -67,7 +66,7 @@ def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: A setting is out of range; the message names it.
     """
-    arguments = constructor_arguments(env, settings)
+    arguments = discrete_sac.constructor_arguments(env, settings)
     temperature, name = settings.temperature, settings.estimator
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}")

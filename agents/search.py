@@ -134,7 +134,7 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
             a value is none of its.
     """
     types = {field.name: str(field.type) for field in dataclasses.fields(settings)}
-    names = [name for name in VECTORS if name in types]
+    names = [name for name in (*VECTORS, "final_ent_coef") if name in types]  # the latter is part of ent_coef
     grid: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
         name, equals, values = entry.partition("=")

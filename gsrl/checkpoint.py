@@ -31,6 +31,7 @@ import warnings
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 
 from gsrl._version import __version__
 from gsrl.estimators import ESTIMATORS, make_estimator
+from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import TEMPERATURES, make_temperature
 
 __all__ = ["CheckpointError", "check_entries", "fitting", "load", "register", "save"]
@@ -255,6 +257,7 @@ _RECIPES = {
         lambda s: {"start": s.start, "end": s.end, "end_fraction": s.end_fraction},
         LinearSchedule,
     ),
+    "gsrl.ExponentialSchedule": _Recipe(ExponentialSchedule, asdict, ExponentialSchedule),
     "stable_baselines3.TrainFreq": _Recipe(
         TrainFreq,
         lambda s: {"frequency": s.frequency, "unit": s.unit.value},

@@ -7,6 +7,7 @@ entropy coefficient and a target entropy of its own.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -137,6 +138,19 @@ class EntropyCoefficient(nn.Module):
     def forward(self) -> Tensor:
         """Alpha, without gradient: :func:`entropy_coefficient_loss` works on its logarithm."""
         return self.log_value.detach().exp()
+
+    def fill_(self, value: float) -> None:
+        """Sets it for all factors, in place: a schedule does.
+
+        Args:
+            value: At least 0.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if not value >= 0:
+            raise ValueError(f"the entropy coefficient must be at least 0, but got {value}.")
+        self.log_value.fill_(math.log(value) if value > 0 else -math.inf)
 
 
 class SACLoss(nn.Module):

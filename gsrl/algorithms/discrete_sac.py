@@ -82,7 +82,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             episode returns are not.
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update.
-        ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it.
+        ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it,
+            a function of the remaining progress lets it go its way.
         target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
             entropies; where a state has masks, it shrinks with the entropy that is left.
@@ -178,7 +179,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         n_steps: int = 1,
         reward_scale: float = 1.0,
         estimator: str | Estimator = "straight-through",
-        ent_coef: str | float = "auto",
+        ent_coef: str | float | Schedule = "auto",
         target_entropy: str | float = "auto",
         target_entropy_ratio: float = 0.2,
         critics: CriticCombination = "min",
@@ -499,6 +500,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
             target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()  # [B, n]
+        if callable(self.ent_coef):
+            self.entropy_coefficient.fill_(self.ent_coef(self._current_progress_remaining))
         self._n_updates += 1
         self._metrics = self.learner.update(
             batch,
@@ -595,8 +598,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.replay_buffer.end_episodes()
 
 
-def _make_entropy_coefficient(ent_coef: str | float, n: int) -> EntropyCoefficient:
-    """From Stable-Baselines3's notation: ``"auto"``, ``"auto_0.1"`` or a number."""
+def _make_entropy_coefficient(ent_coef: str | float | Schedule, n: int) -> EntropyCoefficient:
+    """From Stable-Baselines3's notation, ``"auto"``, ``"auto_0.1"`` or a number; or as a schedule begins."""
+    if callable(ent_coef):
+        ent_coef = ent_coef(1.0)
     try:
         if not isinstance(ent_coef, str):
             return EntropyCoefficient(float(ent_coef), learned=False, n=n)

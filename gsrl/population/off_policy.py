@@ -80,6 +80,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         self._target_entropy = torch.stack([member._target_entropy for member in members])
         ratios = [member._target_entropy_ratio for member in members]
         self._target_entropy_ratio = torch.tensor(ratios, device=self.device)[:, None, None]
+        self._scheduled = [(i, member.ent_coef) for i, member in enumerate(members) if callable(member.ent_coef)]
         rates = [member.learning_rate for member in members]
         self._constant_learning_rate = None
         if not any(map(callable, rates)):
@@ -163,6 +164,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
             target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
+        for index, ent_coef in self._scheduled:
+            if self.stopped_at[index] is None:
+                self._members[index].entropy_coefficient.fill_(ent_coef(self._remaining()))
         for member, stopped_at in zip(self._members, self.stopped_at, strict=True):
             member._n_updates += stopped_at is None
         self._num_updates += 1
@@ -198,9 +202,12 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         """Of each member, float64 ``[S]``."""
         if self._constant_learning_rate is not None:
             return self._constant_learning_rate
-        remaining = 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
-        rates = [member.lr_schedule(remaining) for member in self._members]
+        rates = [member.lr_schedule(self._remaining()) for member in self._members]
         return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def _remaining(self) -> float:
+        """Share of the training that is to come."""
+        return 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
 
     def _training_scalars(self) -> list[dict[str, float]]:
         if not self.metrics:

@@ -38,6 +38,7 @@ from gsrl.buffers import ReplayBatch
 from gsrl.checkpoint import CheckpointError
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, GumbelSoftmax, STGumbel
+from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 
 CARTPOLE = "CartPole-v1"
@@ -194,6 +195,19 @@ def test_an_update_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert calls == [], critic
     assert torch.ones(1).item() == 1.0
     assert calls == ["item"]
+
+
+def test_the_entropy_coefficient_follows_its_schedule_also_after_loading(tmp_path: Path) -> None:
+    model = make_model(ent_coef=ExponentialSchedule(0.4, 0.01, 0.5))
+    assert model.entropy_coefficient().item() == pytest.approx(0.4)
+    model.learn(60)
+    assert model.entropy_coefficient().item() == pytest.approx(0.01)
+    model.save(tmp_path / "model.zip")
+    loaded = DiscreteSAC.load(tmp_path / "model.zip")
+    assert loaded.ent_coef == ExponentialSchedule(0.4, 0.01, 0.5)
+    assert loaded.entropy_coefficient().item() == pytest.approx(0.01)
+    never = make_model(ent_coef=lambda remaining: 0.0).learn(30)
+    assert never.entropy_coefficient().item() == 0.0
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:

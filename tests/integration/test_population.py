@@ -24,6 +24,7 @@ from gsrl.checkpoint import CheckpointError
 from gsrl.estimators import ESTIMATORS
 from gsrl.evaluation import evaluate_policy
 from gsrl.population import Episode, PopulationCallback
+from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature
 from gsrl.vec_env import SyncVecEnv
 
@@ -94,6 +95,7 @@ CASES: dict[str, tuple[str | Callable[[], gym.Env], dict[str, Any]]] = {
     "delayed targets": (CARTPOLE, {"target_update_interval": 3, "tau": 0.5, "train_freq": 2, "gradient_steps": -1}),
     "fixed alpha": (CARTPOLE, {"ent_coef": 0.1, "entropy_in_target": False}),
     "falling learning rate": (CARTPOLE, {"learning_rate": lambda remaining: 1e-3 * remaining}),
+    "falling entropy coefficient": (CARTPOLE, {"ent_coef": ExponentialSchedule(0.4, 0.01)}),
     "several factors, networks": ("gsrl/FactoredMatch-v0", {"estimator": "st-gumbel"}),
     "several factors, multilinear": (
         "gsrl/BitMatch-v0",
