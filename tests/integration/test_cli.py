@@ -629,7 +629,7 @@ def test_settings_reach_the_algorithm() -> None:
     assert make("gumbel-sac", estimator="rloo", critic="multilinear").estimator.name == "rloo"
     assert make("exact-sac", learning_rate=0.5).lr_schedule(0.5) == 0.5
     assert make("exact-sac", ent_coef=0.4, final_ent_coef=0.1).ent_coef == ExponentialSchedule(0.4, 0.1, 0.7)
-    with pytest.raises(ValueError, match="final_ent_coef and ent_coef must be positive numbers, but got .* auto"):
+    with pytest.raises(ValueError, match=r"final_ent_coef and ent_coef must be positive numbers, but got .* auto"):
         make("gumbel-sac", final_ent_coef=0.1)
     ppo = make("ppo", linear_decay=True, clip_range=0.4, n_steps=8, batch_size=8, normalize=True, gamma=0.9)
     assert (ppo.clip_range(0.5), ppo.lr_schedule(0.5)) == (0.2, 1.5e-4)
