@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.comms import evidence
 from gsrl import make_estimator
@@ -155,7 +156,7 @@ def lines_of(rows: pd.DataFrame, case: Case) -> pd.DataFrame:
 def draw(table: pd.DataFrame, cases: Sequence[Case]) -> Figure:
     """Samples to 95 % of every seed; crosses at the right end are those that never got there."""
     figure = Figure(figsize=(2.6 * len(cases) + 1.2, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(cases), sharex=True, sharey=True, squeeze=False)[0]
     for axes, case in zip(panels, cases, strict=True):
         part = rows_of(table, case)
         found = part["samples_to_95"][np.isfinite(part["samples_to_95"])]
@@ -169,6 +170,7 @@ def draw(table: pd.DataFrame, cases: Sequence[Case]) -> Figure:
         axes.set(
             xscale="log", xlabel="samples to 95 % (crosses: never)", title=f"n = {case.meanings}, K = {case.symbols}"
         )
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(ESTIMATORS)), ESTIMATORS)
     panels[0].invert_yaxis()
