@@ -111,7 +111,6 @@ def train(case: Case, name: str, seeds: int) -> list[dict[str, Any]]:
         {
             **case._asdict(),
             "estimator": name,
-            "own_temperature": estimator.settings.get("temperature"),
             "calls": calls,
             "samples": case.updates * case.batch,
             "seed": seed,
