@@ -84,7 +84,7 @@ def _scores(analysis: Analysis) -> Figure:
         axes.set_yticks(range(len(entries)), [f"{each.label}{_few(each.few, each.seeds)}" for each in entries])
         axes.set_ylim(-0.6, len(entries) - 0.4)
         _goal(axes, panels[name], vertical=True)
-        axes.set_xlabel("normalised score" if name == EVERYWHERE else "return", color=INK)
+        axes.set_xlabel("normalised score" if name == EVERYWHERE else "score", color=INK)
     figure.suptitle("final score: IQM with 95 % interval, and every seed", fontsize="medium", color=INK)
     return figure
 
@@ -108,7 +108,7 @@ def _curves(analysis: Analysis) -> Figure:
         _goal(axes, panels[name], vertical=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("environment steps", color=INK)
-    figure.axes[0].set_ylabel("return, IQM of greedy evaluations", color=INK)
+    figure.axes[0].set_ylabel("score, IQM of greedy evaluations", color=INK)
     _legend(figure, analysis.labels, tint, dashed)
     return figure
 

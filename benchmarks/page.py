@@ -258,9 +258,8 @@ def _top(analysis: Analysis, style: _Style) -> str:
     else:
         verdict = f"{name} leads, not alone" if len(ties) < len(rivals) else f"{name} leads by a nose"
         lead = f"Not told apart from it: {escape(_listed(ties))}."
-    unit = "score" if panel.name == EVERYWHERE else "return"
     facts = [
-        (f"IQM of the {unit}", number(best.iqm.estimate), f"95 %: {span(best.iqm.low, best.iqm.high)}"),
+        ("IQM of the score", number(best.iqm.estimate), f"95 %: {span(best.iqm.low, best.iqm.high)}"),
         (
             "cost, a run in each" if panel.name == EVERYWHERE else "cost of a run",
             duration(best.seconds),
@@ -324,7 +323,7 @@ def _ranking(panel: Panel, style: _Style) -> str:
     low, high = min(low, *estimates), max(high, *estimates)
     margin = 0.02 * (high - low) or 1.0
     scale = _linear(low - margin, high + margin)
-    unit = "normalised score" if panel.name == EVERYWHERE else "return"
+    unit = "normalised score" if panel.name == EVERYWHERE else "score"
     at = ticks(low, high)
     grid = "".join(f'<i class="tick" style="left:{scale(tick):.2f}%"></i>' for tick in at)
     entries = enumerate(panel.entries)
@@ -399,7 +398,7 @@ def _environment(panel: Panel, style: _Style, *, first: bool) -> str:
         parts.append(_ranking(panel, style))
     parts.append(
         f'<h3>Along the way</h3><div class="card">{plot}<div class="what soft small">environment steps'
-        f"{', on a logarithmic scale' if logarithmic else ''}; return: interquartile mean of greedy evaluations, band: "
+        f"{', on a logarithmic scale' if logarithmic else ''}; score: interquartile mean of greedy evaluations, band: "
         f"95 %{'; dotted: solved' if panel.threshold is not None else ''}</div>"
         f"{_legend(list(lines), style)}</div>{_costs(panel)}"
     )

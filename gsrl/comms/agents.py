@@ -226,7 +226,7 @@ class DiscriminationReceiver(nn.Module):
         return (self.embed(candidates) @ heard.unsqueeze(-1)).squeeze(-1)
 
 
-class _GRUCell(nn.GRUCell):
+class GRUCell(nn.GRUCell):
     """``torch.nn.GRUCell``, for any batch dimensions and under ``vmap``; its state is a tuple of one tensor."""
 
     def first(self, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -261,7 +261,7 @@ class _LSTMCell(nn.LSTMCell):
 def _make_cell(name: str, width: int, hidden: int) -> Any:
     if name not in ("gru", "lstm"):
         raise ValueError(f"cell must be 'gru' or 'lstm', but got {name!r}.")
-    cell = _GRUCell(width, hidden) if name == "gru" else _LSTMCell(width, hidden)
+    cell = GRUCell(width, hidden) if name == "gru" else _LSTMCell(width, hidden)
     # A symbol is a single 1 among its columns. Weights for `hidden` inputs would let the cell all but overhear it.
     nn.init.uniform_(cell.weight_ih, -1.0, 1.0)
     return cell

@@ -35,7 +35,7 @@ from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import seed_of
-from gsrl.comms.agents import _GRUCell
+from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
 from gsrl.learner import Learner, LockstepLearner
@@ -109,7 +109,7 @@ class RecurrentQNetwork(nn.Module):
     def __init__(self, inputs: int, n_actions: int, length: int, vocabulary: int, hidden: int, layers: int) -> None:
         super().__init__()
         self.n_actions, self.length, self.vocabulary, self.hidden = n_actions, length, vocabulary, hidden
-        cells = [_GRUCell(hidden if layer else inputs, hidden) for layer in range(layers)]
+        cells = [GRUCell(hidden if layer else inputs, hidden) for layer in range(layers)]
         # Inputs are few, and most are one-hot. At the usual scale, 1 / sqrt(hidden), states would hardly differ by what
         # is seen and heard: agents that say nothing, and are not listened to, are long in learning either.
         nn.init.normal_(cells[0].weight_ih, std=INPUT_SCALE)

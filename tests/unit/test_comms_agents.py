@@ -11,7 +11,7 @@ from gsrl.comms.agents import (
     MLPSender,
     RecurrentReceiver,
     RecurrentSender,
-    _GRUCell,
+    GRUCell,
     _LSTMCell,
 )
 
@@ -23,7 +23,7 @@ def _seeded() -> None:
 
 def test_cells_are_those_of_torch() -> None:
     x, hidden, memory = torch.randn(7, 3), torch.randn(7, 5), torch.randn(7, 5)
-    gru, lstm = _GRUCell(3, 5), _LSTMCell(3, 5)
+    gru, lstm = GRUCell(3, 5), _LSTMCell(3, 5)
     torch.testing.assert_close(gru(x, (hidden,))[0], nn.GRUCell.forward(gru, x, hidden))
     for ours, theirs in zip(lstm(x, (hidden, memory)), nn.LSTMCell.forward(lstm, x, (hidden, memory)), strict=True):
         torch.testing.assert_close(ours, theirs)
