@@ -7,11 +7,11 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from gsrl.comms.agents import (
     DiscriminationReceiver,
+    GRUCell,
     MLPReceiver,
     MLPSender,
     RecurrentReceiver,
     RecurrentSender,
-    GRUCell,
     _LSTMCell,
 )
 
