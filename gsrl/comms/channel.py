@@ -14,6 +14,7 @@ from gsrl.checkpoint import register
 from gsrl.comms.agents import Receiver, Sender
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise, make_estimator
+from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.relaxations import gumbel_noise
 from gsrl.temperature import Temperature
 
@@ -245,6 +246,16 @@ class Channel(nn.Module):
         policy = _template(tuple(batch_shape), self.symbols, device)
         symbols = tuple(self.estimator.draw_noise(policy, generator) for _ in range(self.length))
         return ChannelNoise(symbols, *self._draw_disturbance((*batch_shape, self.length), generator))
+
+    def draw_noise_in_lockstep(
+        self, batch_shape: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> ChannelNoise:
+        """Draws what :meth:`draw_noise` draws of each generator, with a leading dimension of them."""
+        policy = _template(tuple(batch_shape), self.symbols, generators[0].device)
+        symbols = tuple(draw_noise_in_lockstep(self.estimator, policy, generators) for _ in range(self.length))
+        disturbances = [self._draw_disturbance((*batch_shape, self.length), each) for each in generators]
+        stacked = [None if drawn[0] is None else torch.stack(drawn) for drawn in zip(*disturbances, strict=True)]
+        return ChannelNoise(symbols, *stacked)
 
     def _draw_disturbance(
         self, shape: tuple[int, ...], generator: torch.Generator | None

@@ -38,6 +38,7 @@ from gsrl._random import seed_of
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
+from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.learner import Learner, LockstepLearner
 from gsrl.temperature import Temperature
 
@@ -579,11 +580,11 @@ class DIAL:
             return torch.zeros(len(self.seeds), env.horizon, 0, device=self.device)
         shape = (self.batch_size, env.n_agents, self.length, self.vocabulary)
         blank = FactoredCategorical(torch.zeros(shape), validate_args=False)
-        rows = [
-            torch.stack([_drawn(self.estimator, blank, member.generator) for _ in range(env.horizon)])
-            for member in self._members
-        ]
-        return torch.stack(rows).to(self.device)
+        generators = [member.generator for member in self._members]
+        steps = [draw_noise_in_lockstep(self.estimator, blank, generators) for _ in range(env.horizon)]
+        if not all(isinstance(noise, Tensor) for noise in steps):
+            raise TypeError(f"estimator must draw its noise as one tensor here, but {self.estimator.name} does not.")
+        return torch.stack(steps, 1).to(self.device)  # type: ignore[arg-type]
 
     def _inputs(self, turns: Sequence[Turn], last: NDArray[np.float32]) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
         """What agents see, who hears whom, and what is legal, of all teams.
@@ -840,13 +841,6 @@ class _Step(nn.Module):
         if self.loss.communication != "none":
             messages, _ = self.loss.say(policy, noise)
         return values, messages, state
-
-
-def _drawn(estimator: Estimator, policy: FactoredCategorical, generator: torch.Generator) -> Tensor:
-    noise = estimator.draw_noise(policy, generator)
-    if not isinstance(noise, Tensor):
-        raise TypeError(f"estimator must draw its noise as one tensor here, but {estimator.name} does not.")
-    return noise
 
 
 def _shuffled(heard: Tensor, is_heard: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:

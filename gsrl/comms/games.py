@@ -129,12 +129,16 @@ class Game(ABC):
             generator: Source of randomness, on the CPU.
             split: Of the meanings.
         """
+        return self.batch(self.draw(batch_size, generator, split), generator)
+
+    def draw(self, batch_size: int, generator: torch.Generator, split: str = "train") -> Tensor:
+        """Draws the meanings of episodes, int64 ``[batch_size]``; arguments as in :meth:`sample`."""
         indices = self.indices(split)
         if self.prior is None:
             drawn = torch.randint(len(indices), (batch_size,), generator=generator)
         else:
             drawn = torch.multinomial(self.prior[indices], batch_size, replacement=True, generator=generator)
-        return self.batch(indices[drawn], generator)
+        return indices[drawn]
 
     def inputs(self, split: str = "train") -> GameBatch:
         """All meanings of a split, each once, in their order.
@@ -150,7 +154,7 @@ class Game(ABC):
         """Makes episodes of meanings.
 
         Args:
-            indices: Of the meanings, int64 ``[B]``.
+            indices: Of the meanings, int64 ``[B]``; where :attr:`exhaustive`, of any shape.
             generator: Source of all else that is random; None where :attr:`exhaustive`.
         """
         meaning = self.meanings[indices]

@@ -341,8 +341,7 @@ class SignallingGame:
         return self
 
     def _update(self) -> None:
-        rows = [self._draw(generator) for generator in self._generators]
-        args = rows[0] if self.is_single else tree_map(_stacked, *rows)
+        args = self._draw(self._generators[0]) if self.is_single else self._draw_in_lockstep()
         if self.device.type != "cpu":
             args = _to(args, self.device)
         self._metrics = self.learner.update(*args, learning_rate=self._rates, tau=self._tau)
@@ -354,7 +353,18 @@ class SignallingGame:
         """What an update of one game needs."""
         batch = self.game.sample(self.batch_size, generator)
         noise = self.channel.draw_noise(batch.sender_input.shape[:-1], generator)
-        return batch.sender_input, batch.receiver_input, batch.target, noise
+        return *batch[:3], noise
+
+    def _draw_in_lockstep(self) -> tuple[Any, ...]:
+        """The same of all games, with a leading dimension of them."""
+        if self.game.exhaustive:  # meanings are all there is to an episode
+            drawn = [self.game.draw(self.batch_size, generator) for generator in self._generators]
+            batch = self.game.batch(torch.stack(drawn), None)
+        else:
+            batches = [self.game.sample(self.batch_size, generator) for generator in self._generators]
+            batch = tree_map(_stacked, *batches)
+        noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], self._generators)
+        return *batch[:3], noise
 
     def samples_to(self, accuracy: float) -> NDArray[np.float64]:
         """Episodes until an evaluation in :attr:`history` first reached an accuracy, of each game; infinite: never."""

@@ -45,6 +45,10 @@ class _Around(Game):
         """Draws episodes of the game within; see :meth:`Game.sample`."""
         return self._around(self.game.sample(batch_size, generator, split), generator)
 
+    def draw(self, batch_size: int, generator: torch.Generator, split: str = "train") -> Tensor:
+        """Draws meanings of the game within; see :meth:`Game.draw`."""
+        return self.game.draw(batch_size, generator, split)
+
     def batch(self, indices: Tensor, generator: torch.Generator | None) -> GameBatch:
         """Makes episodes of meanings; see :meth:`Game.batch`."""
         return self._around(self.game.batch(indices, generator), generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ __all__ = [
     "Noise",
     "Objective",
     "attach_gradient",
+    "draw_noise_in_lockstep",
     "evaluate",
     "gradient_only",
     "replace_rows",
@@ -154,6 +155,25 @@ class Estimator(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The settings that are not modules."""
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not isinstance(v, nn.Module))
+
+
+def draw_noise_in_lockstep(
+    estimator: Estimator, policy: FactoredCategorical, generators: Sequence[torch.Generator]
+) -> Noise:
+    """Draws what :meth:`Estimator.draw_noise` draws of each generator, with a leading dimension of them.
+
+    Args:
+        estimator: One of several of the same settings.
+        policy: See :meth:`Estimator.draw_noise`.
+        generators: One for each.
+    """
+    if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
+        shape = estimator.noise_shape(policy) or policy.logits.shape
+        return gumbel_noise((len(generators), *shape), generator=generators, device=policy.logits.device)
+    drawn = [estimator.draw_noise(policy, generator) for generator in generators]
+    if isinstance(drawn[0], Tensor):
+        return torch.stack([noise for noise in drawn if isinstance(noise, Tensor)])
+    return tuple(torch.stack(tensors) for tensors in zip(*drawn, strict=True))
 
 
 def evaluate(f: Objective, configurations: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Noise, make_estimator
+from gsrl.estimators import Estimator, make_estimator
+from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.masking import current_masks, to_matrix
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
@@ -157,7 +158,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         if self._template.batch_shape != batch.rewards.shape[1:]:
             zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
-        noise, next_noise = self._draw_noise(), None
+        noise, next_noise = draw_noise_in_lockstep(first.estimator, self._template, self._generators), None
         if first.policy.critic.form == "network":
             shape = (len(self), *self._template.logits.shape)
             next_noise = gumbel_noise(shape, generator=self._generators)
@@ -183,20 +184,6 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             if self.stopped_at[index] is None:
                 estimator.step(self.metrics["expected_q"][index])
         self.stopwatch.lap("update")
-
-    def _draw_noise(self) -> Noise:
-        """What each member's estimator would draw, with a leading dimension of members."""
-        estimator = self._members[0].estimator
-        if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
-            shape = estimator.noise_shape(self._template) or self._template.logits.shape
-            return gumbel_noise((len(self), *shape), generator=self._generators)
-        drawn = [
-            member.estimator.draw_noise(self._template, generator)
-            for member, generator in zip(self._members, self._generators, strict=True)
-        ]
-        if isinstance(drawn[0], Tensor):
-            return torch.stack(drawn)
-        return tuple(torch.stack(each) for each in zip(*drawn, strict=True))
 
     def _learning_rate(self) -> Tensor:
         """Of each member, float64 ``[S]``."""
