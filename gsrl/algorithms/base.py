@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import math
+import numbers
 import os
 import pathlib
 import warnings
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -43,7 +44,6 @@ COUNTERS = (
     "_episode_num",
     "_n_updates",
     "_current_progress_remaining",
-    "_stats_window_size",
 )
 """Progress of the training, as Stable-Baselines3 names it."""
 
@@ -86,8 +86,9 @@ class Algorithm(BaseAlgorithm):
             )
         for name in self.policy_kwargs.keys() & self.REFUSED.keys():
             raise ValueError(f"policy_kwargs must not hold {name!r}: {self.REFUSED[name]}.")
-        if not callable(self.learning_rate) and not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
+        rate = self.learning_rate
+        if not callable(rate) and not (isinstance(rate, numbers.Real) and 0 < rate < math.inf):
+            raise ValueError(f"learning_rate must be a positive number or a function, but got {rate!r}.")
 
     def _check_integers(self, *names: str, least: int) -> None:
         for name in names:
@@ -143,6 +144,11 @@ class Algorithm(BaseAlgorithm):
             env = SyncVecEnv([lambda: single])
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
+    @property
+    def stats_window_size(self) -> int:
+        """Episodes that the logged return is averaged over."""
+        return self._stats_window_size
+
     # Training
 
     def _setup_learn(
@@ -171,6 +177,10 @@ class Algorithm(BaseAlgorithm):
             self.stopwatch = Stopwatch()
         self.stopwatch.start()
         return result
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # Environments that step together, or whole episodes, may go beyond the total; schedules end at 0.
+        self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / total_timesteps)
 
     def _before_reset(self) -> None:
         """Called before the environments are reset."""
@@ -281,7 +291,8 @@ class Algorithm(BaseAlgorithm):
         if isinstance(load_path_or_dict, dict):
             super().set_parameters(load_path_or_dict, exact_match)
             return
-        tree = self._read(load_path_or_dict, self.device, False, {})
+        # Settings are not needed: what the file cannot tell of them is no reason to refuse it.
+        tree = self._read(load_path_or_dict, self.device, False, dict.fromkeys(self.SETTINGS))
         with checkpoint.fitting(load_path_or_dict):
             checkpoint.check_entries(tree, {"parameters": self.get_parameters() if exact_match else None})
             super().set_parameters(tree["parameters"], exact_match)
@@ -317,8 +328,8 @@ class Algorithm(BaseAlgorithm):
             setattr(self, name, state["counters"][name])
         if state["generator"]["device"] == self.device.type:
             self.generator.set_state(state["generator"]["state"].cpu())
-        self.ep_info_buffer = copy.copy(state["ep_info_buffer"])
-        self.ep_success_buffer = copy.copy(state["ep_success_buffer"])
+        for name in ("ep_info_buffer", "ep_success_buffer"):
+            setattr(self, name, None if state[name] is None else deque(state[name], maxlen=self.stats_window_size))
         self._last_obs = state["last_obs"]
         self._last_original_obs = state["last_original_obs"]
         self._last_episode_starts = state["last_episode_starts"]

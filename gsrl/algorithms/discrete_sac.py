@@ -92,7 +92,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.values.soft_value`.
         q_clip: Bound on how far a value may move from the target network's, see :func:`gsrl.losses.critic_loss`; None:
             unbounded.
-        max_grad_norm: Largest gradient norm of the actor, and of the critics; None: not clipped.
+        max_grad_norm: Largest gradient norm of the actor, of the critics, and of a learned entropy coefficient, each by
+            itself; None: not clipped.
         target_update_interval: Updates between moves of the target networks.
         policy_kwargs: Arguments of the policy, such as ``net_arch``.
         stats_window_size: Episodes that the logged return is averaged over.
@@ -138,6 +139,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "max_grad_norm",
         "target_update_interval",
         "policy_kwargs",
+        "stats_window_size",
         "tensorboard_log",
         "verbose",
         "seed",
@@ -260,7 +262,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self._target_entropy_ratio = self.target_entropy / largest.sum().clamp_min(1e-9).item()
         self._target_entropy = (self._target_entropy_ratio * largest).float().to(self.device)
         # Only its shape counts: what the estimator draws noise for.
-        self._template = FactoredCategorical(torch.zeros(1, codec.n, codec.K, device=self.device), codec.mask)
+        self._template = FactoredCategorical(
+            torch.zeros(1, codec.n, codec.K, device=self.device), self.policy.actor.head.mask
+        )
         # An estimator that does not fit the actions says so now, not by the first update.
         self.estimator.expectation(
             self._template, lambda one_hot: one_hot.sum((-2, -1)), generator=torch.Generator(self.device)
@@ -408,9 +412,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             callback.update_locals(locals())
             continue_training = callback.on_step()
             lap("callbacks")
-            if not continue_training:
-                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
-
+            # A step that ends the training is stored as well: the next training goes on from here.
             self._update_info_buffer(infos, dones)
             self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -422,6 +424,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
                     lap("logging")
+            if not continue_training:
+                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
         callback.on_rollout_end()
         lap("callbacks")
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
@@ -555,9 +559,11 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of an agent with the same settings; see :meth:`Algorithm.load_state_dict`."""
-        super().load_state_dict(state)
+        replay_buffer = self.replay_buffer
         if "replay_buffer" in state:
-            self.replay_buffer = self._make_replay_buffer(state["replay_buffer"])
+            replay_buffer = self._make_replay_buffer(state["replay_buffer"])
+        super().load_state_dict(state)
+        self.replay_buffer = replay_buffer
 
     def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
         return self.state_dict(replay_buffer="replay_buffer" in included)

@@ -270,6 +270,7 @@ class Reinforce(Algorithm):
         "critic_updates",
         "max_grad_norm",
         "policy_kwargs",
+        "stats_window_size",
         "tensorboard_log",
         "verbose",
         "seed",
@@ -429,9 +430,6 @@ class Reinforce(Algorithm):
             raise ValueError(
                 f"n_episodes must be a multiple of the {self.n_envs} environments, but got {self.n_episodes}."
             )
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / total_timesteps)  # a rollout may exceed it
 
     def collect_rollout(self, env: VecEnv, callback: BaseCallback) -> Rollout | None:
         """Plays the episodes of a rollout.

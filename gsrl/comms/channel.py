@@ -247,9 +247,7 @@ class Channel(nn.Module):
         symbols = tuple(self.estimator.draw_noise(policy, generator) for _ in range(self.length))
         return ChannelNoise(symbols, *self._draw_disturbance((*batch_shape, self.length), generator))
 
-    def draw_noise_in_lockstep(
-        self, batch_shape: Sequence[int], generators: Sequence[torch.Generator]
-    ) -> ChannelNoise:
+    def draw_noise_in_lockstep(self, batch_shape: Sequence[int], generators: Sequence[torch.Generator]) -> ChannelNoise:
         """Draws what :meth:`draw_noise` draws of each generator, with a leading dimension of them."""
         policy = _template(tuple(batch_shape), self.symbols, generators[0].device)
         symbols = tuple(draw_noise_in_lockstep(self.estimator, policy, generators) for _ in range(self.length))

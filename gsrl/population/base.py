@@ -205,7 +205,7 @@ class Population:
         vec_env = SyncVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
         arguments = self._member_arguments(settings)
         member: Any = self.algorithm(self.policy, vec_env, seed=self.seeds[index], device=device, **arguments)
-        member.ep_info_buffer, member.ep_success_buffer = (deque(maxlen=member._stats_window_size) for _ in range(2))
+        member.ep_info_buffer, member.ep_success_buffer = (deque(maxlen=member.stats_window_size) for _ in range(2))
         return member
 
     def _member_arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -390,9 +390,13 @@ class Population:
         """
         rows = self._training_scalars()
         for row, member in zip(rows, self._members, strict=True):
-            for name in ("l", "r"):
-                values = [episode[name] for episode in member.ep_info_buffer or ()]
-                row[f"rollout/ep_{'len' if name == 'l' else 'rew'}_mean"] = float(np.mean(values or [np.nan]))
+            episodes = member.ep_info_buffer or ()
+            figures = {
+                "ep_len_mean": [episode["l"] for episode in episodes],
+                "ep_rew_mean": [episode["r"] for episode in episodes],
+                "success_rate": member.ep_success_buffer,
+            }
+            row |= {f"rollout/{name}": float(np.mean(values)) for name, values in figures.items() if values}
         return [{name: value for name, value in sorted(row.items()) if np.isfinite(value)} for row in rows]
 
     def _training_scalars(self) -> list[dict[str, float]]:

@@ -193,8 +193,8 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         return torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)
 
     def _remaining(self) -> float:
-        """Share of the training that is to come."""
-        return 1.0 - self.num_timesteps / self._total_timesteps if self._total_timesteps else 1.0
+        """Share of the training that is to come; a single agent's ``_current_progress_remaining``."""
+        return max(0.0, 1.0 - self.num_timesteps / self._total_timesteps) if self._total_timesteps else 1.0
 
     def _training_scalars(self) -> list[dict[str, float]]:
         if not self.metrics:

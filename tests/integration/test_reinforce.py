@@ -694,7 +694,7 @@ def test_divergence_is_an_error() -> None:
         ({"ent_coef": -1.0}, "ent_coef must be a number of at least 0, but got -1.0"),
         ({"ent_coef": "auto"}, "ent_coef must be a number of at least 0, but got 'auto'"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive or None, but got 0.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, but got 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number or a function, but got 0.0"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "policy_kwargs must not hold 'optimizer_class'"),
         ({"policy": "LstmPolicy"}, "LstmPolicy"),
         ({"env": None}, "env must be an environment, but got None; Reinforce.load needs none to predict"),

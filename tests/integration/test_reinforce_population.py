@@ -250,6 +250,9 @@ def test_callbacks_and_scalars() -> None:
         assert row["train/gradient_norm_control"] >= 0
         assert row["train/entropy"] == pytest.approx(np.log(2), abs=0.05)
         assert row["train/learning_rate"] == 1e-3
+        assert "rollout/success_rate" not in row  # CartPole says nothing of it
+        member.ep_success_buffer.extend([1, 0, 0, 0])
+        assert population.scalars()[index]["rollout/success_rate"] == 0.25
     assert set(population.stopwatch.seconds) == {"environment", "acting", "update", "callbacks"}
     assert Population(Reinforce, CARTPOLE, [0], **SMALL).scalars() == [{}]
 
