@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.comms import evidence
 from gsrl.comms import Channel, LewisGame, SignallingGame
+from gsrl.temperature import ExponentialTemperature
 
 EPISODES = 100_000
 """Of an evaluation with noise."""
@@ -57,17 +58,23 @@ class Noise(NamedTuple):
 
 
 class PowerLaw(NamedTuple):
-    """A game whose symbols cost, in nats."""
+    """A game whose symbols cost, in nats.
+
+    The bonus for entropy falls exponentially over three quarters of the training: rare meanings get a message while it
+    is large, and the messages get short when it is small.
+    """
 
     length_cost: float
     meanings: int = 20
     vocabulary: int = 5
     length: int = 2
-    updates: int = 1500
+    updates: int = 4000
     batch: int = 256
-    temperature: float = 1.0
-    entropy_bonus: float = 0.05
-    learning_rate: float = 1e-2
+    temperature: float = 2.0
+    entropy_bonus: float = 1.0
+    final_entropy_bonus: float = 0.02
+    hidden: int = 128
+    learning_rate: float = 3e-3
 
     @property
     def prior(self) -> NDArray[np.float64]:
@@ -77,7 +84,7 @@ class PowerLaw(NamedTuple):
 
 
 NOISES = tuple(Noise(kind, p) for kind in ("erasure", "substitution") for p in (0.1, 0.3))
-POWER_LAWS = (PowerLaw(0.0), PowerLaw(0.1))
+POWER_LAWS = (PowerLaw(0.0), PowerLaw(0.1), PowerLaw(0.3))
 
 
 def optimal_mean_length(probabilities: NDArray[np.float64], vocabulary: int, length: int) -> float:
@@ -132,10 +139,11 @@ def train_with_costs(case: PowerLaw, seeds: int) -> list[dict[str, Any]]:
             variable_length=True,
             temperature=case.temperature,
             length_cost=case.length_cost,
-            entropy_bonus=case.entropy_bonus,
+            entropy_bonus=ExponentialTemperature(case.entropy_bonus, case.final_entropy_bonus, 3 * case.updates // 4),
         ),
         seeds=range(seeds),
         batch_size=case.batch,
+        hidden=case.hidden,
         learning_rate=case.learning_rate,
         device="cpu",
     )
