@@ -218,7 +218,7 @@ def draw(noise: pd.DataFrame, lengths: pd.DataFrame) -> Figure:
         left.plot(np.full(len(gap), place), gap, "o", ms=4, alpha=0.6, color=evidence.BLUE)
     left.axhline(0, color=evidence.GREY, lw=0.8)
     left.axhline(-TOLERANCE, color=evidence.GREY, lw=0.8, ls=":")
-    left.set_xticks(range(len(groups)), [f"{kind}\np = {p:g}" for (kind, p), _ in groups])
+    left.set_xticks(range(len(groups)), [f"{kind}\np = {p:g}" for (kind, p), _ in groups], fontsize=8)
     left.set(ylabel="accuracy less the ceiling", xlim=(-0.5, len(groups) - 0.5))
     for colour, (cost, group) in zip(
         (evidence.ORANGE, evidence.BLUE, evidence.GREY), lengths.groupby("length_cost", sort=False), strict=False
