@@ -47,7 +47,7 @@ OPTIONS = {
 
 TEMPERATURES = {
     **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 2.0),
-    **dict.fromkeys(("gapped-st", "straight-through", "reinmax"), 1.0),
+    **dict.fromkeys(("gapped-st", "straight-through", "reinmax", "rebar", "relax"), 1.0),
 }
 """Estimators with a temperature, and what it is unless given."""
 
@@ -102,7 +102,7 @@ class Settings:
     """Estimator of the sender's gradient. Those from exact on are for messages of one symbol."""
     temperature: float | None = None
     """Temperature of the relaxation, where the estimator has one. None: 2 for st-gumbel, gumbel-softmax and gumbel-rao,
-    1 for the others."""
+    1 for the others, of which rebar and relax learn theirs from there."""
     baseline: Literal["running-mean", "none"] = "running-mean"
     """Baseline of reinforce."""
     num_samples: int = 4

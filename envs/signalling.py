@@ -87,7 +87,7 @@ class SignallingRounds:
     def say(self, symbols: Ints) -> Ints:
         """Sends messages ``[B, L]``, and returns what is heard of them ``[B, L]``: nothing, 0, from the end on."""
         one_hot = _one_hot(torch.from_numpy(symbols), self.channel.symbols)
-        noise = self.channel.draw_noise(symbols.shape[:1], self._generator)
+        noise = self.channel.draw_disturbance(symbols.shape[:1], self._generator)
         message = self.channel.transmit(one_hot, noise)
         self._lengths = message.length.numpy()
         heard = message.received.argmax(-1).numpy() + (not self.channel.variable_length)

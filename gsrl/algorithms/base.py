@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import numbers
 import os
 import pathlib
 import warnings
@@ -26,7 +25,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
 from gsrl import checkpoint
-from gsrl._random import seed_of
+from gsrl._random import default_generator_lent, seed_of
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.masking import adapt, check_masks, current_masks, shows_masks
 from gsrl.spaces import OneHotCodec
@@ -86,8 +85,8 @@ class Algorithm(BaseAlgorithm):
             )
         for name in self.policy_kwargs.keys() & self.REFUSED.keys():
             raise ValueError(f"policy_kwargs must not hold {name!r}: {self.REFUSED[name]}.")
-        rate = self.learning_rate
-        if not callable(rate) and not (isinstance(rate, numbers.Real) and 0 < rate < math.inf):
+        rate: Any = self.learning_rate
+        if not callable(rate) and not (isinstance(rate, int | float | np.floating) and 0 < rate < math.inf):
             raise ValueError(f"learning_rate must be a positive number or a function, but got {rate!r}.")
 
     def _check_integers(self, *names: str, least: int) -> None:
@@ -122,9 +121,7 @@ class Algorithm(BaseAlgorithm):
                 self.env.seed(seed)
 
     def _make_policy(self, **arguments: Any) -> None:
-        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._init_seed)
+        with default_generator_lent(self._init_seed):
             policy = self.policy_class(
                 self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
             )

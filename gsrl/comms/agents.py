@@ -198,7 +198,7 @@ class RecurrentReceiver(nn.Module):
 class DiscriminationReceiver(nn.Module):
     r"""Points at one of several candidates: the one whose embedding fits best to what was heard.
 
-    .. math:: \\mathrm{output}_c = h(\\text{message}) \\cdot W x_c
+    .. math:: \mathrm{output}_c = h(\text{message}) \cdot W x_c
 
     Source: Lazaridou et al. 2017 (1612.07182), Section 3.
 

@@ -255,6 +255,15 @@ class Channel(nn.Module):
         stacked = [None if drawn[0] is None else torch.stack(drawn) for drawn in zip(*disturbances, strict=True)]
         return ChannelNoise(symbols, *stacked)
 
+    def draw_disturbance(self, batch_shape: Sequence[int], generator: torch.Generator | None = None) -> ChannelNoise:
+        """Draws what befalls messages on their way, and nothing else, for :meth:`transmit`.
+
+        Args:
+            batch_shape: Of the messages.
+            generator: See :meth:`draw_noise`.
+        """
+        return ChannelNoise((), *self._draw_disturbance((*batch_shape, self.length), generator))
+
     def _draw_disturbance(
         self, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -373,7 +382,7 @@ class Channel(nn.Module):
             return policy.sample(noise=gumbel_noise(policy.logits.shape, generator=generator).to(policy.logits.device))
 
         symbols, _ = self._speak(sender, sender_input, choose)
-        disturbance = self._draw_disturbance(tuple(symbols.shape[:-1]), generator)
+        _, *disturbance = self.draw_disturbance(symbols.shape[:-2], generator)
         on_device = (None if each is None else each.to(symbols.device) for each in disturbance)
         return self.transmit(symbols, ChannelNoise((), *on_device))
 
@@ -465,6 +474,8 @@ def _estimator(estimator: str | Estimator, symbols: int, settings: dict[str, Any
 
 def _within(bandwidth: float, vocabulary: int, length: int) -> int:
     """The most symbols, up to ``length``, that a message of so many bits may have."""
+    if not math.isfinite(bandwidth):
+        raise ValueError(f"bandwidth must be finite, or None for no limit, but got {bandwidth}.")
     fitting = math.floor(bandwidth / math.log2(vocabulary) + 1e-9)
     if not fitting >= 1:
         raise ValueError(

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
-from gsrl._random import seed_of
+from gsrl._random import default_generator_lent, seed_of
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
@@ -485,9 +485,7 @@ class DIAL:
     def _make_loss(self, member: _Member) -> DIALLoss:
         env = member.env
         inputs = env.n_features + env.n_agents + env.n_actions + env.n_ears * self.length * self.vocabulary
-        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(member.init_seed)
+        with default_generator_lent(member.init_seed):
             network = RecurrentQNetwork(inputs, env.n_actions, self.length, self.vocabulary, self.hidden, self.layers)
         estimator = copy.deepcopy(self.estimator)
         return DIALLoss(network, estimator, self.communication, self.gamma, self.entropy_bonus).to(self.device)

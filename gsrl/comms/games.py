@@ -116,10 +116,14 @@ class Game(ABC):
         return self._indices[split]
 
     def probabilities(self, split: str = "train") -> Tensor:
-        """How often each meaning of a split is drawn, float64 ``[N]``."""
+        """How often each meaning of a split is drawn, float64 ``[N]``.
+
+        Raises:
+            ValueError: As :meth:`indices`; or the prior of all of them is 0.
+        """
         indices = self.indices(split)
-        weights = torch.ones(len(self.meanings)) if self.prior is None else self.prior
-        return weights[indices].double() / weights[indices].double().sum()
+        weights = torch.ones(len(indices)) if self.prior is None else _possible(self.prior[indices], split)
+        return weights.double() / weights.double().sum()
 
     def sample(self, batch_size: int, generator: torch.Generator, split: str = "train") -> GameBatch:
         """Draws episodes.
@@ -137,7 +141,8 @@ class Game(ABC):
         if self.prior is None:
             drawn = torch.randint(len(indices), (batch_size,), generator=generator)
         else:
-            drawn = torch.multinomial(self.prior[indices], batch_size, replacement=True, generator=generator)
+            weights = _possible(self.prior[indices], split)
+            drawn = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
         return indices[drawn]
 
     def inputs(self, split: str = "train") -> GameBatch:
@@ -231,12 +236,14 @@ class LewisGame(AttributeValueGame):
         prior: Weight of each meaning, ``[n]``; None: all are equally likely.
 
     Raises:
-        ValueError: ``meanings`` is below 2, or ``prior`` is no distribution over them.
+        ValueError: ``meanings`` is below 2 or above 65,536, or ``prior`` is no distribution over them.
     """
 
     def __init__(self, meanings: int, prior: Sequence[float] | Tensor | None = None) -> None:
         if not isinstance(meanings, int) or isinstance(meanings, bool) or meanings < 2:
             raise ValueError(f"meanings must be an integer of at least 2, but got {meanings!r}.")
+        if meanings > MAX_MEANINGS:
+            raise ValueError(f"meanings must be at most {MAX_MEANINGS}, but got {meanings}.")
         super().__init__(1, meanings, held_out=0.0, prior=prior)
 
     @property
@@ -338,6 +345,13 @@ def _weights(prior: Sequence[float] | Tensor | None, count: int) -> Tensor | Non
     if not weights.sum() > 0:
         raise ValueError("prior must hold a weight above 0, but all are 0.")
     return weights / weights.sum()
+
+
+def _possible(weights: Tensor, split: str) -> Tensor:
+    """The prior of a split's meanings, not all of which may be 0."""
+    if not weights.sum() > 0:
+        raise ValueError(f"prior must leave a meaning of split {split!r} possible, but gives all of them 0.")
+    return weights
 
 
 def _held_out(meanings: Tensor, values: int, count: int, seed: int) -> Tensor:

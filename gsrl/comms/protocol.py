@@ -67,6 +67,7 @@ class Protocol:
         """
         pairs = np.concatenate([meanings, lengths[:, None], messages], 1)
         _, first, place = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+        place = place.reshape(-1)  # which NumPy 2.0.0 returns as [M, 1]
         probabilities, understood = np.zeros(len(first)), np.zeros(len(first))
         np.add.at(probabilities, place, weights)
         np.add.at(understood, place, weights * correct)
@@ -87,8 +88,8 @@ class Protocol:
         rows: dict[str, list[int]] = {}
         for index, word in enumerate(self.words()):
             rows.setdefault(word, []).append(index)
-        ordered = sorted(rows.values(), key=lambda row: self._key(row[0]))
-        return [self._row(indices) for indices in ordered]
+        ordered = sorted(rows.items(), key=lambda row: self._key(row[1][0]))
+        return [self._row(word, indices) for word, indices in ordered]
 
     def is_one_to_one(self) -> bool:
         """Whether every meaning has a message of its own."""
@@ -148,8 +149,9 @@ class Protocol:
         names = list(dict.fromkeys(words[index] for index in ordered))
         meanings, columns = np.unique(self.meanings, axis=0, return_inverse=True)
         shares = np.zeros((len(names), len(meanings)))
-        for word, column, probability in zip(words, columns, self.probabilities, strict=True):
-            shares[names.index(word), column] += probability
+        place = {name: row for row, name in enumerate(names)}
+        for word, column, probability in zip(words, columns.reshape(-1), self.probabilities, strict=True):
+            shares[place[word], column] += probability
         shares /= np.maximum(shares.sum(1, keepdims=True), np.finfo(float).tiny)
         figure, axes = _axes(len(meanings), len(names))
         image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
@@ -190,12 +192,12 @@ class Protocol:
         length = int(self.lengths[index])
         return length, self.messages[index, :length].tolist()
 
-    def _row(self, indices: Sequence[int]) -> dict[str, str | float]:
+    def _row(self, word: str, indices: Sequence[int]) -> dict[str, str | float]:
         weights = self.probabilities[indices]
         probability = float(weights.sum())
         understood = float((weights * self.accuracy[indices]).sum())
         return {
-            "message": self.words()[indices[0]],
+            "message": word,
             "meanings": "; ".join(",".join(map(str, row)) for row in self.meanings[indices].tolist()),
             "probability": probability,
             "accuracy": understood / probability if probability else math.nan,

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
 from gsrl._progress import show_progress
-from gsrl._random import seed_of
+from gsrl._random import default_generator_lent, seed_of
 from gsrl.comms.agents import (
     DiscriminationReceiver,
     MLPReceiver,
@@ -168,6 +168,9 @@ class SignallingGame:
         self.seeds = [_entropy() if seed is None else seed] if seeds is None else [int(each) for each in seeds]
         if not self.seeds or (seeds is not None and seed is not None):
             raise ValueError(f"give seed, or seeds with at least one, but got seed={seed}, seeds={seeds}.")
+        if min(self.seeds) < 0:
+            name = "seed" if self.is_single else "seeds"
+            raise ValueError(f"{name} must be at least 0, but got {seed if self.is_single else seeds}.")
         self.device = get_device(device)
         self.tensorboard_log, self.verbose = tensorboard_log, verbose
         self.num_updates = 0
@@ -193,9 +196,7 @@ class SignallingGame:
     def _make_member(self, index: int) -> SignallingLoss:
         init, play = np.random.SeedSequence(self.seeds[index]).spawn(2)
         self._generators[index].manual_seed(seed_of(play))
-        # torch initialises networks from its default generator: lend it ours. (torch.manual_seed would seed GPUs too.)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed_of(init))
+        with default_generator_lent(seed_of(init)):
             sender, receiver = self._make_agent("sender"), self._make_agent("receiver")
         loss = SignallingLoss(self.game, sender, receiver, copy.deepcopy(self.channel)).to(self.device)
         if index == 0:
@@ -220,8 +221,17 @@ class SignallingGame:
             return Community([self._make_sender(game.game, name) for _ in range(game.size)])
         features, symbols = game.sender_features, self.channel.symbols
         if isinstance(game, QuestionGame):
+            if name == "mlp":
+                raise ValueError(
+                    "sender must be 'gru' or 'lstm' in a QuestionGame, to hear the question, but got 'mlp'."
+                )
+            if self.channel.length < 2:
+                raise ValueError(
+                    "length must be at least 2 in a QuestionGame, for a question and an answer, but the channel's is "
+                    f"{self.channel.length}."
+                )
             shares = (game.attributes, features - game.attributes)
-            first, second = (RecurrentSender(share, symbols, self.hidden) for share in shares)
+            first, second = (RecurrentSender(share, symbols, self.hidden, name) for share in shares)
             return Dialogue(first, second, shares)
         if name == "mlp":
             return MLPSender(features, symbols, self.channel.length, self.hidden)
@@ -248,6 +258,12 @@ class SignallingGame:
         """Refuses agents that do not fit, before anything is trained."""
         game, channel = self.game, self.channel
         generator = torch.Generator().manual_seed(0)
+        count = game.sample(self.batch_size, generator).sender_input.shape[:-1].numel()
+        if count != self.batch_size:  # num_samples would not be true
+            raise ValueError(
+                f"batch_size must be a number of episodes that {type(game).__name__} can draw, such as {count}, but "
+                f"got {self.batch_size}. A population draws a multiple of its size."
+            )
         batch = _to(game.sample(2, generator), self.device)
         given = (batch.sender_input.shape[-1], game.sender_features)
         if given[0] != given[1]:
@@ -357,7 +373,8 @@ class SignallingGame:
 
     def _draw_in_lockstep(self) -> tuple[Any, ...]:
         """The same of all games, with a leading dimension of them."""
-        if self.game.exhaustive:  # meanings are all there is to an episode
+        # Meanings are all there is to an episode, unless a game draws otherwise.
+        if self.game.exhaustive and type(self.game).sample is Game.sample:
             drawn = [self.game.draw(self.batch_size, generator) for generator in self._generators]
             batch = self.game.batch(torch.stack(drawn), None)
         else:
@@ -458,7 +475,14 @@ class SignallingGame:
                 learned from the messages.
             deterministic: Whether the most probable symbols are sent; otherwise they are sampled.
             seed: Of the episodes and the noise, beside the game's own.
+
+        Raises:
+            ValueError: ``episodes`` is below 1, ``seed`` is below 0, or there are no such meanings.
         """
+        if episodes is not None and (not isinstance(episodes, int) or episodes < 1):
+            raise ValueError(f"episodes must be None, or an integer of at least 1, but got {episodes!r}.")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, but got {seed}.")
         listed = episodes is None and self._lists_episodes and deterministic and not scramble
         results = []
         for own, loss in zip(self.seeds, self._members, strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from gsrl.checkpoint import register
 from gsrl.comms.games import Game, GameBatch, cross_entropy
@@ -148,8 +149,9 @@ class TargetedGame(BroadcastGame):
 class PopulationGame(_Around):
     """Many to many: as many senders as receivers, paired anew at random in each batch.
 
-    A batch is ``[size, batch_size // size]`` episodes, a row for each sender. ``receiver_input`` is the order, of which
-    receiver ``j`` hears the sender ``order[j]``, and what the game shows it. Both agents are a :class:`Community`.
+    A batch is ``[size, batch_size // size]`` episodes, a row for each sender. :class:`gsrl.comms.SignallingGame` takes
+    a ``batch_size`` that is a multiple of ``size``. ``receiver_input`` is the order, of which receiver ``j`` hears the
+    sender ``order[j]``, and what the game shows it. Both agents are a :class:`Community`.
 
     Args:
         game: What each pair plays.
@@ -174,11 +176,11 @@ class PopulationGame(_Around):
         """Draws episodes, equally many of each sender and one at least; see :meth:`Game.sample`."""
         share = max(1, batch_size // self.size)
         batch = self.game.sample(self.size * share, generator, split)
-        sender_input, receiver_input, target, meaning = (
-            part.unflatten(0, (self.size, share)) if isinstance(part, Tensor) else part for part in batch
+        rows: GameBatch = tree_map(
+            lambda part: part.unflatten(0, (self.size, share)) if isinstance(part, Tensor) else part, batch
         )
         order = torch.randperm(self.size, generator=generator)
-        return GameBatch(sender_input, (order, receiver_input), target, meaning)
+        return rows._replace(receiver_input=(order, rows.receiver_input))
 
 
 @register
@@ -188,7 +190,8 @@ class QuestionGame(Game):
     Both speak, in turns, so the sender is a :class:`Dialogue`: ``sender_input`` holds the question, ``A`` numbers,
     which its first speaker sees, and the meaning, which its second one sees. ``receiver_input`` is the question too,
     ``target`` the value of the attribute, ``[*batch]``. Without a question, a message of one symbol would have to tell
-    of all attributes.
+    of all attributes. :class:`gsrl.comms.SignallingGame` makes the speakers by name where that is ``"gru"`` or
+    ``"lstm"``, and the channel's length at least 2.
 
     Args:
         attributes: See :class:`Game`, as all.

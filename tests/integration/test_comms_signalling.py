@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agents.signalling import Settings, make_channel
 from gsrl import checkpoint
 from gsrl.comms import (
     AttributeValueGame,
@@ -333,9 +334,25 @@ def test_other_arguments_are_refused_by_name() -> None:
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"seeds": []}, "give seed, or seeds"),
         ({"seed": 1, "seeds": [1]}, "give seed, or seeds"),
+        ({"seed": -1}, "seed must be at least 0, but got -1"),
+        ({"seeds": [0, -1]}, "seeds must be at least 0"),
         ({"seeds": [0, 1], "sender": MLPSender(4, 4)}, "sender must be a function that makes one"),
     ]:
         with pytest.raises(ValueError, match=message):
             SignallingGame(LewisGame(4), channel, **settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="log_interval must be at least 1"):
         lewis().learn(1, log_interval=0)
+    for episodes in (0, -1):
+        with pytest.raises(ValueError, match=f"episodes must be None, or an integer of at least 1, but got {episodes}"):
+            lewis().evaluate(episodes=episodes)
+    with pytest.raises(ValueError, match="seed must be at least 0, but got -1"):
+        lewis().evaluate(seed=-1)
+
+
+@pytest.mark.parametrize("estimator", ["rebar", "relax"])
+def test_learned_temperatures_start_where_the_setting_says(estimator: Any) -> None:
+    for given, expected in ((None, 1.0), (0.5, 0.5)):
+        channel = make_channel(Settings(estimator=estimator, temperature=given))
+        assert channel.estimator.settings["temperature"] == expected
+    with pytest.raises(ValueError, match="temperature must be None with exact, which has none"):
+        make_channel(Settings(estimator="exact", temperature=0.5))

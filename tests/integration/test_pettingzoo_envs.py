@@ -138,6 +138,18 @@ def test_the_best_agents_reach_the_ceiling_of_a_noisy_channel(channel: Channel, 
     assert rounds.answer(answers).mean() == pytest.approx(ceiling, abs=0.0092)
 
 
+@pytest.mark.parametrize("estimator", ["gumbel-rao", "rloo", "straight-through"])
+def test_what_is_heard_does_not_depend_on_the_estimator(estimator: str) -> None:
+    heard = []
+    for name in ("st-gumbel", estimator):
+        channel = Channel(4, 2, estimator=name, erasure=0.3, substitution=0.2, permutation=0.5)
+        rounds = SignallingRounds(LewisGame(4), channel)
+        rounds.reset(50, torch.Generator().manual_seed(0))
+        heard.append(rounds.say(np.tile([0, 3], (50, 1))))
+    np.testing.assert_array_equal(*heard)
+    assert len(np.unique(heard[0], axis=0)) > 3
+
+
 def test_games_of_another_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="game must be a reconstruction or discrimination game"):
         SignallingRounds(object(), Channel(4))  # type: ignore[arg-type]

@@ -381,6 +381,8 @@ def test_bandwidth_is_in_bits_a_message(bandwidth: float, length: int) -> None:
         (lambda: Channel(5, substitution=-0.1), "substitution must be a probability"),
         (lambda: Channel(5, length_cost=0.1), "length_cost must be 0 where all messages have the same length"),
         (lambda: Channel(5, entropy_bonus=math.inf), "entropy_bonus must be a schedule, or finite"),
+        (lambda: Channel(4, bandwidth=math.inf), "bandwidth must be finite, or None for no limit, but got inf"),
+        (lambda: Channel(4, bandwidth=math.nan), "bandwidth must be finite, or None for no limit, but got nan"),
         (lambda: Channel(4, bandwidth=1.9), "bandwidth must be enough for a symbol, of 2.00 bits"),
         (lambda: Channel(5, 2, estimator="exact"), "exact needs the whole message at once, so length must be 1"),
         (lambda: Channel(5, 3, estimator="relax"), "relax needs the whole message at once.* but got 3"),

@@ -115,6 +115,7 @@ def test_the_cost_of_a_discrimination_is_that_of_its_candidates() -> None:
     ("make", "message"),
     [
         (lambda: LewisGame(1), "meanings must be an integer of at least 2, but got 1"),
+        (lambda: LewisGame(100_000), "meanings must be at most 65536, but got 100000"),
         (lambda: AttributeValueGame(0, 3), "attributes must be an integer of at least 1, but got 0"),
         (lambda: AttributeValueGame(2, 1), "values must be an integer of at least 2, but got 1"),
         (lambda: AttributeValueGame(9, 10), "at most 65536 meanings"),
@@ -131,3 +132,13 @@ def test_the_cost_of_a_discrimination_is_that_of_its_candidates() -> None:
 def test_bad_arguments_are_refused_by_name(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_a_split_that_the_prior_rules_out_is_refused() -> None:
+    held_out = AttributeValueGame(2, 3, held_out=2 / 9).indices("held_out").tolist()
+    prior = [0.0 if index in held_out else 1.0 for index in range(9)]
+    game = AttributeValueGame(2, 3, held_out=2 / 9, prior=prior)
+    assert game.probabilities("all").sum() == pytest.approx(1.0)
+    for call in (lambda: game.probabilities("held_out"), lambda: game.sample(3, generator(), "held_out")):
+        with pytest.raises(ValueError, match="prior must leave a meaning of split 'held_out' possible"):
+            call()

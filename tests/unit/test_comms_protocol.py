@@ -62,6 +62,33 @@ def test_rich_shows_the_same_rows() -> None:
     assert [list(column.cells) for column in table.columns][:2] == [["1", "1-2", "2-1"], ["1,0", "1,1", "0,0; 0,1"]]
 
 
+def test_the_words_of_a_table_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    words = Protocol.words
+    monkeypatch.setattr(Protocol, "words", lambda self: calls.append(self) or words(self))  # type: ignore[func-returns-value]
+    assert len(protocol().table()) == 3
+    assert len(calls) == 1
+
+
+def test_the_inverse_of_numpy_2_0_is_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    unique = np.unique
+
+    def of_numpy_2_0(x: Any, **settings: Any) -> Any:
+        found = unique(x, **settings)
+        if "return_inverse" in settings and "axis" in settings:
+            *others, inverse = found
+            return *others, inverse.reshape(-1, 1)
+        return found
+
+    shares = protocol().draw().axes[0].images[0].get_array()
+    language = protocol()
+    episodes = (language.messages, language.lengths, language.meanings, np.ones(4, np.bool_), language.probabilities)
+    table = Protocol.of_episodes(*episodes).table()
+    monkeypatch.setattr(np, "unique", of_numpy_2_0)
+    np.testing.assert_array_equal(protocol().draw().axes[0].images[0].get_array(), shares)
+    assert Protocol.of_episodes(*episodes).table() == table
+
+
 def test_one_to_one_means_a_message_for_every_meaning() -> None:
     assert not protocol().is_one_to_one()
     assert protocol(messages=np.array([[2, 1], [2, 2], [1, 0], [1, 2]])).is_one_to_one()

@@ -135,8 +135,11 @@ GAMES: dict[str, tuple[Any, Any]] = {
     "broadcast": (lambda: BroadcastGame(LewisGame(3), 2), {}),
     "targeted": (lambda: TargetedGame(LewisGame(3), 2), {}),
     "population": (lambda: PopulationGame(LewisGame(3), 2), {}),
+    "population of broadcasters": (lambda: PopulationGame(BroadcastGame(LewisGame(3), 2), 2), {}),
+    "population with addresses": (lambda: PopulationGame(TargetedGame(LewisGame(3), 2), 2), {}),
     "population with candidates": (lambda: PopulationGame(DiscriminationGame(1, 4, candidates=2, held_out=0.0), 2), {}),
     "dialogue": (lambda: QuestionGame(2, 3), {"length": 2}),
+    "population of dialogues": (lambda: PopulationGame(QuestionGame(2, 3), 2), {"length": 2}),
 }
 
 
@@ -146,6 +149,7 @@ def test_every_topology_is_trained_evaluated_and_saved(name: str, estimator: str
     make, settings = GAMES[name]
     channel = Channel(3, estimator=estimator, **{"length": 1, **settings})
     small: dict[str, Any] = {"batch_size": 8, "hidden": 8, "learning_rate": 1e-3}
+    small["sender"] = "gru" if "dialogue" in name else "mlp"
     games = SignallingGame(make(), channel, seeds=[0, 1], **small).learn(2)
     alone = SignallingGame(make(), channel, seed=1, **small).learn(2)
     for key, value in alone.agents().state_dict().items():
@@ -155,6 +159,56 @@ def test_every_topology_is_trained_evaluated_and_saved(name: str, estimator: str
     games.save(tmp_path / "games.zip")
     restored = SignallingGame.load(tmp_path / "games.zip")
     assert (restored.evaluate(episodes=40).correct == games.evaluate(episodes=40).correct).all()
+
+
+def test_a_population_keeps_all_parts_of_a_target_in_rows() -> None:
+    game = PopulationGame(TargetedGame(LewisGame(4), 2), 2)
+    batch = game.sample(6, generator())
+    target, address = batch.target
+    assert (target.shape, address.shape) == ((2, 3, 1), (2, 3, 2))
+    assert torch.equal(batch.sender_input[..., 4:], address)
+    assert game.cost(torch.zeros(2, 3, 8), batch.target).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("size", "batch_size", "drawn"), [(3, 16, 15), (4, 2, 4)])
+def test_a_batch_that_a_population_cannot_draw_is_refused(size: int, batch_size: int, drawn: int) -> None:
+    game = PopulationGame(LewisGame(3), size)
+    with pytest.raises(ValueError, match=f"batch_size must be .* such as {drawn}, but got {batch_size}.* of its size"):
+        SignallingGame(game, Channel(3), seed=0, batch_size=batch_size)
+    games = SignallingGame(game, Channel(3), seed=0, batch_size=drawn, hidden=4).learn(1)
+    assert games.num_samples == drawn
+
+
+class Alternating(LewisGame):
+    """Draws as it likes, though a meaning makes an episode."""
+
+    def sample(self, batch_size: int, generator: torch.Generator, split: str = "train") -> Any:
+        first = self.draw(1, generator, split)
+        return self.batch((first + torch.arange(batch_size)) % len(self.meanings), None)
+
+
+@pytest.mark.parametrize("make", [lambda: Alternating(3), lambda: BroadcastGame(Alternating(3), 2)])
+def test_games_that_draw_otherwise_do_so_in_lock_step(make: Any) -> None:
+    game = make()
+    together = SignallingGame(game, Channel(3), seeds=[0, 1], batch_size=6, hidden=4)
+    alone = SignallingGame(game, Channel(3), seed=1, batch_size=6, hidden=4)
+    drawn, expected = together._draw_in_lockstep(), alone._draw(alone._generators[0])
+    assert torch.equal(drawn[0][1], expected[0])
+    assert torch.equal(drawn[2][1], expected[2])
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_speakers_of_a_dialogue_have_the_cell_that_is_named(name: str) -> None:
+    sender = SignallingGame(QuestionGame(2, 3), Channel(3, 2), name, seed=0, hidden=4).agents().sender
+    rows = {"gru": 12, "lstm": 16}[name]
+    assert [speaker.cell.weight_ih.shape[0] for speaker in (sender.first, sender.second)] == [rows, rows]
+
+
+def test_dialogues_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"sender must be 'gru' or 'lstm' in a QuestionGame.* but got 'mlp'"):
+        SignallingGame(QuestionGame(2, 3), Channel(3, 2), seed=0)
+    with pytest.raises(ValueError, match=r"length must be at least 2 in a QuestionGame.* is 1"):
+        SignallingGame(QuestionGame(2, 3), Channel(3), "gru", seed=0)
 
 
 @pytest.mark.parametrize("topology", [BroadcastGame, TargetedGame, PopulationGame])
