@@ -55,6 +55,7 @@ class Settings(Shared):
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"learning_rate": 1e-2},
     "Acrobot-v1": {"learning_rate": 1e-2, "n_episodes": 16, "ent_coef": 0.01},
+    "LunarLander-v3": {"learning_rate": 1e-2, "n_episodes": 4, "ent_coef": 0.01},
 }
 """The tuned settings of all REINFORCE agents."""
 
