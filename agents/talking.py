@@ -244,9 +244,9 @@ class _Talkers:
             updates = -(-(steps - self.steps) // self.model.batch_size)
             self.agent.learn(self.model, self.config.settings, updates, self.config.steps)
         self._update_seconds += time.perf_counter() - begin
-        for index, diverged in enumerate(self.diverged):
-            if diverged and self.stopped_at[index] is None:
-                self.stopped_at[index] = self.steps
+        # Not the steps of now, which depend on how many are taken at a time.
+        own = [int(count) * self.model.batch_size for count in self.model.learner.count.tolist()]
+        self.stopped_at = [steps if diverged else None for steps, diverged in zip(own, self.diverged, strict=True)]
         return []
 
     def evaluate(self, episodes: int) -> NDArray[np.float64]:

@@ -166,7 +166,6 @@ class Analysis:
     """Runs of the suite that have no result, in words."""
     few: bool
     """Whether anything has fewer than :data:`benchmarks.stats.FEW` seeds."""
-    runs: int
     gradients: tuple[Gradient, ...]
     meta: Mapping[str, Any]
     """``suite.json``."""
@@ -246,7 +245,6 @@ def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[st
         left_out=tuple(left_out),
         missing=tuple(missing),
         few=any(entry.few for panel in panels for entry in panel.entries),
-        runs=sum(counts.values()),
         gradients=() if gradients is None else tuple(_gradients(gradients, labels)),
         meta=meta,
     )

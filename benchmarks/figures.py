@@ -107,7 +107,7 @@ def _curves(analysis: Analysis) -> Figure:
                 axes.fill_between(steps, low, high, color=tint[label], alpha=0.5 / (3 + len(curves)), linewidth=0)
         _goal(axes, panels[name], vertical=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("environment steps", color=INK)
+        axes.set_xlabel("steps", color=INK)
     figure.axes[0].set_ylabel("score, IQM of greedy evaluations", color=INK)
     _legend(figure, analysis.labels, tint, dashed)
     return figure

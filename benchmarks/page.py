@@ -7,6 +7,7 @@ is stretched. The page is well-formed XML too, so that a test can read it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
@@ -180,25 +181,20 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def colours(analysis: Analysis) -> dict[str, str]:
-    """A colour for each label: one an agent where there are several, else one a label."""
+    """A colour for each label: two labels of one agent share theirs, where there are several agents."""
     agents = {entry.label: entry.agent for panel in analysis.panels for entry in panel.entries}
-    keys = agents if len(set(agents.values())) > 1 else {label: label for label in agents}
+    counts = Counter(agents.values())
+    shared = {agent for agent, count in counts.items() if count <= 2 and len(counts) > 1}
+    keys = {label: (agent, "" if agent in shared else label) for label, agent in agents.items()}
     kinds = list(dict.fromkeys(keys[label] for label in analysis.labels))
     return {label: PALETTE[kinds.index(keys[label]) % len(PALETTE)] for label in analysis.labels}
 
 
 def variants(analysis: Analysis) -> set[str]:
-    """Labels of agents that have an earlier one: they are drawn with dashes."""
-    agents = {entry.label: entry.agent for panel in analysis.panels for entry in panel.entries}
-    if len(set(agents.values())) == 1:
-        return {label for index, label in enumerate(analysis.labels) if index >= len(PALETTE)}
-    seen: set[str] = set()
-    variants = set()
-    for label in analysis.labels:
-        if agents[label] in seen:
-            variants.add(label)
-        seen.add(agents[label])
-    return variants
+    """Labels whose colour an earlier one has: they are drawn with dashes."""
+    tint = colours(analysis)
+    first = {colour: label for label, colour in reversed(tint.items())}
+    return {label for label, colour in tint.items() if first[colour] != label}
 
 
 # The page
@@ -211,7 +207,7 @@ def page(analysis: Analysis) -> str:
     body = [
         _top(analysis, style),
         *(_everywhere(panel, style) for panel in panels if panel.name == EVERYWHERE),
-        *(_environment(panel, style, first=panel is analysis.headline) for panel in panels if panel.name != EVERYWHERE),
+        *(_environment(panel, style, analysis.headline) for panel in panels if panel.name != EVERYWHERE),
         _gradients(analysis, style),
         _how(analysis),
     ]
@@ -378,7 +374,7 @@ def _everywhere(panel: Panel, style: _Style) -> str:
     )
 
 
-def _environment(panel: Panel, style: _Style, *, first: bool) -> str:
+def _environment(panel: Panel, style: _Style, headline: Panel) -> str:
     curves = {entry.label: entry.curve for entry in panel.entries if entry.curve is not None}
     lines = {label: (curve.steps, curve.returns) for label, curve in curves.items()}
     begin = min(float(curve.steps[0]) for curve in curves.values())
@@ -394,15 +390,15 @@ def _environment(panel: Panel, style: _Style, *, first: bool) -> str:
     y = _upward(low - margin, high + margin)
     plot = _plot(lines, x, y, at, ticks(low, high), style, steps_text, _tick, panel.threshold)
     parts = [f"<section><h2>{escape(panel.name)}</h2>"]
-    if not first:
+    if panel is not headline:
         parts.append(_ranking(panel, style))
     parts.append(
-        f'<h3>Along the way</h3><div class="card">{plot}<div class="what soft small">environment steps'
+        f'<h3>Along the way</h3><div class="card">{plot}<div class="what soft small">steps'
         f"{', on a logarithmic scale' if logarithmic else ''}; score: interquartile mean of greedy evaluations, band: "
         f"95 %{'; dotted: solved' if panel.threshold is not None else ''}</div>"
         f"{_legend(list(lines), style)}</div>{_costs(panel)}"
     )
-    if first and len(panel.entries) > 1:
+    if headline.name != EVERYWHERE and len(panel.entries) > 1:
         parts.append(
             "<h3>Probability that a run of the row ends above one of the column</h3>"
             f'<div class="card scroll">{_matrix(panel)}</div>'

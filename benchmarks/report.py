@@ -52,7 +52,7 @@ def markdown(analysis: Analysis) -> str:
         parts += [f"## {panel.name[0].upper()}{panel.name[1:]}", _table(panel)]
         if panel.name == EVERYWHERE:
             parts += ["![Performance profiles](profiles.png)", "### Who beats whom?", _pairs(panel)]
-        elif panel is analysis.headline and len(panel.entries) > 1:
+        elif analysis.headline.name != EVERYWHERE and len(panel.entries) > 1:
             parts += ["### Who beats whom?", _pairs(panel)]
     parts += ["## Along the way", "![Curves](curves.png)"]
     if analysis.gradients:

@@ -197,7 +197,7 @@ def prepare(task: Task, folder: Path, command: Sequence[str]) -> None:
     wanted = {**dataclasses.asdict(task.config), "suite": task.suite, "label": task.label}
     if is_run(folder) and read_config(folder) != task.config:
         there, ours = dataclasses.asdict(read_config(folder)), dataclasses.asdict(task.config)
-        raise UsageError(f"{folder} was begun with {_difference(there, ours)}: remove it, or choose another --out")
+        raise UsageError(_begun_with(folder, there, ours))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / TASK, {**wanted, "command": list(command)})
 
@@ -363,13 +363,10 @@ def bench(
     plans = choose(suite.plans, only)
     _record(suite, out, command)
     tables = [read_table(out, table) for table in TABLES]
-    for folder in sorted(path.parent for path in (out / "runs").glob(f"*/{TASK}")):
-        if is_run(folder) and is_finished(folder):
-            label = read_json(folder / TASK)["label"]
-            tables = [
-                merged(rows, rows_of(folder, suite.name, label, table))
-                for rows, table in zip(tables, TABLES, strict=True)
-            ]
+    for folder, label in _finished_folders(suite, out):
+        tables = [
+            merged(rows, rows_of(folder, suite.name, label, table)) for rows, table in zip(tables, TABLES, strict=True)
+        ]
     _write(out, tables)
 
     tasks = make_tasks(suite.name, plans, finished_runs(tables[0]))
@@ -406,6 +403,32 @@ def bench(
     return Summary(len(planned & finished_runs(tables[0])), len(planned), failed, stop.requested)
 
 
+def _finished_folders(suite: Suite, out: Path) -> list[tuple[Path, str]]:
+    """The folders of finished tasks of the suite, and their labels.
+
+    Raises:
+        UsageError: A plan has changed since.
+    """
+    plans = {(plan.label, plan.config.env): plan for plan in suite.plans}
+    found = []
+    for folder in sorted(path.parent for path in (out / "runs").glob(f"*/{TASK}")):
+        if not (is_run(folder) and is_finished(folder)):
+            continue
+        label, config = read_json(folder / TASK)["label"], read_config(folder)
+        plan = plans.get((label, config.env))
+        if plan is None:  # of an earlier form of the suite: no plan would say what its rows are
+            continue
+        there, ours = _described(dataclasses.replace(plan, config=config)), _described(plan)
+        if there != ours:
+            raise UsageError(_begun_with(folder, there, ours))
+        found.append((folder, label))
+    return found
+
+
+def _begun_with(folder: Path, there: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    return f"{folder} was begun with {_difference(there, ours)}: remove it, or choose another --out"
+
+
 def _write(out: Path, tables: Sequence[Rows]) -> None:
     for table, rows in zip(TABLES, tables, strict=True):
         write_table(out, table, rows)
@@ -419,6 +442,8 @@ def _line(outcome: Outcome) -> str:
 
 def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
     """Writes ``suite.json``, and adds this session to those before it.
+
+    Plans that the suite has no more are kept as long as they have results.
 
     Raises:
         UsageError: There are results of a plan that has changed since; or the folder cannot be made.
@@ -444,13 +469,15 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
                     f"{out} holds results of {plan['label']} on {plan['env']} with {_difference(there, ours)}: choose "
                     "another --out, or another label"
                 )
+    planned = {(plan["label"], plan["env"]) for plan in plans}
+    kept = [plan for place, plan in before.items() if place in present - planned]
     write_json(
         path,
         {
             "suite": suite.name,
             "summary": suite.summary,
             "environments": [_known(environment) for environment in suite.environments],
-            "plans": plans,
+            "plans": [*plans, *kept],
             "sessions": [*stored["sessions"], _describe(command)],
         },
     )

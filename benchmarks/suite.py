@@ -19,7 +19,7 @@ from typing import Any
 
 from agents import TALKERS, get_agent, in_lockstep, nearest, with_estimator
 from agents.common import UsageError
-from agents.config import COMPILED_STEPS, Config, default_config, refusals
+from agents.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
 from agents.environments import check_environment, make_environments
 
 __all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
@@ -202,8 +202,10 @@ class _Reader:
         for agent, *values in itertools.product(table["agents"], *each.values()):
             settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
             label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
+            # One that talks does without some of what all have; in its own table it is a mistake.
+            common = {k: v for k, v in defaults.items() if agent not in TALKERS or k not in NOT_FOR_TALKERS}
             for name in names:
-                options = {**defaults, **table}
+                options = {**common, **table}
                 yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)
 
     def label(self, key: str, template: str, values: Mapping[str, Any]) -> str:
@@ -212,6 +214,8 @@ class _Reader:
             label = template.format(**values)
         except (KeyError, IndexError, ValueError) as error:
             raise self.error(key, f"{template!r} may hold {{{'}, {'.join(values)}}}, but not {error}") from error
+        except (AttributeError, TypeError) as error:  # such as {agent.name}
+            raise self.error(key, f"{template!r} may hold {{{'}, {'.join(values)}}} as they are: {error}") from error
         if not LABEL.fullmatch(label):
             raise self.error(key, f"{label!r} must consist of letters, digits, spaces and .+-_×")
         return label

@@ -56,6 +56,10 @@ class Rows:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.table().to_csv(self.file, index=False)
 
+    def drop(self, **run: Any) -> None:
+        """Forgets the rows with these values; the file is as it was until rows are added."""
+        self._rows = [row for row in self._rows if any(row[name] != value for name, value in run.items())]
+
     def table(self) -> pd.DataFrame:
         """All rows."""
         return pd.DataFrame(self._rows)

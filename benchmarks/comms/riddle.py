@@ -143,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not rows.holds(prisoners=prisoners, communication=communication):
                 episodes = arguments.episodes or EPISODES[prisoners]
                 new, points = train(prisoners, communication, episodes, arguments.seeds)
+                # A process that was killed may have left points, but no rows.
+                curves.drop(prisoners=prisoners, communication=communication)
                 curves.add(points)
                 rows.add(new)
                 normalised = np.mean([row["normalised"] for row in new])

@@ -43,6 +43,7 @@ settings = { net_arch = [16], batch_size = 16, learning_starts = 40, n_steps = 3
 agents = ["a2c"]
 seeds = 1
 """
+A2C_ALONE = SUITE[: SUITE.index("[[runs]]")] + SUITE[SUITE.rindex("[[runs]]") :]
 CRASH = """
 import gymnasium as gym
 from gymnasium.envs.classic_control import CartPoleEnv
@@ -195,6 +196,46 @@ def test_results_of_something_else_are_not_mixed_in(
     (out / "runs" / "CartPole-v1_a2c_seed0" / "summary.json").unlink()
     assert bench(changed, out, "--only", "a2c") == 2
     assert "was begun with steps 240 instead of 250: remove it" in capsys.readouterr().err
+
+
+def test_finished_folders_of_other_settings_are_not_taken(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "Child", None)  # nothing may be started
+    out = tmp_path / "out"
+    shutil.copytree(whole / "runs", out / "runs")
+    path = tmp_path / "tiny.toml"
+    path.write_text(SUITE.replace("batch_size = 16", "batch_size = 32"))
+    assert bench(path, out) == 2
+    error = capsys.readouterr().err
+    assert "CartPole-v1_gumbel-sac_seeds0-1 was begun with batch_size 16 instead of 32: remove it" in error
+    assert not (out / "results.csv").exists()
+    # What is not of the suite is left alone.
+    path.write_text(A2C_ALONE)
+    assert bench(path, out) == 0
+    assert {row["label"] for row in rows(out)} == {"a2c"}
+
+
+def test_plans_with_results_are_kept_when_the_suite_has_them_no_more(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "Child", None)  # nothing may be started
+    for name in ("results.csv", "suite.json"):
+        shutil.copy(whole / name, tmp_path / name)
+    path = tmp_path / "tiny.toml"
+    path.write_text(A2C_ALONE)
+    assert bench(path, tmp_path) == 0
+    before, after = (read_json(folder / "suite.json")["plans"] for folder in (whole, tmp_path))
+    assert after == before[::-1]
+    path.write_text(SUITE.replace("batch_size = 16", "batch_size = 32"))
+    assert bench(path, tmp_path) == 2
+    assert "gumbel-sac on CartPole-v1 with batch_size 16 instead of 32: choose" in capsys.readouterr().err
+    # Without rows they are forgotten.
+    lines = (tmp_path / "results.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "results.csv").write_text("".join(line for line in lines if ",gumbel-sac," not in line))
+    path.write_text(A2C_ALONE)
+    assert bench(path, tmp_path) == 0
+    assert read_json(tmp_path / "suite.json")["plans"] == before[1:]
 
 
 def test_options_that_cannot_be_used(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

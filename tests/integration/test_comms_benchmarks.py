@@ -162,6 +162,11 @@ def test_riddle(tmp_path: Path) -> None:
     rows = run_twice(riddle.main, arguments, "riddle", tmp_path)
     assert rows["communication"].tolist() == ["dial"] * 2 + ["none"] * 2
     assert rows["episodes"].tolist() == [64] * 4
+    # One that was killed between curves and rows is trained again, and its curves are there once.
+    curves = pd.read_csv(tmp_path / "riddle_curves.csv")
+    rows[rows["communication"] == "dial"].to_csv(tmp_path / "riddle.csv", index=False)
+    riddle.main([*arguments, "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "riddle_curves.csv"), curves)
     none = rows[rows["communication"] == "none"]
     assert none["normalised"].tolist() == none["scrambled"].tolist()  # there is nothing to shuffle
     # Multiples of 1 / 540: every order of visits was played once.

@@ -294,7 +294,19 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_signal_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    argv = ["train", *SMALL, "--seeds", "2", "--processes", "2", "--steps", "1000000", "--eval-every", "100"]
+    argv = [
+        "train",
+        *SMALL,
+        "--seeds",
+        "2",
+        "--processes",
+        "2",
+        "--steps",
+        "1000000",
+        "--eval-every",
+        "100",
+        "--no-compile",
+    ]
     command = [sys.executable, str(ROOT / "run_agent.py"), *argv, "--out", str(folder)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -244,6 +245,25 @@ def test_games_that_diverge_are_told_and_end_the_run_when_none_is_left(
     error = capsys.readouterr().err
     assert "seed 0 diverged at " in error
     assert "the loss of no seed is finite" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("agent", "env", "batch_size"), [("signalling", "lewis", 16), ("dial", "switch-riddle", 4)])
+@pytest.mark.parametrize("chunks", [(160,), (96, 112, 160)])
+def test_those_that_diverge_have_stopped_at_their_last_update(
+    agent: str, env: str, batch_size: int, chunks: tuple[int, ...]
+) -> None:
+    pytest.importorskip("pettingzoo")
+    settings = dataclasses.replace(defaults(agent, env).settings, batch_size=batch_size, hidden=8)
+    talkers = talking._Talkers(Config(settings, agent, env, 160, seeds=2))
+    talkers.learn(64)
+    with torch.no_grad():
+        learner = talkers.model.learner
+        learner._tensors.parameters[0].fill_(torch.nan)
+    for steps in chunks:
+        talkers.learn(steps)
+    assert talkers.diverged == [True, False]
+    assert talkers.steps == 160
+    assert talkers.stopped_at == [64, None]
 
 
 # Evaluating

@@ -17,7 +17,7 @@ import pytest
 from agents.common import UsageError
 from benchmarks import report
 from benchmarks.analysis import EVERYWHERE, Analysis, analyse, read_benchmark
-from benchmarks.page import duration, number, page, steps_text, ticks
+from benchmarks.page import PALETTE, colours, duration, number, page, steps_text, ticks, variants
 from benchmarks.tables import RESULTS
 
 
@@ -101,13 +101,45 @@ def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
     assert (good.steps, good.seconds) == (500, 15.0)
     assert panel.profiles["good"].estimate[0] == 1
     assert panel.profiles["good"].estimate[-1] == 0
-    assert (analysis.runs, analysis.few, analysis.missing, analysis.left_out) == (12, True, (), ())
+    assert (analysis.few, analysis.missing, analysis.left_out) == (True, (), ())
+    assert "12 runs over 2 environments" in page(analysis)
 
 
 def test_environments_without_an_agent_in_common_are_not_taken_together(tmp_path: Path) -> None:
     analysis = analysed(tmp_path, [*run("a", "A-v0", 0, [1.0]), *run("b", "B-v0", 0, [-1.0])], META)
     assert [panel.name for panel in analysis.panels] == ["A-v0", "B-v0"]
     assert analysis.left_out == ()
+
+
+def test_pairs_are_in_every_panel_where_none_is_of_all(tmp_path: Path) -> None:
+    rows = [
+        row
+        for env, labels in (("A-v0", ("a x", "a y")), ("B-v0", ("b", "c")), ("C-v0", ("d",)))
+        for label in labels
+        for row in run(label, env, 0, [1.0])
+    ]
+    for meta in (META, None):
+        analysis = analysed(tmp_path, rows, meta)
+        assert report.markdown(analysis).count("### Who beats whom?") == 2
+        assert page(analysis).count("Probability that a run of the row ends above") == 2
+        assert "environment steps" not in page(analysis)  # there may be agents that talk
+    everywhere = analysed(tmp_path, ROWS, META)
+    assert report.markdown(everywhere).count("### Who beats whom?") == 1
+    assert page(everywhere).count("Probability that a run of the row ends above") == 1
+
+
+def test_two_labels_of_an_agent_share_a_colour_and_more_do_not(tmp_path: Path) -> None:
+    def drawn(*labels: str) -> tuple[list[int], set[str]]:
+        analysis = analysed(tmp_path, [row for label in labels for row in run(label, "A-v0", 0, [1.0])])
+        tint = colours(analysis)
+        return [PALETTE.index(tint[label]) for label in labels], variants(analysis)
+
+    # Labels in the order of the alphabet: their first words are agents.
+    assert drawn("a", "a long", "b", "c") == ([0, 0, 1, 2], {"a long"})
+    assert drawn("a 1", "a 2", "a 3", "b", "b long") == ([0, 1, 2, 3, 3], {"b long"})
+    assert drawn("a 1", "a 2") == ([0, 1], set())
+    many = [f"a {letter}" for letter in "abcdefghijk"]
+    assert drawn(*many) == ([*range(10), 0], {"a k"})
 
 
 def test_agents_in_lockstep_share_their_cost(tmp_path: Path) -> None:

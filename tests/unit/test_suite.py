@@ -105,6 +105,12 @@ def test_agents_that_talk_are_one_process_in_lockstep(tmp_path: Path) -> None:
             read_suite(write(tmp_path, TALKING.replace(old, new)))
 
 
+def test_agents_that_talk_pass_over_what_all_others_have(tmp_path: Path) -> None:
+    pytest.importorskip("pettingzoo")
+    (plan,) = read_suite(write(tmp_path, "n_envs = 4\ngradient_samples = 3\n" + TALKING)).plans
+    assert (plan.config.n_envs, plan.config.gradient_samples) == (1, 0)
+
+
 def test_none_is_a_word(tmp_path: Path) -> None:
     text = '[environments.CartPole-v1]\n[[runs]]\nagents = ["gumbel-sac"]\nsettings = { temperature = "none" }'
     assert read_suite(write(tmp_path, text)).plans[0].config.settings.temperature is None
@@ -150,6 +156,8 @@ def test_none_is_a_word(tmp_path: Path) -> None:
         ("n_steps = [8, 16]", "n_steps = 8", "runs[2].each.n_steps: must be a list of values, but is 8"),
         ("n_steps = [8, 16]", "n_steps = [0]", "a2c cannot be made with these settings: --n-steps must be at least 1"),
         ('label = "{agent} {n_steps} long"', 'label = "{agnt}"', "runs[2].label: '{agnt}' may hold {agent}"),
+        ('label = "{agent} {n_steps} long"', 'label = "{agent.x}"', "'{agent.x}' may hold {agent}, {learning_rate}"),
+        ('label = "{agent} {n_steps} long"', 'label = "{agent[x]}"', "{n_steps} as they are: string indices must be"),
         ('label = "{agent} {n_steps} long"', 'label = "a/b"', "runs[2].label: 'a/b' must consist of letters"),
         ('label = "{agent} {n_steps} long"', "", "runs: 'a2c' on CartPole-v1 stands there twice"),
         ("[[runs]]", "[[runs", "mine.toml is not TOML"),
