@@ -187,7 +187,7 @@ class BenchOptions:
     processes: int | None = None
     """Runs at a time, on this machine; None for one a core. Results do not depend on it."""
     only: tuple[str, ...] = ()
-    """Labels, agents and environments to run, such as 'ppo*' CartPole-v1; none for all."""
+    """Labels or agents and environments to run, such as 'ppo*' CartPole-v1; all of a kind of which none is named."""
 
 
 @dataclass(frozen=True)

@@ -109,19 +109,26 @@ Backend = Callable[[Sequence[Task], Path, Stop], Iterator[Outcome]]
 
 
 def choose(plans: Sequence[Plan], patterns: Sequence[str]) -> list[Plan]:
-    """Returns the plans whose label, agent or environment fits one of the patterns, such as ``ppo*``; all, for none.
+    """Returns the plans that fit patterns, such as ``ppo*`` and ``CartPole-v1``; all, for none.
+
+    A plan fits if one of the patterns of agents fits its label or agent, and one of those of environments fits its own:
+    where only agents are named, in all environments, and the other way round.
 
     Raises:
         UsageError: A pattern fits nothing.
     """
-    if not patterns:
-        return list(plans)
-    names = [{plan.label, plan.config.agent, plan.config.env} for plan in plans]
+    agents = {name for plan in plans for name in (plan.label, plan.config.agent)}
+    environments = {plan.config.env for plan in plans}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for each in names for name in each):
-            raise UsageError(f"--only {pattern!r} fits nothing of the suite; {nearest(pattern, set().union(*names))}")
-    fits = [any(fnmatchcase(name, pattern) for name in each for pattern in patterns) for each in names]
-    return [plan for plan, fit in zip(plans, fits, strict=True) if fit]
+        if not _fitting(agents | environments, [pattern]):
+            raise UsageError(f"--only {pattern!r} fits nothing of the suite; {nearest(pattern, agents | environments)}")
+    agents = _fitting(agents, patterns) or agents
+    environments = _fitting(environments, patterns) or environments
+    return [plan for plan in plans if {plan.label, plan.config.agent} & agents and plan.config.env in environments]
+
+
+def _fitting(names: set[str], patterns: Sequence[str]) -> set[str]:
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def make_tasks(suite: str, plans: Iterable[Plan], finished: set[Key]) -> list[Task]:

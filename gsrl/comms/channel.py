@@ -245,15 +245,14 @@ class Channel(nn.Module):
         device = generator.device if generator else torch.device("cpu")
         policy = _template(tuple(batch_shape), self.symbols, device)
         symbols = tuple(self.estimator.draw_noise(policy, generator) for _ in range(self.length))
-        return ChannelNoise(symbols, *self._draw_disturbance((*batch_shape, self.length), generator))
+        return self.draw_disturbance(batch_shape, generator)._replace(symbols=symbols)
 
     def draw_noise_in_lockstep(self, batch_shape: Sequence[int], generators: Sequence[torch.Generator]) -> ChannelNoise:
         """Draws what :meth:`draw_noise` draws of each generator, with a leading dimension of them."""
         policy = _template(tuple(batch_shape), self.symbols, generators[0].device)
         symbols = tuple(draw_noise_in_lockstep(self.estimator, policy, generators) for _ in range(self.length))
-        disturbances = [self._draw_disturbance((*batch_shape, self.length), each) for each in generators]
-        stacked = [None if drawn[0] is None else torch.stack(drawn) for drawn in zip(*disturbances, strict=True)]
-        return ChannelNoise(symbols, *stacked)
+        _, *disturbances = zip(*(self.draw_disturbance(batch_shape, each) for each in generators), strict=True)
+        return ChannelNoise(symbols, *(None if drawn[0] is None else torch.stack(drawn) for drawn in disturbances))
 
     def draw_disturbance(self, batch_shape: Sequence[int], generator: torch.Generator | None = None) -> ChannelNoise:
         """Draws what befalls messages on their way, and nothing else, for :meth:`transmit`.
@@ -262,14 +261,9 @@ class Channel(nn.Module):
             batch_shape: Of the messages.
             generator: See :meth:`draw_noise`.
         """
-        return ChannelNoise((), *self._draw_disturbance((*batch_shape, self.length), generator))
-
-    def _draw_disturbance(
-        self, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if not self.is_noisy:
-            return None, None, None
-        device = generator.device if generator else None
+            return ChannelNoise(())
+        shape, device = (*batch_shape, self.length), generator.device if generator else None
         shifts = erased = order = None
         if self.substitution > 0:
             shifts = torch.randint(1, self.vocabulary, shape, generator=generator, device=device)
@@ -280,7 +274,7 @@ class Channel(nn.Module):
             order = torch.rand(shape, generator=generator, device=device)
             is_kept = torch.rand((*shape[:-1], 1), generator=generator, device=device) >= self.permutation
             order = torch.where(is_kept, torch.arange(self.length, device=device) / self.length, order)
-        return shifts, erased, order
+        return ChannelNoise((), shifts, erased, order)
 
     # Training
 

@@ -579,10 +579,13 @@ class DIAL:
         shape = (self.batch_size, env.n_agents, self.length, self.vocabulary)
         blank = FactoredCategorical(torch.zeros(shape), validate_args=False)
         generators = [member.generator for member in self._members]
-        steps = [draw_noise_in_lockstep(self.estimator, blank, generators) for _ in range(env.horizon)]
-        if not all(isinstance(noise, Tensor) for noise in steps):
-            raise TypeError(f"estimator must draw its noise as one tensor here, but {self.estimator.name} does not.")
-        return torch.stack(steps, 1).to(self.device)  # type: ignore[arg-type]
+        steps = []
+        for _ in range(env.horizon):
+            noise = draw_noise_in_lockstep(self.estimator, blank, generators)
+            if not isinstance(noise, Tensor):
+                raise TypeError(f"estimator must draw its noise as one tensor, but {self.estimator.name} does not.")
+            steps.append(noise)
+        return torch.stack(steps, 1).to(self.device)
 
     def _inputs(self, turns: Sequence[Turn], last: NDArray[np.float32]) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
         """What agents see, who hears whom, and what is legal, of all teams.

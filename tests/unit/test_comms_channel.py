@@ -101,7 +101,7 @@ def counted(channel: Channel, symbols: Tensor, seed: int = 0) -> Tensor:
     """How often each column arrives at each position of 20,000 transmissions of the same message, ``[L, width]``."""
     count = 20_000
     shape = (count, channel.length)
-    noise = ChannelNoise((), *channel._draw_disturbance(shape, generator(seed)))
+    noise = channel.draw_disturbance(shape[:-1], generator(seed))
     return channel.transmit(symbols.expand(count, *symbols.shape), noise).received.mean(0)
 
 
@@ -140,7 +140,7 @@ def test_permutation_orders_what_comes_before_the_end() -> None:
 
 def test_noise_is_linear_in_the_symbols() -> None:
     channel = Channel(3, 2, substitution=0.5, erasure=0.5, permutation=0.5)
-    noise = ChannelNoise((), *channel._draw_disturbance((50, 2), generator()))
+    noise = channel.draw_disturbance((50,), generator())
     first, second = (torch.rand(50, 2, 3, generator=generator(seed)) for seed in (1, 2))
     mixed = channel.transmit(0.25 * first + 0.75 * second, noise).received
     apart = (channel.transmit(each, noise).received for each in (first, second))
