@@ -7,7 +7,7 @@ on the scale that the suite gives each of them: 0 for random actions, 1 for the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +133,15 @@ class Panel:
                 return Pair(first, second, Interval(1 - estimate, 1 - high, 1 - low), pair.p_value)
         raise KeyError((first, second))
 
+    def extent(self, curves: Iterable[Curve]) -> tuple[float, float]:
+        """The lowest and highest return to draw: all, but little of what is far below :attr:`low`."""
+        values = np.concatenate([np.ravel(part) for curve in curves for part in curve.returns])
+        values = values[np.isfinite(values)]
+        low, high = float(values.min()), float(values.max())
+        if self.low is not None and self.high is not None:
+            low, high = max(low, self.low - 0.5 * (self.high - self.low)), max(high, self.high)
+        return low, high
+
     @property
     def ties(self) -> list[str]:
         """Labels that are not told apart from the winner."""
@@ -174,6 +183,16 @@ class Analysis:
     def headline(self) -> Panel:
         """What matters most."""
         return self.panels[0]
+
+    @property
+    def command(self) -> str:
+        """What makes these results: the last command, of the whole suite though it may have been run in parts."""
+        words = list(self.meta["sessions"][-1]["command"])
+        if "--only" in words:
+            start = words.index("--only")
+            end = next((i for i in range(start + 1, len(words)) if words[i].startswith("--")), len(words))
+            del words[start:end]
+        return " ".join(words)
 
 
 def read_benchmark(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, Any]]:

@@ -105,6 +105,9 @@ def _curves(analysis: Analysis) -> Figure:
             axes.plot(steps, middle, style, color=tint[label], linewidth=1.6, marker=mark, markersize=4)
             if np.isfinite(low).all():
                 axes.fill_between(steps, low, high, color=tint[label], alpha=0.5 / (3 + len(curves)), linewidth=0)
+        low, high = panels[name].extent(curves.values())
+        margin = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
         _goal(axes, panels[name], vertical=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("steps", color=INK)

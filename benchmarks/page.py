@@ -382,10 +382,7 @@ def _environment(panel: Panel, style: _Style, headline: Panel) -> str:
     logarithmic = max(ends) > 4 * min(ends)
     x = _logarithmic(begin, max(ends)) if logarithmic else _linear(0, max(ends))
     at = _decades(begin, max(ends)) if logarithmic else [tick for tick in ticks(0, max(ends)) if tick > 0]
-    values = np.concatenate([_finite(*curve.returns) for curve in curves.values()])
-    low, high = float(values.min()), float(values.max())
-    if panel.low is not None and panel.high is not None:
-        low, high = max(low, panel.low - 0.5 * (panel.high - panel.low)), max(high, panel.high)
+    low, high = panel.extent(curves.values())
     margin = 0.03 * (high - low) or 1.0
     y = _upward(low - margin, high + margin)
     plot = _plot(lines, x, y, at, ticks(low, high), style, steps_text, _tick, panel.threshold)
@@ -546,7 +543,7 @@ def _how(analysis: Analysis) -> str:
             ]
         )
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    command = f"<p><code>python {escape(' '.join(sessions[-1]['command']))}</code></p>" if sessions else ""
+    command = f"<p><code>python {escape(analysis.command)}</code></p>" if sessions else ""
     summary = f"<p>{escape(analysis.summary)}</p>" if analysis.summary else ""
     return f'<section><h2>How to read this</h2>{summary}<dl class="how">{rows}</dl>{command}</section>'
 

@@ -148,7 +148,7 @@ def _reading(analysis: Analysis) -> str:
         last = sessions[-1]
         versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
         lines.append(
-            f"Made by `python {' '.join(last['command'])}` with {versions}; revision {last.get('git')}; "
+            f"Made by `python {analysis.command}` with {versions}; revision {last.get('git')}; "
             f"{last.get('processor')}, {last.get('cores')} cores."
         )
     return "\n\n".join(lines)
