@@ -276,7 +276,7 @@ def _find(
         if state is None:
             search.save_checkpoint()
         path = folder / "search.json"
-        session = {"from_steps": search.members.steps, **describe_session(command)}
+        session = {"from_steps": search.steps, **describe_session(command)}
         earlier = read_json(path)["sessions"] if path.exists() else []
         more = {"grid": grid, "ladder": dataclasses.asdict(ladder), "sessions": [*earlier, session]}
         write_json(path, {**dataclasses.asdict(config), **more})
@@ -293,7 +293,7 @@ def _find(
                 return search.write_results("interrupted")
     except (EnvironmentFailure, OSError) as error:
         raise TrainingError(
-            f"the search failed at {search.members.steps} steps: {error}; the newest checkpoint in {folder} is good"
+            f"the search failed at {search.steps} steps: {error}; the newest checkpoint in {folder} is good"
         ) from error
     finally:
         search.close()
@@ -362,6 +362,7 @@ class _Search:
         self.alive = list(range(len(results))) if state is None else list(state["alive"])
         """Settings that are still in the search."""
         self.earlier = {} if state is None else dict(state["seconds"])
+        self._steps_before = 0 if state is None else int(state["steps"])
         self.begin = time.perf_counter()
         self.stopwatch = Stopwatch()
         self.next_save = self.begin + config.checkpoint_seconds
@@ -393,6 +394,11 @@ class _Search:
         order = np.random.default_rng(0).permutation(count).tolist()
         processes = min(self.config.processes or 1, count)
         return [sorted(order[first::processes]) for first in range(processes)]
+
+    @property
+    def steps(self) -> int:
+        """Steps that the agents which are left have done; of a search that is over, none of them are kept."""
+        return max(self._steps_before, self.members.steps)
 
     def ranked(self) -> list[Result]:
         """The results, the best first."""
@@ -468,7 +474,7 @@ class _Search:
         self.stopwatch.lap("callbacks")
         finished = self.rung == len(self.rung_steps)
         tree = {
-            "steps": self.members.steps,
+            "steps": self.steps,
             "rung": self.rung,
             "alive": self.alive,
             "results": [dataclasses.asdict(result) for result in self.results],
@@ -499,7 +505,7 @@ class _Search:
             "status": status,
             "agent": config.agent,
             "env": config.env,
-            "steps": self.members.steps,
+            "steps": self.steps,
             "rungs": self.rung_steps,
             "settings": len(self.results),
             "winner": None,

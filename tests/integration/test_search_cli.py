@@ -125,8 +125,9 @@ def test_a_search_interrupted_in_its_confirmation_goes_on_there(
         assert find(folder) == 130
     assert read_json(folder / "summary.json")["status"] == "interrupted"
     assert run_agent.main(["search", "--resume", str(folder)]) == 0
-    ours, theirs = (read_json(path / "summary.json")["confirmation"] for path in (folder, whole))
-    assert ours["eval_return_iqm"] == theirs["eval_return_iqm"]
+    ours, theirs = (read_json(path / "summary.json") for path in (folder, whole))
+    assert ours["steps"] == theirs["steps"]
+    assert ours["confirmation"]["eval_return_iqm"] == theirs["confirmation"]["eval_return_iqm"]
 
 
 def test_processes_and_seeds_of_a_setting(tmp_path: Path) -> None:
