@@ -12,6 +12,7 @@ A run that is killed and resumed ends as one that was not, bit for bit where it 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -237,8 +238,8 @@ class PopulationRun(Training[NDArray[np.float64]]):
             self._write_events(scalars)
 
     def _write_events(self, scalars: Sequence[Mapping[str, float]]) -> None:
-        """Adds to TensorBoard what is known of each agent, and the quartiles of what is known of all."""
-        common = [name for name in scalars[0] if all(name in row for row in scalars)]
+        """Adds to TensorBoard what is known of each agent, and the quartiles of what is finite in all."""
+        common = [name for name in scalars[0] if all(math.isfinite(row.get(name, math.nan)) for row in scalars)]
         for seed, row in zip(self.seeds, scalars, strict=True):
             self._write(f"seed_{seed}", row)
         for name, share in QUARTILES.items():

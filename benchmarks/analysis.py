@@ -157,6 +157,14 @@ class Gradient(NamedTuple):
     snr: Array
     cosine: Array
     relative_bias: Array
+    relative_bias_error: Array
+    """The bias that an unbiased estimator would seem to have, for want of samples."""
+
+    def median(self, name: str) -> float:
+        """Of one of the figures along the training; NaN where none is finite."""
+        values = getattr(self, name)
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if len(values) else math.nan
 
 
 @dataclass(frozen=True)
@@ -264,7 +272,7 @@ def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[st
         left_out=tuple(left_out),
         missing=tuple(missing),
         few=any(entry.few for panel in panels for entry in panel.entries),
-        gradients=() if gradients is None else tuple(_gradients(gradients, labels)),
+        gradients=() if gradients is None else tuple(_gradients(gradients, labels, [panel.name for panel in panels])),
         meta=meta,
     )
 
@@ -355,11 +363,12 @@ def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Pane
     return [_panel(EVERYWHERE, entries, low=0.0, high=1.0, profiles=profiles)], left_out
 
 
-def _gradients(rows: pd.DataFrame, labels: Sequence[str]) -> list[Gradient]:
+def _gradients(rows: pd.DataFrame, labels: Sequence[str], names: Sequence[str]) -> list[Gradient]:
+    """Of the labels, in the order of the panels' names."""
     found = []
     for (env, label), group in rows.groupby(["env", "label"]):
-        if label in labels:
-            medians = group.groupby("step")[["snr", "cosine", "relative_bias"]].median()
-            columns = [medians[name].to_numpy(float) for name in ("snr", "cosine", "relative_bias")]
+        if label in labels and env in names:
+            medians = group.groupby("step")[["snr", "cosine", "relative_bias", "relative_bias_error"]].median()
+            columns = medians.to_numpy(float).T
             found.append(Gradient(label, env, medians.index.to_numpy(float), *columns))
-    return sorted(found, key=lambda each: (each.env, labels.index(each.label)))
+    return sorted(found, key=lambda each: (names.index(each.env), labels.index(each.label)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.analysis import EVERYWHERE, THRESHOLDS, Analysis, Entry, Panel
 from benchmarks.stats import FEW
 
-__all__ = ["PALETTE", "colours", "duration", "number", "page", "span", "steps_text", "ticks", "variants"]
+__all__ = ["PALETTE", "colours", "duration", "number", "page", "significant", "span", "steps_text", "ticks", "variants"]
 
 PALETTE = (
     "#2f6fd0",
@@ -144,6 +144,11 @@ def number(value: float) -> str:
     size = abs(value)
     text = f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 20 else f"{value:.2f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
+
+
+def significant(value: float) -> str:
+    """A ratio, to three digits."""
+    return f"{value:.3g}" if math.isfinite(value) else "–"
 
 
 def span(low: float, high: float) -> str:
@@ -395,10 +400,12 @@ def _environment(panel: Panel, style: _Style, headline: Panel) -> str:
         f"95 %{'; dotted: solved' if panel.threshold is not None else ''}</div>"
         f"{_legend(list(lines), style)}</div>{_costs(panel)}"
     )
-    if headline.name != EVERYWHERE and len(panel.entries) > 1:
+    if len(panel.entries) > 1:
+        what, table = "Probability that a run of the row ends above one of the column", _matrix(panel)
         parts.append(
-            "<h3>Probability that a run of the row ends above one of the column</h3>"
-            f'<div class="card scroll">{_matrix(panel)}</div>'
+            f'<h3>{what}</h3><div class="card scroll">{table}</div>'
+            if panel is headline
+            else f'<details><summary>{what}</summary><div class="card scroll">{table}</div></details>'
         )
     return "".join(parts) + "</section>"
 
@@ -487,19 +494,11 @@ def _gradients(analysis: Analysis, style: _Style) -> str:
             _decades(low, high),
             style,
             steps_text,
-            _plain,
+            significant,
         )
-        rows = [
-            [
-                gradient.label,
-                *(
-                    _plain(float(np.median(_finite(values))) if len(_finite(values)) else math.nan)
-                    for values in (gradient.snr, gradient.cosine, gradient.relative_bias)
-                ),
-            ]
-            for gradient in own
-        ]
-        head = ["agent", "signal-to-noise, median", "cosine with the gradient", "relative bias"]
+        figures = ("snr", "cosine", "relative_bias", "relative_bias_error")
+        rows = [[each.label, *(significant(each.median(figure)) for figure in figures)] for each in own]
+        head = ["agent", "signal-to-noise, median", "cosine with the gradient", "relative bias", "of it by chance"]
         parts.append(
             f'<h3>{escape(env)}</h3><div class="card">{plot}<div class="what soft small">environment steps; '
             f"signal-to-noise ratio, on a logarithmic scale</div>{_legend(list(lines), style)}</div>"
@@ -655,10 +654,6 @@ def _percent(share: float) -> str:
 
 def _tick(value: float) -> str:
     return f"{value:g}".replace("-", "−")
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "–"
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

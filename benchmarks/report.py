@@ -14,7 +14,7 @@ from agents.common import UsageError
 from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
-from benchmarks.page import duration, number, page, span, steps_text
+from benchmarks.page import duration, number, page, significant, span, steps_text
 from benchmarks.stats import FEW
 
 __all__ = ["markdown", "write"]
@@ -49,14 +49,14 @@ def markdown(analysis: Analysis) -> str:
     parts = [f"# Benchmark {analysis.name}", analysis.summary, _verdict(analysis.headline), _notes(analysis)]
     parts.append("![Final scores](scores.png)")
     for panel in analysis.panels:
-        parts += [f"## {panel.name[0].upper()}{panel.name[1:]}", _table(panel)]
+        parts += [f"## {'All environments' if panel.name == EVERYWHERE else panel.name}", _table(panel)]
         if panel.name == EVERYWHERE:
-            parts += ["![Performance profiles](profiles.png)", "### Who beats whom?", _pairs(panel)]
-        elif analysis.headline.name != EVERYWHERE and len(panel.entries) > 1:
+            parts.append("![Performance profiles](profiles.png)")
+        if len(panel.entries) > 1:
             parts += ["### Who beats whom?", _pairs(panel)]
     parts += ["## Along the way", "![Curves](curves.png)"]
     if analysis.gradients:
-        parts += ["## The actor's gradient", "![Signal-to-noise ratio](gradients.png)"]
+        parts += ["## The actor's gradient", "![Signal-to-noise ratio](gradients.png)", _gradients(analysis)]
     parts.append(_reading(analysis))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -126,6 +126,30 @@ def _pairs(panel: Panel) -> str:
     return (
         "Percent of the runs of the row that end above one of the column, with 95 % intervals; bold: told apart.\n\n"
         + _markdown_table(["", *labels], rows)
+    )
+
+
+def _gradients(analysis: Analysis) -> str:
+    """Signal-to-noise ratios and biases, by environment."""
+    found = {(each.label, each.env): each for each in analysis.gradients}
+    labels, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
+    rows = []
+    for label in labels:
+        row = [label]
+        for name in names:
+            each = found.get((label, name))
+            if each is None:
+                row.append("")
+                continue
+            snr, bias, error = (
+                significant(each.median(kind)) for kind in ("snr", "relative_bias", "relative_bias_error")
+            )
+            row.append(f"{snr} / {bias} ({error})")
+        rows.append(row)
+    return (
+        "Signal-to-noise ratio of one estimate / relative bias (what an unbiased estimator would seem to have, for "
+        "want of samples); medians over seeds, then over the training. What has no noise has no ratio.\n\n"
+        + _markdown_table(["agent", *names], rows)
     )
 
 

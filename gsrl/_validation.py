@@ -1,13 +1,30 @@
-"""When the values of a tensor may be looked at."""
+"""Checks of arguments, and when the values of a tensor may be looked at."""
 
 from __future__ import annotations
+
+import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-__all__ = ["is_concrete"]
+__all__ = ["is_concrete", "is_number", "positive"]
 
 
 def is_concrete(tensor: Tensor) -> bool:
     """Returns whether the values of ``tensor`` can be read: it is eager, and no ``torch.func`` transform wraps it."""
     return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_number(value: object) -> bool:
+    """Returns whether ``value`` is a real number, which a boolean is not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def positive(name: str, value: float) -> float:
+    """Returns ``value``, or raises an error that calls it ``name`` unless it is a finite number above 0."""
+    if not is_number(value):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and above 0, got {value}")
+    return float(value)

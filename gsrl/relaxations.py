@@ -136,7 +136,7 @@ def gumbel_max(
     Raises:
         ValueError: As :func:`masked_logits`; ``noise`` has another shape.
     """
-    perturbed = masked_logits(logits, mask, validate_args=validate_args) + _gumbel(logits, noise, generator)
+    perturbed = masked_logits(logits, mask, validate_args=validate_args) + perturbation(logits, noise, generator)
     return _cast(_one_hot(perturbed), logits.dtype)
 
 
@@ -150,7 +150,7 @@ def gumbel_argmax(logits: Tensor, *, generator: torch.Generator | None = None) -
     Returns:
         int64 ``[...]``.
     """
-    return (_cast_up(logits) + _gumbel(logits, None, generator)).argmax(-1)
+    return (_cast_up(logits) + perturbation(logits, None, generator)).argmax(-1)
 
 
 def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def gumbel_softmax(
     Raises:
         ValueError: As :func:`masked_logits`; ``temperature`` is not positive; ``noise`` has another shape.
     """
-    _check_temperature(temperature, validate_args)
+    check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
     # Minus the noise, and a tensor of our own, which may be written over.
     if noise is None:
@@ -219,7 +219,7 @@ def gumbel_softmax(
     # What neither overflows nor vanishes in float32 is multiplied: a node fewer to differentiate.
     if isinstance(temperature, Tensor) or temperature == 1 or not 1e-30 < temperature < 1e30:
         perturbed = legal - negative
-        scores = _divide(perturbed, temperature)
+        scores = divide(perturbed, temperature)
     else:
         perturbed = scores = torch.add(negative.div_(-temperature), legal, alpha=1 / temperature)
     soft = scores.softmax(-1)
@@ -258,10 +258,10 @@ def straight_through(
     Raises:
         ValueError: As :func:`masked_logits`; ``temperature`` is not positive; ``noise`` has another shape.
     """
-    _check_temperature(temperature, validate_args)
+    check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    hard = _one_hot(legal + _gumbel(logits, noise, generator))
-    return _cast(_harden(_divide(legal, temperature).softmax(-1), hard), logits.dtype)
+    hard = _one_hot(legal + perturbation(logits, noise, generator))
+    return _cast(_harden(divide(legal, temperature).softmax(-1), hard), logits.dtype)
 
 
 def binary_concrete(
@@ -299,7 +299,7 @@ def binary_concrete(
             does not broadcast to ``logits``; ``noise`` has another shape.
     """
     _check_logits(logits)
-    _check_temperature(temperature, validate_args)
+    check_temperature(temperature, validate_args)
     if mask is not None:
         _check_mask(mask, logits)
     if validate_args and is_concrete(logits) and bool(logits.isnan().any()):
@@ -310,7 +310,7 @@ def binary_concrete(
     perturbed = _cast_up(logits) + noise
     if mask is not None:
         perturbed = perturbed.masked_fill(~mask, -torch.inf)
-    soft = _divide(perturbed, temperature).sigmoid()
+    soft = divide(perturbed, temperature).sigmoid()
     if hard:
         soft = _harden(soft, (perturbed > 0).to(soft.dtype))
     return _cast(soft, logits.dtype)
@@ -334,7 +334,7 @@ def _harden(soft: Tensor, hard: Tensor) -> Tensor:
     return (hard - soft.detach()) + soft
 
 
-def _divide(scores: Tensor, temperature: float | Tensor) -> Tensor:
+def divide(scores: Tensor, temperature: float | Tensor) -> Tensor:
     """``scores / temperature``, with a finite gradient for the temperature where a score is ``-inf``."""
     if isinstance(temperature, Tensor):
         if temperature.requires_grad:
@@ -368,7 +368,8 @@ def _log_exponential(
     return uniform.log_().float().neg_().log_()
 
 
-def _gumbel(logits: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
+def perturbation(logits: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """``noise``, checked against ``logits``; drawn where it is None."""
     if noise is None:
         return gumbel_noise(logits.shape, generator=generator, device=logits.device)
     _check_noise(noise, logits)
@@ -432,7 +433,8 @@ def _check_mask(mask: Tensor, logits: Tensor) -> None:
         )
 
 
-def _check_temperature(temperature: float | Tensor, validate_args: bool) -> None:
+def check_temperature(temperature: float | Tensor, validate_args: bool) -> None:
+    """Raises an error unless ``temperature`` is positive. A tensor is only read if ``validate_args``."""
     if isinstance(temperature, Tensor):
         if validate_args and is_concrete(temperature) and not bool((temperature > 0).all()):
             raise ValueError(f"temperature must be positive, but got {temperature}.")

@@ -19,7 +19,7 @@ from torch.distributions import Distribution, constraints
 
 from gsrl._validation import is_concrete
 from gsrl.distributions import MAX_SUPPORT
-from gsrl.relaxations import NEVER, _check_temperature, _divide, _gumbel, masked_logits, replace_value
+from gsrl.relaxations import NEVER, check_temperature, divide, masked_logits, perturbation, replace_value
 
 __all__ = ["MAX_SUBSET", "SubsetOfK", "gumbel_top_k", "log_continuations", "relaxed_subset"]
 
@@ -108,7 +108,7 @@ def gumbel_top_k(
         ValueError: As :func:`gsrl.relaxations.masked_logits`; ``k`` is not in 1..N or exceeds the number of legal
             choices of a row; ``noise`` has another shape.
     """
-    perturbed = _legal_logits(logits, k, mask, validate_args) + _gumbel(logits, noise, generator)
+    perturbed = _legal_logits(logits, k, mask, validate_args) + perturbation(logits, noise, generator)
     return perturbed.detach().topk(k).indices
 
 
@@ -152,12 +152,12 @@ def relaxed_subset(
     Raises:
         ValueError: As :func:`gumbel_top_k`; ``temperature`` is not positive.
     """
-    _check_temperature(temperature, validate_args)
-    perturbed = _legal_logits(logits, k, mask, validate_args) + _gumbel(logits, noise, generator)
-    scaled = _divide(perturbed, temperature)
+    check_temperature(temperature, validate_args)
+    perturbed = _legal_logits(logits, k, mask, validate_args) + perturbation(logits, noise, generator)
+    scaled = divide(perturbed, temperature)
     soft = scaled.softmax(-1)
     for _ in range(k - 1):
-        scaled = scaled + _divide(_log_complement(scaled), temperature)
+        scaled = scaled + divide(_log_complement(scaled), temperature)
         soft = soft + scaled.softmax(-1)
     if hard:
         soft = replace_value(soft, _k_hot(perturbed.detach().topk(k).indices, perturbed))

@@ -7,12 +7,14 @@ Each is a module, so that what changes (steps taken, learned weights) is in its 
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gsrl._validation import is_number, positive
 
 __all__ = [
     "TEMPERATURES",
@@ -70,7 +72,7 @@ class ConstantTemperature(Temperature):
 
     def __init__(self, value: float) -> None:
         super().__init__()
-        self.value = _positive("value", value)
+        self.value = positive("value", value)
         # A buffer follows the module to its device; `settings` already stores the value.
         self.register_buffer("_tensor", torch.tensor(self.value, dtype=torch.float32), persistent=False)
 
@@ -103,8 +105,8 @@ class ScheduledTemperature(Temperature):
 
     def __init__(self, initial: float, minimum: float, steps: int) -> None:
         super().__init__()
-        self.initial = _positive("initial", initial)
-        self.minimum = _positive("minimum", minimum)
+        self.initial = positive("initial", initial)
+        self.minimum = positive("minimum", minimum)
         self.steps = _count("steps", steps)
         if self.minimum > self.initial:
             raise ValueError(f"`minimum` must be at most `initial` = {self.initial}, got {self.minimum}")
@@ -183,8 +185,8 @@ class LearnedTemperature(Temperature):
 
     def __init__(self, initial: float, minimum: float) -> None:
         super().__init__()
-        self.initial = _positive("initial", initial)
-        self.minimum = _positive("minimum", minimum)
+        self.initial = positive("initial", initial)
+        self.minimum = positive("minimum", minimum)
         excess = self.initial - self.minimum
         if excess <= 0:
             raise ValueError(f"`initial` must be above `minimum` = {self.minimum}, got {self.initial}")
@@ -224,7 +226,7 @@ class StateTemperature(nn.Module):
     def __init__(self, in_features: int, maximum: float) -> None:
         super().__init__()
         self.in_features = _count("in_features", in_features)
-        self.maximum = _positive("maximum", maximum)
+        self.maximum = positive("maximum", maximum)
         self.w = nn.Parameter(torch.zeros(self.in_features, dtype=torch.float32))
 
     @property
@@ -297,21 +299,9 @@ def as_temperature(value: float | Temperature) -> Temperature:
     """
     if isinstance(value, Temperature):
         return value
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(f"`value` must be a number or a Temperature, got {type(value).__name__}")
     return ConstantTemperature(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _positive(name: str, value: float) -> float:
-    if not _is_number(value):
-        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and above 0, got {value}")
-    return float(value)
 
 
 def _count(name: str, value: object) -> int:

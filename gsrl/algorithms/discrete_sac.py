@@ -463,7 +463,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             reward = normalized.get_original_reward()
         replay_buffer.add(
             last_obs,  # type: ignore[arg-type]
-            _successors(next_obs, dones, infos, normalized),
+            successor_observations(next_obs, dones, infos, normalized),
             buffer_action,
             reward,
             dones,
@@ -621,7 +621,7 @@ def _make_entropy_coefficient(ent_coef: str | float | Schedule, n: int) -> Entro
         ) from None
 
 
-def _successors(
+def successor_observations(
     observations: Any, dones: np.ndarray, infos: list[dict[str, Any]], normalized: VecNormalize | None
 ) -> Any:
     """The observations that actions led to: where an episode is done, its final one in the place of the next one's."""

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gsrl._validation import is_concrete
+from gsrl._validation import is_concrete, positive
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Objective, attach_gradient, evaluate, value_and_slope
 from gsrl.relaxations import NEVER
-from gsrl.temperature import _positive
 
 __all__ = ["MuProp", "Rebar", "Relax", "RelaxedControl", "RelaxedObjective", "RelaxedSurrogate"]
 
@@ -119,7 +118,7 @@ class RelaxedObjective(nn.Module):
 
     def __init__(self, eta: float, temperature: float) -> None:
         super().__init__()
-        temperature = _positive("temperature", temperature)
+        temperature = positive("temperature", temperature)
         self.eta = nn.Parameter(torch.tensor(float(eta)))
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
@@ -192,7 +191,7 @@ class RelaxedSurrogate(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(_positive("temperature", temperature))))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(positive("temperature", temperature))))
         self.add_objective = add_objective
         generator = torch.Generator(self.log_temperature.device).manual_seed(seed)
         first, second, last = (

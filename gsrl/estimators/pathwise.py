@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Noise, Objective, evaluate
-from gsrl.relaxations import _check_temperature, gumbel_softmax, straight_through
+from gsrl.relaxations import check_temperature, gumbel_softmax, straight_through
 from gsrl.temperature import Temperature, as_temperature
 
 __all__ = ["GumbelSoftmax", "Pathwise", "STGumbel", "StraightThrough"]
@@ -34,7 +34,7 @@ class Pathwise(Estimator):
     def __init__(self, temperature: float | Tensor | Temperature = 1.0) -> None:
         super().__init__()
         if isinstance(temperature, Tensor):
-            _check_temperature(temperature, validate_args=True)
+            check_temperature(temperature, validate_args=True)
             self.register_buffer("temperature", temperature, persistent=False)
         else:
             self.temperature = as_temperature(temperature)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from torch import Tensor
 
-from gsrl.algorithms.discrete_sac import DiscreteSAC, _successors
+from gsrl.algorithms.discrete_sac import DiscreteSAC, successor_observations
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
@@ -122,7 +122,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             if dones.any():
                 self._end_episodes(callback, dones, infos)
                 self.stopwatch.lap("callbacks")
-            successors = _successors(observations, dones, infos, None)
+            successors = successor_observations(observations, dones, infos, None)
             self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
             self._last_obs, self._last_masks = observations, current_masks(self.env, infos, dones)
             self.stopwatch.lap("replay")

@@ -111,7 +111,7 @@ def test_environments_without_an_agent_in_common_are_not_taken_together(tmp_path
     assert analysis.left_out == ()
 
 
-def test_pairs_are_in_every_panel_where_none_is_of_all(tmp_path: Path) -> None:
+def test_pairs_are_in_every_panel(tmp_path: Path) -> None:
     rows = [
         row
         for env, labels in (("A-v0", ("a x", "a y")), ("B-v0", ("b", "c")), ("C-v0", ("d",)))
@@ -124,8 +124,23 @@ def test_pairs_are_in_every_panel_where_none_is_of_all(tmp_path: Path) -> None:
         assert page(analysis).count("Probability that a run of the row ends above") == 2
         assert "environment steps" not in page(analysis)  # there may be agents that talk
     everywhere = analysed(tmp_path, ROWS, META)
-    assert report.markdown(everywhere).count("### Who beats whom?") == 1
-    assert page(everywhere).count("Probability that a run of the row ends above") == 1
+    assert report.markdown(everywhere).count("### Who beats whom?") == 3
+    assert page(everywhere).count("Probability that a run of the row ends above") == 3
+
+
+def test_gradients_are_told_with_the_bias_that_chance_would_show(tmp_path: Path) -> None:
+    figures = {
+        "snr": [math.inf, 2.0],
+        "cosine": [1.0, 0.5],
+        "relative_bias": [0.25, 0.75],
+        "relative_bias_error": [0, 1],
+    }
+    gradients = pd.DataFrame({"label": "good", "env": "B-v0", "seed": 0, "step": [100, 200], **figures})
+    write(tmp_path, ROWS, META)
+    gradients.to_csv(tmp_path / "gradients.csv", index=False)
+    analysis = analyse(*read_benchmark(tmp_path))
+    assert "| good | 2 / 0.5 (0.5) |" in report.markdown(analysis)
+    assert "<td>good</td><td>2</td><td>0.75</td><td>0.5</td><td>0.5</td>" in page(analysis)
 
 
 def test_two_labels_of_an_agent_share_a_colour_and_more_do_not(tmp_path: Path) -> None:
