@@ -13,7 +13,7 @@ from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 from gsrl.schedules import ExponentialSchedule
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "constructor_arguments", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "make", "soft_actor_critic_arguments"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
@@ -156,7 +156,7 @@ TUNED: dict[str, dict[str, Any]] = {
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""
 
 
-def constructor_arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+def soft_actor_critic_arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
     """Those of :func:`agents.common.constructor_arguments`, where ``final_ent_coef`` is part of ``ent_coef``.
 
     Args:

@@ -25,7 +25,7 @@ def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
         env: Where it trains.
         settings: Its settings.
     """
-    return {**discrete_sac.constructor_arguments(env, settings), "estimator": "exact", "temperature": None}
+    return {**discrete_sac.soft_actor_critic_arguments(env, settings), "estimator": "exact", "temperature": None}
 
 
 def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bool = False) -> DiscreteSAC:

@@ -66,7 +66,7 @@ def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: A setting is out of range; the message names it.
     """
-    arguments = discrete_sac.constructor_arguments(env, settings)
+    arguments = discrete_sac.soft_actor_critic_arguments(env, settings)
     temperature, name = settings.temperature, settings.estimator
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}")

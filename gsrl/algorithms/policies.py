@@ -397,7 +397,7 @@ class DiscreteSACPolicy(ActorPolicy):
             factor, ``"network"`` for several, or ``"multilinear"`` where ``net_arch`` has no hidden layer.
 
     Raises:
-        ValueError: ``critic`` is another form, or does not fit the space or ``net_arch``.
+        ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.
     """
 
     def __init__(
@@ -421,6 +421,8 @@ class DiscreteSACPolicy(ActorPolicy):
             features_extractor_kwargs,
             normalize_images=normalize_images,
         )
+        if n_critics < 1:
+            raise ValueError(f"n_critics must be at least 1, but got {n_critics}.")
         if net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
         actor_arch, critic_arch = get_actor_critic_arch(net_arch)

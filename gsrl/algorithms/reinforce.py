@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gsrl._validation import is_number
 from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import MLP, Actor, ActorPolicy, Network
@@ -375,9 +376,8 @@ class Reinforce(Algorithm):
                 f"gae_lambda must be 1 without a value network, but got {self.gae_lambda} with the baseline "
                 f"{self.baseline!r}; 'value' and 'relax' have one."
             )
-        ent_coef: Any = self.ent_coef
-        if isinstance(ent_coef, str) or not 0 <= ent_coef < math.inf:
-            raise ValueError(f"ent_coef must be a number of at least 0, but got {ent_coef!r}.")
+        if not (is_number(self.ent_coef) and 0 <= self.ent_coef < math.inf):
+            raise ValueError(f"ent_coef must be a number of at least 0, but got {self.ent_coef!r}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, but got {self.max_grad_norm}.")
 

@@ -889,6 +889,7 @@ def test_the_running_mean_advances_once_an_update() -> None:
     ("settings", "message"),
     [
         ({"critics": "max"}, "critics must be 'min' or 'mean', but got 'max'"),
+        ({"policy_kwargs": {"n_critics": 0}}, "n_critics must be at least 1, but got 0"),
         ({"target_entropy": "none"}, "target_entropy must be 'auto' or a number of nats, but got 'none'"),
         ({"target_entropy_ratio": 1.1}, r"target_entropy_ratio must be in \[0, 1\], but got 1.1"),
         ({"target_entropy_ratio": -0.1}, r"target_entropy_ratio must be in \[0, 1\], but got -0.1"),

@@ -693,6 +693,7 @@ def test_divergence_is_an_error() -> None:
         ),
         ({"ent_coef": -1.0}, "ent_coef must be a number of at least 0, but got -1.0"),
         ({"ent_coef": "auto"}, "ent_coef must be a number of at least 0, but got 'auto'"),
+        ({"ent_coef": abs}, "ent_coef must be a number of at least 0, but got <built-in function abs>"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive or None, but got 0.0"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number or a function, but got 0.0"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "policy_kwargs must not hold 'optimizer_class'"),
