@@ -420,7 +420,7 @@ def test_a_report_of_agents_that_talk(talked: Path, tmp_path: Path) -> None:
     assert run_agent.main(["report", str(talked), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     assert "## lewis" in text
-    assert "## Switch-riddle" in text
+    assert "## switch-riddle" in text
     assert "Not in all environments" not in text  # nobody is in both
     ET.fromstring((tmp_path / "report.html").read_text().partition("\n")[2])
 
