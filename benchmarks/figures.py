@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from benchmarks.analysis import EVERYWHERE, THRESHOLDS, Analysis, Panel
 from benchmarks.page import colours, variants
@@ -144,8 +144,9 @@ def _gradients(analysis: Analysis) -> Figure:
                 style = "--" if gradient.label in dashed else "-"
                 axes.plot(gradient.steps[kept], gradient.snr[kept], style, color=tint[gradient.label], linewidth=1.6)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("environment steps", color=INK)
     figure.axes[0].set_ylabel("signal-to-noise ratio of the actor's gradient", color=INK)
