@@ -75,7 +75,9 @@ class Settings(Shared):
     """Weight of the entropy of messages, in nats."""
 
 
-TUNED: dict[str, dict[str, Any]] = {"switch-riddle": {"steps": 32_000, "hidden": 128, "linear_decay": True}}
+TUNED: dict[str, dict[str, Any]] = {
+    "switch-riddle": {"steps": 32_000, "hidden": 128, "batch_size": 8, "learning_rate": 2e-3, "linear_decay": True}
+}
 
 
 def make(env: str, settings: Settings, *, seeds: Sequence[int], device: str, compile: bool = False) -> DIAL:

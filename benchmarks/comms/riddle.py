@@ -29,9 +29,11 @@ from gsrl.comms import DIAL, DIALEvaluation
 COMMUNICATIONS = ("dial", "rial", "none")
 EPISODES = {3: 32_000, 4: 64_000}
 """Of the training, by prisoners."""
-SETTINGS: dict[str, Any] = {"hidden": 128, "epsilon": 0.2, "batch_size": 32}
-LEARNING_RATE = 3e-3
-"""At first; it falls to 0 in a line."""
+SETTINGS: dict[str, Any] = {"hidden": 128, "epsilon": 0.2}
+BATCH_SIZE = {3: 8, 4: 32}
+"""Episodes of an update, by prisoners."""
+LEARNING_RATE = {3: 2e-3, 4: 3e-3}
+"""At first, by prisoners; it falls to 0 in a line."""
 BEST_WITHOUT = {3: 390 / 540}
 """Normalised return of the best prisoners who do not see the switch, where it is known."""
 DRAWN, EVALUATIONS = 20_000, 20
@@ -54,12 +56,13 @@ def train(
         partial(SwitchRiddle, prisoners),
         range(seeds),
         communication=communication,
-        learning_rate=LinearSchedule(LEARNING_RATE, 0.0, 1.0),
+        learning_rate=LinearSchedule(LEARNING_RATE[prisoners], 0.0, 1.0),
+        batch_size=BATCH_SIZE[prisoners],
         device="cpu",
         **SETTINGS,
     )
     start = time.process_time()
-    teams.learn(episodes, log_interval=max(1, episodes // SETTINGS["batch_size"] // EVALUATIONS))
+    teams.learn(episodes, log_interval=max(1, episodes // BATCH_SIZE[prisoners] // EVALUATIONS))
     seconds = time.process_time() - start
     result, scrambled = (evaluation(teams, prisoners, scramble=scramble) for scramble in (False, True))
     run = {"prisoners": prisoners, "communication": communication}
