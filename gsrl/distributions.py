@@ -112,13 +112,14 @@ class FactoredCategorical(Distribution):
             logits = logits.expand((*sample_shape, *logits.shape))
         return gumbel_max(logits, noise=noise, generator=generator, validate_args=False)
 
-    def sample_indices(self, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample_indices(self, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Draws the index of every factor's choice, int64 ``[*batch, n]``: :meth:`sample` with the same generator.
 
         Args:
+            noise: Gumbel noise ``[*batch, n, K]``; drawn if None.
             generator: Source of the noise; torch's default one if None.
         """
-        return gumbel_argmax(self.logits.detach(), generator=generator)
+        return gumbel_argmax(self.logits.detach(), noise=noise, generator=generator)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one-hot matrices.

@@ -140,17 +140,18 @@ def gumbel_max(
     return _cast(_one_hot(perturbed), logits.dtype)
 
 
-def gumbel_argmax(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def gumbel_argmax(logits: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
     """Draws exact samples as the indices of their choices, ``argmax(logits + G)``; see :func:`gumbel_max`.
 
     Args:
         logits: ``[..., K]``. Values are not checked.
-        generator: Source of the noise; torch's default one if None.
+        noise: Gumbel noise of the shape of ``logits``; drawn if None.
+        generator: Source of the noise if none is given; torch's default one if None.
 
     Returns:
         int64 ``[...]``.
     """
-    return (_cast_up(logits) + perturbation(logits, None, generator)).argmax(-1)
+    return (_cast_up(logits) + perturbation(logits, noise, generator)).argmax(-1)
 
 
 def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, Mu
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
+from gsrl.exploration import PersistentNoise
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import to_matrix
@@ -95,6 +96,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         max_grad_norm: Largest gradient norm of the actor, of the critics, and of a learned entropy coefficient, each by
             itself; None: not clipped.
         target_update_interval: Updates between moves of the target networks.
+        max_noise_duration: Steps for which an environment keeps the noise of its actions at most, see
+            :class:`gsrl.exploration.PersistentNoise`; 1: it is drawn anew at every step. More finds what takes the same
+            choice many times in a row.
         policy_kwargs: Arguments of the policy, such as ``net_arch``.
         stats_window_size: Episodes that the logged return is averaged over.
         tensorboard_log: Folder for TensorBoard; None: no logging there.
@@ -138,6 +142,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "q_clip",
         "max_grad_norm",
         "target_update_interval",
+        "max_noise_duration",
         "policy_kwargs",
         "stats_window_size",
         "tensorboard_log",
@@ -189,6 +194,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         q_clip: float | None = None,
         max_grad_norm: float | None = None,
         target_update_interval: int = 1,
+        max_noise_duration: int = 1,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -238,6 +244,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self.q_clip = q_clip
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
+        self.max_noise_duration = max_noise_duration
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -246,11 +253,12 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_settings()
+        codec = OneHotCodec(self.action_space)
         self._replay_generator = np.random.default_rng()
+        self._action_noise = PersistentNoise([self.max_noise_duration], (self.n_envs, codec.n, codec.K), self.device)
         self._begin_setup()
         self._convert_train_freq()
 
-        codec = OneHotCodec(self.action_space)
         if self.env is not None:
             self.replay_buffer = self._make_replay_buffer()
         self._make_policy()
@@ -326,7 +334,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 f"target_entropy must be from 0 to that of the uniform policy, {largest:.4g} nats, "
                 f"but got {self.target_entropy}."
             )
-        self._check_integers("buffer_size", "batch_size", "n_steps", "target_update_interval", least=1)
+        self._check_integers(
+            "buffer_size", "batch_size", "n_steps", "target_update_interval", "max_noise_duration", least=1
+        )
         self._check_integers("learning_starts", least=0)
         self._check_integers("gradient_steps", least=-1)
         frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
@@ -336,6 +346,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _seed_others(self, sequence: np.random.SeedSequence) -> None:
         # In place: the replay buffer holds the same generator.
         self._replay_generator.bit_generator.state = np.random.default_rng(sequence).bit_generator.state
+        self._action_noise.remaining.zero_()
 
     # Training
 
@@ -433,16 +444,18 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
+        noise = self._action_noise.advance([self.generator])[0] if self.max_noise_duration > 1 else None
         if self.num_timesteps < learning_starts:
             codec = self.policy.actor.head.codec
             legal = self.policy.actor.head.mask
             if self._last_masks is not None:
                 legal = torch.as_tensor(to_matrix(codec, self._last_masks), device=self.device)
             uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), legal)
-            actions = codec.from_indices(uniform.sample(generator=self.generator).argmax(-1)).cpu().numpy()
+            indices = uniform.sample_indices(noise=noise, generator=self.generator)
+            actions = codec.from_indices(indices).cpu().numpy()
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
-            actions = self.policy.act(self._last_obs, self._last_masks)
+            actions = self.policy.act(self._last_obs, self._last_masks, noise)
         return actions, actions
 
     def _store_transition(
@@ -553,6 +566,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             replay_buffer: Whether the replay buffer is in it.
         """
         state = super().state_dict()
+        if self.max_noise_duration > 1:
+            state["action_noise"] = self._action_noise.state_dict()
         if replay_buffer and self.replay_buffer is not None:
             state["replay_buffer"] = self.replay_buffer.state_dict()
         return state
@@ -563,12 +578,16 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if "replay_buffer" in state:
             replay_buffer = self._make_replay_buffer(state["replay_buffer"])
         super().load_state_dict(state)
+        if self.max_noise_duration > 1:
+            self._action_noise.load_state_dict(state["action_noise"])
         self.replay_buffer = replay_buffer
 
     def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
         return self.state_dict(replay_buffer="replay_buffer" in included)
 
     def _drop_misfits(self, tree: dict[str, Any]) -> None:
+        if self.max_noise_duration > 1 and (self.n_envs != tree["n_envs"] or "action_noise" not in tree):
+            tree["action_noise"] = self._action_noise.state_dict()
         if self.n_envs != tree["n_envs"] and tree.pop("replay_buffer", None) is not None:
             warnings.warn(
                 f"the replay buffer of {tree['n_envs']} environments was left out: env has {self.n_envs}.",

@@ -331,13 +331,17 @@ class ActorPolicy(BasePolicy):
 
     @torch.no_grad()
     def act(
-        self, observations: np.ndarray | dict[str, np.ndarray], action_masks: np.ndarray | None = None
+        self,
+        observations: np.ndarray | dict[str, np.ndarray],
+        action_masks: np.ndarray | None = None,
+        noise: Tensor | None = None,
     ) -> np.ndarray:
         """Samples actions where the training goes: :meth:`predict` for those who need not be told what they did wrong.
 
         Args:
             observations: Of a vectorised environment with the policy's space, ``[n_envs, ...]``.
             action_masks: Flat masks ``[n_envs, L]``.
+            noise: Gumbel noise ``[n_envs, n, K]``; drawn if None.
 
         Returns:
             ``[n_envs, *action_space.shape]``.
@@ -349,7 +353,7 @@ class ActorPolicy(BasePolicy):
         device = head.weight.device
         mask = None if action_masks is None else torch.as_tensor(to_matrix(head.codec, action_masks), device=device)
         policy = self.actor(obs_as_tensor(observations, device), mask)
-        return self.to_actions(policy.sample_indices(generator=self.generator))
+        return self.to_actions(policy.sample_indices(noise=noise, generator=self.generator))
 
     def to_actions(self, indices: Tensor) -> np.ndarray:
         """Actions of the space, int64 ``[B, *action_space.shape]``, from indices of choices ``[..., n]``, unchecked."""

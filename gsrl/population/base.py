@@ -45,6 +45,7 @@ VECTORS = (
     "target_entropy_ratio",
     "temperature",
     "n_steps",
+    "max_noise_duration",
     "n_episodes",
     "gae_lambda",
     "normalize_advantage",
@@ -320,7 +321,7 @@ class Population:
 
     def _act(self) -> NDArray[Any]:
         """Actions of all sub-environments, of the policies."""
-        return self._choose(obs_as_tensor(self._last_obs, self.device), self._last_masks, deterministic=False)
+        return self._choose(obs_as_tensor(self._last_obs, self.device), self._last_masks, self._acting_noise())
 
     def predict(
         self, observations: Any, action_masks: NDArray[Any] | None = None, *, deterministic: bool = False
@@ -339,10 +340,11 @@ class Population:
         count = len(tree_leaves(tensors)[0])
         if count % len(self):
             raise ValueError(f"observations must be equally many of each of {len(self)} members, but got {count}.")
-        return self._choose(tensors, action_masks, deterministic=deterministic)
+        noise = None if deterministic else self._action_noise(count // len(self))
+        return self._choose(tensors, action_masks, noise)
 
-    def _choose(self, tensors: Any, action_masks: NDArray[Any] | None, *, deterministic: bool) -> NDArray[Any]:
-        """:meth:`predict` for observations that are tensors, and known to fit."""
+    def _choose(self, tensors: Any, action_masks: NDArray[Any] | None, noise: Tensor | None) -> NDArray[Any]:
+        """:meth:`predict` for observations that are tensors, and known to fit; without noise, the most probable."""
         first = self._members[0]
         first.policy.set_training_mode(False)
         mask = None
@@ -350,7 +352,6 @@ class Population:
             matrix = to_matrix(first.policy.actor.head.codec, action_masks)
             mask = self._grouped(torch.as_tensor(matrix, device=self.device))
         tensors = _map(self._grouped, tensors)
-        noise = None if deterministic else self._action_noise(tree_leaves(tensors)[0].shape[1])
         with torch.no_grad():
             inputs = (tensors, mask, noise)
             is_same = self._traced_choose is not None and self._fingerprint.is_same()
@@ -378,6 +379,10 @@ class Population:
         """Gumbel noise of ``count`` actions of each member."""
         codec = self._members[0].policy.actor.head.codec
         return gumbel_noise((len(self), count, codec.n, codec.K), generator=self._generators)
+
+    def _acting_noise(self) -> Tensor:
+        """That of the next actions of all sub-environments."""
+        return self._action_noise(self.n_envs)
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         """``[S * m, ...]`` as ``[S, m, ...]``."""
