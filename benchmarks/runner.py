@@ -467,10 +467,13 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
     plans = json.loads(json.dumps([_described(plan) for plan in suite.plans]))
     present = {(row["label"], row["env"]) for row in read_table(out, RESULTS)}
     before = {(plan["label"], plan["env"]): plan for plan in stored["plans"]}
-    for plan in plans:
+    for plan, config in zip(plans, (plan.config for plan in suite.plans), strict=True):
         place = (plan["label"], plan["env"])
         if place in present and place in before:
             there, ours = ({**each, "seeds": None} for each in (before[place], plan))
+            # Settings that the agent has been given since were at their defaults, which are what it did before.
+            there["settings"] = {**dataclasses.asdict(type(config.settings)()), **there["settings"]}
+            there = json.loads(json.dumps(there))
             if there != ours:
                 raise UsageError(
                     f"{out} holds results of {plan['label']} on {plan['env']} with {_difference(there, ours)}: choose "

@@ -2,8 +2,8 @@
 
 A probe that fails says where to look. Those with one step test the critic (``OneStep``), the observations it sees
 (``Observation``), the actor (``Action``, ``ObservationAction``) and the spaces (``Start``, ``DictObservation``,
-``Image``); ``Discount``, ``Truncation`` and ``Delay`` test the target. Each docstring states the optimal value
-:math:`Q(s, a)` without entropy, in units of return; gamma is the agent's discount factor.
+``Image``); ``Discount``, ``Truncation`` and ``Delay`` test the target, ``Streak`` exploration. Each docstring states
+the optimal value :math:`Q(s, a)` without entropy, in units of return; gamma is the agent's discount factor.
 
 In the spirit of Jones 2021, "Debugging reinforcement learning systems without the agonizing pain".
 """
@@ -27,6 +27,7 @@ __all__ = [
     "OneStep",
     "Probe",
     "Start",
+    "Streak",
     "Truncation",
 ]
 
@@ -233,6 +234,29 @@ class Delay(Probe):
     def observe(self) -> np.ndarray:
         """Time and first action."""
         return np.array([min(self.time / 2, 1.0), self.first_action], dtype=np.float32)
+
+
+class Streak(Probe):
+    """Sixteen times action 0 in a row is worth 1, and ends the episode; it is cut off after 200 steps.
+
+    The observation is the share x of the way, and action 1 leads back to 0. Q(x, 0) = gamma^(15 - 16 x),
+    Q(x, 1) = gamma^16. A uniform policy whose actions are independent is paid once in some 130,000 steps.
+    """
+
+    LENGTH = 16
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetReturn:
+        """Back to the start."""
+        super().reset(seed=seed)
+        self.time, self.streak = 0, 0
+        return _vector(0.0), {}
+
+    def step(self, action: np.int64) -> StepReturn:
+        """Goes on, or back to the start."""
+        self.time += 1
+        self.streak = self.streak + 1 if action == 0 else 0
+        reached = self.streak == self.LENGTH
+        return _vector(self.streak / self.LENGTH), float(reached), reached, self.time == 200 and not reached, {}
 
 
 for _name in __all__:

@@ -198,6 +198,23 @@ def test_results_of_something_else_are_not_mixed_in(
     assert "was begun with steps 240 instead of 250: remove it" in capsys.readouterr().err
 
 
+def test_settings_that_are_new_had_their_defaults_before(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "Child", None)  # nothing may be started
+    shutil.copy(whole / "results.csv", tmp_path / "results.csv")
+    stored = json.loads((whole / "suite.json").read_text())
+    for plan in stored["plans"]:
+        plan["settings"].pop("max_noise_duration", None)
+    (tmp_path / "suite.json").write_text(json.dumps(stored))
+    path = tmp_path / "tiny.toml"
+    path.write_text(SUITE)
+    assert bench(path, tmp_path) == 0
+    path.write_text(SUITE.replace("batch_size = 16", "batch_size = 16, max_noise_duration = 4"))
+    assert bench(path, tmp_path) == 2
+    assert "gumbel-sac on CartPole-v1 with max_noise_duration 1 instead of 4" in capsys.readouterr().err
+
+
 def test_finished_folders_of_other_settings_are_not_taken(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

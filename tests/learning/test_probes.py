@@ -76,7 +76,7 @@ def assert_close(actual: Tensor, expected: Any, tolerance: float) -> None:
 
 
 def test_every_probe_is_registered() -> None:
-    assert len(PROBES) == 10
+    assert len(PROBES) == 11
     for name in PROBES:
         env = gym.make(name).unwrapped
         assert isinstance(env, envs.probes.Probe)
@@ -248,6 +248,20 @@ def test_a_learned_coefficient_makes_up_for_a_biased_gradient() -> None:
 def test_the_target_entropy_counts_the_actions() -> None:
     model = train("Start", 1000, ent_coef="auto", target_entropy_ratio=0.6)
     assert entropy(policy(model, vector(0.0))) == pytest.approx(0.6 * math.log(3), abs=0.03)
+
+
+# Exploration
+
+
+def test_a_long_streak_is_found_by_noise_that_is_kept_and_by_no_other() -> None:
+    settings: dict[str, Any] = {"gamma": 0.9, "ent_coef": 0.02, "entropy_in_target": False, "n_steps": 4}
+    fresh = train("Streak", 3000, **settings)
+    assert not fresh.replay_buffer.state_dict()["rewards"].any()  # type: ignore[union-attr]
+    kept = train("Streak", 3000, max_noise_duration=64, **settings)
+    for streak in (0, 8, 15):
+        observation = vector(streak / 16)
+        assert_close(values(kept, observation)[:, 0], 0.9 ** (15 - streak), 0.05)
+        assert kept.predict(observation, deterministic=True)[0] == 0
 
 
 # Other observations
