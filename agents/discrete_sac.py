@@ -62,8 +62,8 @@ class Settings:
     """How far a critic may move from its target network in the loss; None for any distance."""
     max_grad_norm: float | None = None
     """Largest norm of the gradient; None for any."""
-    max_noise_duration: int = 1
-    """Steps for which the noise of actions is kept at most; 1: drawn anew at every step."""
+    exploration_eps: float = 0.0
+    """Chance that an environment begins, at a step, to repeat a random action for a while."""
     layer_norm: bool = False
     """Normalise the critics' hidden layers."""
     critic: Literal["auto", "choices", "multilinear", "network"] = "auto"

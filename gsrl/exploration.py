@@ -1,4 +1,4 @@
-"""Exploration that lasts: noise that is kept for more than one action."""
+"""Exploration that lasts for more than one action."""
 
 from __future__ import annotations
 
@@ -9,51 +9,59 @@ from torch import Tensor
 
 from gsrl.relaxations import gumbel_noise
 
-__all__ = ["PersistentNoise"]
+__all__ = ["PersistentExploration"]
 
 EXPONENT = 2.0
-"""Of the durations' distribution, as in the source."""
+"""Of the distribution of durations, as in the source."""
+
+LONGEST = 100
+"""Steps that exploration lasts at most."""
+
+LOUD = 1e6
+"""Factor of noise that logits do not count beside, while those of illegal choices still do."""
 
 
-class PersistentNoise:
-    r"""Gumbel noise of actions that each environment keeps for a random number of steps.
+class PersistentExploration:
+    r"""Now and then an environment repeats choices that were drawn uniformly, for a random number of steps.
 
-    An action is the arg max of logits plus Gumbel noise. With noise drawn anew at every step, a policy that gives a
-    choice the probability .3 takes it 25 times in a row once in :math:`10^{13}` attempts; with noise that is kept for
-    so long, in three of ten. The noise is kept, not the action: where logits change, so may the choice. Durations d are
-    drawn with :math:`P(d) \propto d^{-2}` up to a largest one, so that most are of a single step.
+    At each step an environment that does not explore begins to, with the probability epsilon, for d steps, where
+    :math:`P(d) \propto d^{-2}` up to 100. What takes the same choice 25 times in a row is found so even if the policy
+    is not all but certain of that choice, and choices that it has given up are tried again.
 
-    The first action of each duration is a draw of the policy. The later ones are at states to which the same noise has
-    led, and given the state they are no exact draws: this is for learners that are off-policy.
+    All of this is a matter of the Gumbel noise by which actions are chosen, the arg max of logits plus noise: while an
+    environment explores, its noise is kept and is so large that logits do not count. So choices are uniform over the
+    legal ones, where these change over those that are left, and all factors explore together.
 
-    Source: the durations are those of temporally-extended epsilon-greedy exploration, Dabney et al. 2021 (2006.01782),
-    which repeats actions that are drawn uniformly; to keep the noise in their place is gsrl's own.
+    What is in replay then is not only the policy's: this is for learners that are off-policy.
+
+    Source: Dabney et al. 2021, "Temporally-Extended Epsilon-Greedy Exploration" (2006.01782), with draws of the policy
+    in the place of greedy actions.
 
     Args:
-        max_durations: Steps that the noise is kept at most, of each member of a population, or of one agent.
+        epsilons: Of each member of a population, or of one agent, in [0, 1].
         shape: ``(n_envs, n, K)``.
         device: Of the noise.
 
     Attributes:
-        noise: What is kept, float32 ``[S, n_envs, n, K]``.
-        remaining: Steps for which it still holds, int64 ``[S, n_envs]``.
+        noise: What is kept while exploring, float32 ``[S, n_envs, n, K]``.
+        remaining: Steps for which it holds, int64 ``[S, n_envs]``.
 
     Raises:
-        ValueError: A duration is below 1.
+        ValueError: An epsilon is out of range.
     """
 
-    def __init__(self, max_durations: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        if min(max_durations) < 1:
-            raise ValueError(f"max_durations must be at least 1, but got {list(max_durations)}.")
-        self.max_durations = list(max_durations)
-        count = len(self.max_durations)
+    def __init__(self, epsilons: Sequence[float], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        if not all(0 <= epsilon <= 1 for epsilon in epsilons):
+            raise ValueError(f"epsilons must be in [0, 1], but got {list(epsilons)}.")
+        self.epsilons = list(epsilons)
+        count = len(self.epsilons)
         self.noise = torch.zeros(count, *shape, device=device)
         self.remaining = torch.zeros(count, shape[0], dtype=torch.int64, device=device)
-        steps = torch.arange(1, max(self.max_durations) + 1, dtype=torch.float64)
-        longest = torch.tensor(self.max_durations)[:, None]
-        weights = steps**-EXPONENT * (steps <= longest)
-        cumulative = weights.cumsum(-1) / weights.sum(-1, keepdim=True)
-        self._cumulative = cumulative.masked_fill(steps >= longest, 1.0).to(device)  # whatever the rounding
+        weights = torch.arange(1, LONGEST + 1, dtype=torch.float64) ** -EXPONENT
+        shares = weights.cumsum(0) / weights.sum()
+        shares[-1] = 1.0  # whatever the rounding
+        # Below epsilon, one uniform number says both that exploration begins and how long it lasts.
+        self._bounds = (torch.tensor(self.epsilons, dtype=torch.float64)[:, None] * shares).to(device)
 
     def advance(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Goes on to the next actions.
@@ -62,28 +70,30 @@ class PersistentNoise:
             generators: One of each member, which draws what it would draw alone.
 
         Returns:
-            Their noise, ``[S, n_envs, n, K]``; it is :attr:`noise`, which changes at the next call.
+            The noise to choose them by, ``[S, n_envs, n, K]``: Gumbel noise, or what is kept, and loud.
         """
         fresh = gumbel_noise(self.noise.shape, generator=generators, device=self.noise.device)
-        uniform = torch.zeros(self.remaining.shape, dtype=torch.float64, device=self.noise.device)
-        for row, generator, longest in zip(uniform, generators, self.max_durations, strict=True):
-            if longest > 1:
+        uniform = torch.ones(self.remaining.shape, dtype=torch.float64, device=self.noise.device)
+        for row, generator, epsilon in zip(uniform, generators, self.epsilons, strict=True):
+            if epsilon > 0:
                 row.uniform_(generator=generator)
-        is_due = self.remaining == 0
-        durations = 1 + torch.searchsorted(self._cumulative, uniform, right=True)
-        self.noise.copy_(torch.where(is_due[..., None, None], fresh, self.noise))
-        self.remaining.copy_(torch.where(is_due, durations, self.remaining) - 1)
-        return self.noise
+        begins = (self.remaining == 0) & (uniform < self._bounds[:, -1:])
+        durations = 1 + torch.searchsorted(self._bounds, uniform, right=True)
+        self.noise.copy_(torch.where(begins[..., None, None], fresh, self.noise))
+        self.remaining.copy_(torch.where(begins, durations, self.remaining))
+        explores = self.remaining > 0
+        self.remaining.sub_(explores.long())
+        return torch.where(explores[..., None, None], LOUD * self.noise, fresh)
 
     @classmethod
-    def stacked(cls, parts: Sequence[PersistentNoise]) -> PersistentNoise:
+    def stacked(cls, parts: Sequence[PersistentExploration]) -> PersistentExploration:
         """Several as one, of whose tensors theirs become rows.
 
         Args:
             parts: Each of one agent, with the same number of environments and choices.
         """
         first = parts[0].noise
-        whole = cls([part.max_durations[0] for part in parts], first.shape[1:], first.device)
+        whole = cls([part.epsilons[0] for part in parts], first.shape[1:], first.device)
         whole.load_state_dict(
             {name: torch.cat([part.state_dict()[name] for part in parts]) for name in ("noise", "remaining")}
         )

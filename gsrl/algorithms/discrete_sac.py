@@ -35,7 +35,7 @@ from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, Mu
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
-from gsrl.exploration import PersistentNoise
+from gsrl.exploration import PersistentExploration
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import to_matrix
@@ -96,9 +96,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         max_grad_norm: Largest gradient norm of the actor, of the critics, and of a learned entropy coefficient, each by
             itself; None: not clipped.
         target_update_interval: Updates between moves of the target networks.
-        max_noise_duration: Steps for which an environment keeps the noise of its actions at most, see
-            :class:`gsrl.exploration.PersistentNoise`; 1: it is drawn anew at every step. More finds what takes the same
-            choice many times in a row.
+        exploration_eps: Chance that an environment begins, at a step, to repeat choices that were drawn uniformly, see
+            :class:`gsrl.exploration.PersistentExploration`. It finds what takes the same choice many times in a row.
         policy_kwargs: Arguments of the policy, such as ``net_arch``.
         stats_window_size: Episodes that the logged return is averaged over.
         tensorboard_log: Folder for TensorBoard; None: no logging there.
@@ -142,7 +141,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "q_clip",
         "max_grad_norm",
         "target_update_interval",
-        "max_noise_duration",
+        "exploration_eps",
         "policy_kwargs",
         "stats_window_size",
         "tensorboard_log",
@@ -150,7 +149,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "seed",
     )
     REFUSED: ClassVar[Mapping[str, str]] = {
-        "action_noise": "the policy explores by its own entropy",
+        "exploration": "the policy explores by its own entropy",
         "replay_buffer_class": "the agent has its own replay buffer",
         "replay_buffer_kwargs": "the agent has its own replay buffer",
         "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
@@ -194,7 +193,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         q_clip: float | None = None,
         max_grad_norm: float | None = None,
         target_update_interval: int = 1,
-        max_noise_duration: int = 1,
+        exploration_eps: float = 0.0,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -244,7 +243,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self.q_clip = q_clip
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
-        self.max_noise_duration = max_noise_duration
+        self.exploration_eps = exploration_eps
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
@@ -255,7 +254,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._check_settings()
         codec = OneHotCodec(self.action_space)
         self._replay_generator = np.random.default_rng()
-        self._action_noise = PersistentNoise([self.max_noise_duration], (self.n_envs, codec.n, codec.K), self.device)
+        self._exploration = PersistentExploration([self.exploration_eps], (self.n_envs, codec.n, codec.K), self.device)
         self._begin_setup()
         self._convert_train_freq()
 
@@ -322,6 +321,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"target_entropy must be 'auto' or a number of nats, but got {self.target_entropy!r}.")
         if not 0 <= self.target_entropy_ratio <= 1:
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
+        if not 0 <= self.exploration_eps <= 1:
+            raise ValueError(f"exploration_eps must be in [0, 1], but got {self.exploration_eps}.")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau must be in (0, 1], but got {self.tau}.")
         for name in ("q_clip", "max_grad_norm"):
@@ -334,9 +335,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 f"target_entropy must be from 0 to that of the uniform policy, {largest:.4g} nats, "
                 f"but got {self.target_entropy}."
             )
-        self._check_integers(
-            "buffer_size", "batch_size", "n_steps", "target_update_interval", "max_noise_duration", least=1
-        )
+        self._check_integers("buffer_size", "batch_size", "n_steps", "target_update_interval", least=1)
         self._check_integers("learning_starts", least=0)
         self._check_integers("gradient_steps", least=-1)
         frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
@@ -346,7 +345,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _seed_others(self, sequence: np.random.SeedSequence) -> None:
         # In place: the replay buffer holds the same generator.
         self._replay_generator.bit_generator.state = np.random.default_rng(sequence).bit_generator.state
-        self._action_noise.remaining.zero_()
+        self._exploration.remaining.zero_()
 
     # Training
 
@@ -444,7 +443,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        noise = self._action_noise.advance([self.generator])[0] if self.max_noise_duration > 1 else None
+        noise = self._exploration.advance([self.generator])[0] if self.exploration_eps > 0 else None
         if self.num_timesteps < learning_starts:
             codec = self.policy.actor.head.codec
             legal = self.policy.actor.head.mask
@@ -566,8 +565,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             replay_buffer: Whether the replay buffer is in it.
         """
         state = super().state_dict()
-        if self.max_noise_duration > 1:
-            state["action_noise"] = self._action_noise.state_dict()
+        if self.exploration_eps > 0:
+            state["exploration"] = self._exploration.state_dict()
         if replay_buffer and self.replay_buffer is not None:
             state["replay_buffer"] = self.replay_buffer.state_dict()
         return state
@@ -578,16 +577,16 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if "replay_buffer" in state:
             replay_buffer = self._make_replay_buffer(state["replay_buffer"])
         super().load_state_dict(state)
-        if self.max_noise_duration > 1:
-            self._action_noise.load_state_dict(state["action_noise"])
+        if self.exploration_eps > 0:
+            self._exploration.load_state_dict(state["exploration"])
         self.replay_buffer = replay_buffer
 
     def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
         return self.state_dict(replay_buffer="replay_buffer" in included)
 
     def _drop_misfits(self, tree: dict[str, Any]) -> None:
-        if self.max_noise_duration > 1 and (self.n_envs != tree["n_envs"] or "action_noise" not in tree):
-            tree["action_noise"] = self._action_noise.state_dict()
+        if self.exploration_eps > 0 and (self.n_envs != tree["n_envs"] or "exploration" not in tree):
+            tree["exploration"] = self._exploration.state_dict()
         if self.n_envs != tree["n_envs"] and tree.pop("replay_buffer", None) is not None:
             warnings.warn(
                 f"the replay buffer of {tree['n_envs']} environments was left out: env has {self.n_envs}.",

@@ -45,7 +45,7 @@ VECTORS = (
     "target_entropy_ratio",
     "temperature",
     "n_steps",
-    "max_noise_duration",
+    "exploration_eps",
     "n_episodes",
     "gae_lambda",
     "normalize_advantage",

@@ -18,7 +18,7 @@ from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
-from gsrl.exploration import PersistentNoise
+from gsrl.exploration import PersistentExploration
 from gsrl.masking import current_masks, to_matrix
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
@@ -87,9 +87,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         self._constant_learning_rate = None
         if not any(map(callable, rates)):
             self._constant_learning_rate = torch.tensor(rates, dtype=torch.float64, device=self.device)
-        self._persistent_noise = None
-        if any(member.max_noise_duration > 1 for member in members):
-            self._persistent_noise = PersistentNoise.stacked([member._action_noise for member in members])
+        self._exploration = None
+        if any(member.exploration_eps > 0 for member in members):
+            self._exploration = PersistentExploration.stacked([member._exploration for member in members])
         self._tau = torch.tensor([member.tau for member in members], dtype=torch.float64, device=self.device)
 
     # Training
@@ -146,9 +146,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         return self._members[0].policy.to_actions(uniform.sample(noise=noise).argmax(-1))
 
     def _acting_noise(self) -> Tensor:
-        if self._persistent_noise is None:
+        if self._exploration is None:
             return super()._acting_noise()
-        return self._persistent_noise.advance(self._generators)
+        return self._exploration.advance(self._generators)
 
     def sample(self) -> ReplayBatch:
         """Draws a batch of transitions for each member, ``[S, B, ...]``."""

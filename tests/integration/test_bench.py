@@ -205,14 +205,14 @@ def test_settings_that_are_new_had_their_defaults_before(
     shutil.copy(whole / "results.csv", tmp_path / "results.csv")
     stored = json.loads((whole / "suite.json").read_text())
     for plan in stored["plans"]:
-        plan["settings"].pop("max_noise_duration", None)
+        plan["settings"].pop("exploration_eps", None)
     (tmp_path / "suite.json").write_text(json.dumps(stored))
     path = tmp_path / "tiny.toml"
     path.write_text(SUITE)
     assert bench(path, tmp_path) == 0
-    path.write_text(SUITE.replace("batch_size = 16", "batch_size = 16, max_noise_duration = 4"))
+    path.write_text(SUITE.replace("batch_size = 16", "batch_size = 16, exploration_eps = 0.5"))
     assert bench(path, tmp_path) == 2
-    assert "gumbel-sac on CartPole-v1 with max_noise_duration 1 instead of 4" in capsys.readouterr().err
+    assert "gumbel-sac on CartPole-v1 with exploration_eps 0.0 instead of 0.5" in capsys.readouterr().err
 
 
 def test_finished_folders_of_other_settings_are_not_taken(

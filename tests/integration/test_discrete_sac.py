@@ -490,20 +490,20 @@ def test_a_restored_state_goes_on_bit_identically() -> None:
     np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], other.predict(OBSERVATIONS)[0])
 
 
-def test_noise_is_kept_across_a_restored_state_and_begins_anew_where_it_cannot_be(tmp_path: Path) -> None:
-    model = make_model(max_noise_duration=100).learn(50)
-    other = make_model(max_noise_duration=100, seed=9)
+def test_exploration_goes_on_in_a_restored_state_and_begins_anew_where_it_cannot(tmp_path: Path) -> None:
+    model = make_model(exploration_eps=0.5).learn(50)
+    other = make_model(exploration_eps=0.5, seed=9)
     other.load_state_dict(model.state_dict())
     for _ in range(30):
-        mine, theirs = (agent._action_noise.advance([agent.generator]) for agent in (model, other))
+        mine, theirs = (agent._exploration.advance([agent.generator]) for agent in (model, other))
         assert torch.equal(mine, theirs)
     model.save(tmp_path / "model")
     assert DiscreteSAC.load(tmp_path / "model", env=make_vec_env(CARTPOLE, 3)).learn(30).num_timesteps == 30
-    make_model().save(tmp_path / "fresh_noise")
-    loaded = DiscreteSAC.load(tmp_path / "fresh_noise", env=gym.make(CARTPOLE), max_noise_duration=5)
+    make_model().save(tmp_path / "without")
+    loaded = DiscreteSAC.load(tmp_path / "without", env=gym.make(CARTPOLE), exploration_eps=0.5)
     assert loaded.learn(30).num_timesteps == 30
     model.set_random_seed(3)
-    assert not model._action_noise.remaining.any()
+    assert not model._exploration.remaining.any()
 
 
 class Schedule:
@@ -915,7 +915,7 @@ def test_the_running_mean_advances_once_an_update() -> None:
         ({"max_grad_norm": -1.0}, "max_grad_norm must be positive or None, but got -1.0"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, but got 0"),
         ({"target_update_interval": 0}, "target_update_interval must be an integer of at least 1, but got 0"),
-        ({"max_noise_duration": 0}, "max_noise_duration must be an integer of at least 1, but got 0"),
+        ({"exploration_eps": 1.5}, r"exploration_eps must be in \[0, 1\], but got 1.5"),
         ({"ent_coef": "automatic"}, "ent_coef must be 'auto', .* but got 'automatic'"),
         ({"ent_coef": "auto_x"}, "ent_coef must be 'auto', .* but got 'auto_x'"),
         ({"ent_coef": "auto_0"}, "ent_coef must be 'auto', .* but got 'auto_0'"),

@@ -96,8 +96,8 @@ CASES: dict[str, tuple[str | Callable[[], gym.Env], dict[str, Any]]] = {
     "fixed alpha": (CARTPOLE, {"ent_coef": 0.1, "entropy_in_target": False}),
     "falling learning rate": (CARTPOLE, {"learning_rate": lambda remaining: 1e-3 * remaining}),
     "falling entropy coefficient": (CARTPOLE, {"ent_coef": ExponentialSchedule(0.4, 0.01)}),
-    "noise that is kept": (CARTPOLE, {"max_noise_duration": 8}),
-    "noise that is kept, masks": ("gsrl/MaskedGrid-v0", {"max_noise_duration": 8}),
+    "exploration": (CARTPOLE, {"exploration_eps": 0.2}),
+    "exploration, masks": ("gsrl/MaskedGrid-v0", {"exploration_eps": 0.2}),
     "several factors, networks": ("gsrl/FactoredMatch-v0", {"estimator": "st-gumbel"}),
     "several factors, multilinear": (
         "gsrl/BitMatch-v0",
@@ -168,7 +168,7 @@ def test_settings_may_differ_between_members() -> None:
         "target_entropy_ratio": (0.1, 0.5, 0.9),
         "n_steps": [1, 3, 7],
         "reward_scale": [1.0, 0.1, 5.0],
-        "max_noise_duration": [4, 1, 9],
+        "exploration_eps": [0.2, 0.0, 0.6],
     }
     population = Population(
         DiscreteSAC, CARTPOLE, [0, 0, 1], estimator="st-gumbel", temperature=[0.5, 1.0, 2.0], **(SMALL | vectors)
@@ -181,7 +181,7 @@ def test_settings_may_differ_between_members() -> None:
 
 
 def test_several_environments_a_member() -> None:
-    settings = SMALL | {"max_noise_duration": 5}
+    settings = SMALL | {"exploration_eps": 0.2}
     population = Population(DiscreteSAC, CARTPOLE, [3, 8], n_envs=2, **settings).learn(200)
     env = SyncVecEnv([lambda: Monitor(gym.make(CARTPOLE))] * 2)
     single = DiscreteSAC("MlpPolicy", env, seed=8, **settings).learn(200)
@@ -276,7 +276,7 @@ def test_stop_freezes_one_member() -> None:
 
 
 def test_keep_goes_on_with_some_members() -> None:
-    settings = SMALL | {"gamma": [0.9, 0.95, 0.99], "n_steps": [1, 2, 3], "max_noise_duration": [1, 5, 50]}
+    settings = SMALL | {"gamma": [0.9, 0.95, 0.99], "n_steps": [1, 2, 3], "exploration_eps": [0.0, 0.1, 0.5]}
     fewer, all_of_them = (Population(DiscreteSAC, CARTPOLE, [0, 1, 2], **settings).learn(100) for _ in range(2))
     fewer.keep([2, 0])
     for population in (fewer, all_of_them):
@@ -355,7 +355,7 @@ class Coin(gym.Env[Any, np.int64]):
 def test_a_saved_population_goes_on_to_the_same_result(tmp_path: Path) -> None:
     estimator = make_estimator("st-gumbel", temperature=ExponentialTemperature(2.0, 0.1, 100))
     settings = SMALL | {"gamma": [0.9, 0.99], "ent_coef": ["auto_0.5", "auto_2"], "estimator": estimator}
-    settings |= {"max_noise_duration": 50}
+    settings |= {"exploration_eps": 0.5}
     population = Population(DiscreteSAC, Coin, [3, 4], **settings).learn(100)
     population.stop(0)
     population.save(tmp_path / "population.zip")

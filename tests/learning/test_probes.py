@@ -253,15 +253,15 @@ def test_the_target_entropy_counts_the_actions() -> None:
 # Exploration
 
 
-def test_a_long_streak_is_found_by_noise_that_is_kept_and_by_no_other() -> None:
+def test_a_long_streak_is_found_by_exploration_that_lasts_and_by_no_other() -> None:
     settings: dict[str, Any] = {"gamma": 0.9, "ent_coef": 0.02, "entropy_in_target": False, "n_steps": 4}
-    fresh = train("Streak", 3000, **settings)
-    assert not fresh.replay_buffer.state_dict()["rewards"].any()  # type: ignore[union-attr]
-    kept = train("Streak", 3000, max_noise_duration=64, **settings)
+    without = train("Streak", 3000, **settings)
+    assert not without.replay_buffer.state_dict()["rewards"].any()  # type: ignore[union-attr]
+    model = train("Streak", 3000, exploration_eps=0.1, **settings)
     for streak in (0, 8, 15):
         observation = vector(streak / 16)
-        assert_close(values(kept, observation)[:, 0], 0.9 ** (15 - streak), 0.05)
-        assert kept.predict(observation, deterministic=True)[0] == 0
+        assert_close(values(model, observation)[:, 0], 0.9 ** (15 - streak), 0.05)
+        assert model.predict(observation, deterministic=True)[0] == 0
 
 
 # Other observations
