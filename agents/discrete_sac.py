@@ -128,6 +128,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "ent_coef": 0.1,
         "entropy_in_target": False,
         "critics": "mean",
+        "exploration_eps": 0.04,
         "layer_norm": True,
     },
     "Acrobot-v1": {
