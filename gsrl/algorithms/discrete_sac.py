@@ -149,7 +149,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "seed",
     )
     REFUSED: ClassVar[Mapping[str, str]] = {
-        "exploration": "the policy explores by its own entropy",
+        "action_noise": "the policy explores by its own entropy, and by exploration_eps",
         "replay_buffer_class": "the agent has its own replay buffer",
         "replay_buffer_kwargs": "the agent has its own replay buffer",
         "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
