@@ -19,7 +19,7 @@ from agents.environments import make_environments
 from agents.storage import load_state_dict
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
-from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback
+from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback, actor_problem
 from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slope
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.objectives import Problem, make_objective
@@ -62,7 +62,7 @@ ADAPT_STEPS = 500
 """Updates of that fit."""
 
 OBSERVATIONS = 64
-"""How many observations of a run's replay make its problem."""
+"""How many states of a run's replay make its problem."""
 
 
 def fitting_estimators(
@@ -170,7 +170,7 @@ def make_problem(objective: str, settings: Mapping[str, float]) -> Problem:
 
 
 def load_problem(folder: Path, seed: int) -> Problem:
-    """Builds the problem that the actor of a run faces: the value of its actions, at observations of its replay.
+    """Builds the problem that the actor of a run faces: the value of its legal actions, at states of its replay.
 
     Args:
         folder: Folder of the run, of a soft actor-critic agent.
@@ -194,14 +194,10 @@ def load_problem(folder: Path, seed: int) -> Problem:
         load_state_dict(model, checkpoint.load(path, device="cpu"), path)
         if not model.replay_buffer:
             raise UsageError(f"{folder} holds no observation yet: its training has not taken a step")
-        generator = np.random.default_rng(seed)
-        observations = model.replay_buffer.sample(OBSERVATIONS, model.get_vec_normalize_env(), generator).observations
+        name = f"{config.agent} on {config.env}"
+        return actor_problem(model, OBSERVATIONS, np.random.default_rng(seed), name)
     finally:
         env.close()
-    with torch.no_grad():
-        logits = model.policy.actor(observations).logits
-        f = model.policy.critic(observations).objective(model.critics)
-    return Problem(f"{config.agent} on {config.env}", logits, f)
 
 
 def measure(
@@ -244,7 +240,7 @@ def actor_gradient(model: BaseAlgorithm, num_samples: int, seed: int) -> dict[st
         return {}
     callback = GradientDiagnosticsCallback(estimators=[model.estimator], num_samples=num_samples, seed=seed)
     callback.model, callback.num_timesteps = model, model.num_timesteps
-    comparison, _ = callback._measure(model.replay_buffer)
+    comparison, _ = callback._measure()
     return {"norm": comparison.gradient_norm, **{name: getattr(comparison.rows[0], name) for name in STATISTICS}}
 
 

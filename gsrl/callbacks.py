@@ -16,21 +16,47 @@ from stable_baselines3.common.callbacks import EvalCallback as EvalWithoutMasks
 from stable_baselines3.common.vec_env import VecEnv
 
 from gsrl.algorithms import DiscreteSAC
-from gsrl.buffers import ReplayBuffer
 from gsrl.diagnostics import Comparison, CriticSlope, compare, critic_slope
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator
 from gsrl.evaluation import MaskedModel, takes_masks
 from gsrl.masking import adapt
+from gsrl.objectives import Problem
 from gsrl.timing import Stopwatch
 
-__all__ = ["EvalCallback", "GradientDiagnosticsCallback"]
+__all__ = ["EvalCallback", "GradientDiagnosticsCallback", "actor_problem"]
 
 DEFAULT_ESTIMATORS = ("st-gumbel", "gumbel-softmax", "straight-through", "reinmax", "reinforce", "rloo")
 """What is compared unless the user says otherwise, beside the agent's own estimator."""
 
 STATISTICS = ("relative_bias", "relative_bias_error", "variance", "snr", "cosine")
 """What is logged of each estimator: fields of :class:`gsrl.diagnostics.EstimatorStatistics`."""
+
+
+def actor_problem(model: DiscreteSAC, batch_size: int, generator: np.random.Generator, name: str = "actor") -> Problem:
+    r"""Builds the problem that an agent's actor faces: :math:`\mathbb{E}_{D \sim \pi(\cdot | s)}[Q(s, D)]` at states.
+
+    The states are drawn from the replay, with their action masks: the policy has the choices that were legal there.
+    Networks are in evaluation mode for as long as it takes, and nothing of the agent changes.
+
+    Args:
+        model: The agent, with a replay buffer that holds transitions.
+        batch_size: B, states drawn, with replacement.
+        generator: Draws them.
+        name: Of the problem.
+
+    Returns:
+        Logits ``[B, n, K]``, ``-inf`` where a choice is illegal; and Q as the actor sees it, the critics combined.
+    """
+    assert model.replay_buffer is not None
+    batch = model.replay_buffer.sample(batch_size, model.get_vec_normalize_env(), generator)
+    was_training = model.policy.training
+    model.policy.set_training_mode(False)
+    with torch.no_grad():
+        policy = model.policy.actor(batch.observations, batch.action_mask)
+        f = model.policy.critic(batch.observations).objective(model.critics)
+    model.policy.set_training_mode(was_training)
+    return Problem(name, policy.logits, f)
 
 
 class GradientDiagnosticsCallback(BaseCallback):
@@ -112,7 +138,7 @@ class GradientDiagnosticsCallback(BaseCallback):
         # Steps are counted over all environments: the first at or past each multiple of `every` is due.
         due = self.num_timesteps % self.every < self.model.n_envs
         if due and self.model._n_updates > 0 and self.model.replay_buffer:
-            self._log(*self._measure(self.model.replay_buffer))
+            self._log(*self._measure())
         return True
 
     def _estimators(self) -> Mapping[str, Estimator | str] | Sequence[Estimator | str]:
@@ -121,16 +147,15 @@ class GradientDiagnosticsCallback(BaseCallback):
         own = self.model.estimator
         return {name: name for name in DEFAULT_ESTIMATORS} | {own.name: own}
 
-    def _measure(self, buffer: ReplayBuffer) -> tuple[Comparison, CriticSlope]:
+    def _measure(self) -> tuple[Comparison, CriticSlope]:
         generator = np.random.default_rng([self.seed, self.num_timesteps])
         noise_seed = int(generator.integers(2**63))
-        batch = buffer.sample(self.batch_size, self.model.get_vec_normalize_env(), generator)
-        with torch.no_grad():
-            policy = self.model.policy.actor(batch.observations, batch.action_mask)
-            f = self.model.policy.critic(batch.observations).objective(self.model.critics)
-        comparison = compare(policy, f, self._estimators(), self.num_samples, seed=noise_seed, measure_cost=False)
+        problem = actor_problem(self.model, self.batch_size, generator)
+        policy = problem.policy()
+        estimators = self._estimators()
+        comparison = compare(policy, problem.f, estimators, self.num_samples, seed=noise_seed, measure_cost=False)
         one_hot = policy.sample(generator=torch.Generator(self.model.device).manual_seed(noise_seed))
-        return comparison, critic_slope(f, one_hot, policy.mask)
+        return comparison, critic_slope(problem.f, one_hot, policy.mask)
 
     def _log(self, comparison: Comparison, slope: CriticSlope) -> None:
         self.comparison = comparison

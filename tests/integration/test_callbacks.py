@@ -14,13 +14,14 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs  # noqa: F401  (registers the probes)
 from gsrl import DiscreteSAC, make_estimator
 from gsrl.buffers import ReplayBatch
-from gsrl.callbacks import GradientDiagnosticsCallback
+from gsrl.callbacks import GradientDiagnosticsCallback, actor_problem
 from gsrl.diagnostics import compare
 from gsrl.estimators import GumbelSoftmax, STGumbel
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
@@ -321,3 +322,19 @@ def test_what_is_measured_is_the_policy_of_legal_choices(monkeypatch: pytest.Mon
     legal = policies[-1].mask.sum(-1)
     assert (legal < 16).all()
     assert legal.unique().numel() > 1
+
+
+class Dropped(FlattenExtractor):
+    """Observations, of which training sees half."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return torch.dropout(super().forward(observations), 0.5, self.training)
+
+
+def test_what_is_measured_is_the_network_without_dropout() -> None:
+    model = make_model(policy_kwargs={"net_arch": [8], "features_extractor_class": Dropped}).learn(60)
+    model.policy.set_training_mode(True)
+    first, second = (actor_problem(model, 32, np.random.default_rng(0)) for _ in range(2))
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(*(problem.f(torch.eye(2).expand(1, 32, 2, 2)[:, :, :1]) for problem in (first, second)))
+    assert model.policy.training

@@ -6,6 +6,7 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,6 +174,17 @@ def test_the_problem_of_a_run_is_its_actor_and_its_critics(run: Path) -> None:
     first, second = torch.eye(2).reshape(2, 1, 1, 2).expand(2, gradients.OBSERVATIONS, 1, 2)
     both = problem.f(torch.stack([first, second]))
     torch.testing.assert_close(both.T, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_problem_of_a_run_with_masks_has_the_choices_that_were_legal(tmp_path: Path) -> None:
+    small = [*TRAIN, "--net-arch", "8", "--eval-episodes", "2"]
+    assert run_agent.main(["train", "--env", "gsrl/MaskedGrid-v0", *small, "--out", str(tmp_path / "run")]) == 0
+    policy = gradients.load_problem(tmp_path / "run", seed=3).policy()
+    replay = checkpoint.load(tmp_path / "run" / "checkpoint.zip")["model"]["replay_buffer"]
+    stored = np.unpackbits(np.asarray(replay["action_masks"]), axis=-1, count=16).reshape(-1, 16).astype(bool)
+    assert {tuple(row) for row in policy.mask[:, 0].tolist()} <= {tuple(row) for row in stored.tolist()}
+    assert (policy.mask.sum(-1) < 16).all()
+    assert len(policy.mask.unique(dim=0)) > 8
 
 
 def test_a_run_is_measured_in_its_own_folder(
