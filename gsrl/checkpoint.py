@@ -2,7 +2,8 @@
 
 The file holds `checkpoint.json` (the format's name and version, the gsrl version and the tree) and `arrays/<i>.npy`.
 Loading a stranger's file is safe: there is no pickle, classes are found by exact name in a fixed table, and nothing is
-imported unless the caller says `trusted=True`.
+imported unless the caller says `trusted=True`. It costs no more than the file's size says: nothing is compressed, each
+array is read once, and what is about to be built from settings is compared with the parameters that are there first.
 
 The tree is any nesting of dict, list, tuple, `deque`, None, bool, int, float and str, with these leaves:
 
@@ -44,15 +45,28 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from torch import Tensor, nn
 
 from gsrl._version import __version__
-from gsrl.estimators import ESTIMATORS, make_estimator
+from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import TEMPERATURES, make_temperature
 
-__all__ = ["CheckpointError", "check_entries", "fitting", "load", "register", "save"]
+__all__ = [
+    "CheckpointError",
+    "Stored",
+    "check_counts",
+    "check_entries",
+    "check_finite",
+    "check_module",
+    "fitting",
+    "load",
+    "register",
+    "save",
+]
 
 FORMAT = "gsrl-checkpoint"
 FORMAT_VERSION = 1
 DOCUMENT = "checkpoint.json"
+SMALL = 2**20
+"""Numbers that may be allocated for what a file only names, however small it is."""
 
 Class = TypeVar("Class", bound=type)
 KeyPath = tuple[str, ...]
@@ -156,19 +170,109 @@ def fitting(path: Any) -> Iterator[None]:
         path: Path of the file, or the file; a string may be what to call it.
 
     Raises:
-        CheckpointError: The block raised a KeyError, RuntimeError, TypeError or ValueError.
+        CheckpointError: The block raised any other exception, but for one of the system: an OSError, or that a device
+            is out of memory.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (OSError, torch.OutOfMemoryError):
         raise
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # libraries raise what they like at values that are none
         what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = what + " ".join(str(error).split())  # torch's have several lines
         raise CheckpointError(
             f"{_file_name(path)} does not fit the settings, or this version of gsrl, {__version__}: "
             f"{reason.rstrip('.')}; train again, or load it with the settings and the version that wrote it"
         ) from error
+
+
+def check_counts(tree: Mapping[str, Any], *names: str) -> None:
+    """Refuses entries that are no integers of at least 0.
+
+    Args:
+        tree: What was loaded.
+        names: Of the entries.
+
+    Raises:
+        CheckpointError: One is none; the message names it.
+    """
+    for name in names:
+        value = tree[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise CheckpointError(f"{name} must be an integer of at least 0, but is {value!r}")
+
+
+class Stored(NamedTuple):
+    """How much a tree holds, which bounds what may be built to hold it."""
+
+    tensors: int
+    """How many tensors: a network has no more layers, and a population no more members."""
+    numbers: int
+    """Elements of all of them: no layer is wider."""
+
+    @classmethod
+    def of(cls, tree: Any) -> Stored:
+        """Counts the tensors of a tree, and their elements."""
+        tensors = [leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor)]
+        return cls(len(tensors), sum(tensor.numel() for tensor in tensors))
+
+    def check(self, settings: Any, name: str = "settings") -> None:
+        """Refuses sizes of networks that this much does not fill: too many layers, or too wide ones.
+
+        Args:
+            settings: A tree of them, such as ``policy_kwargs``; only integers and the lengths of lists count.
+            name: What to call it.
+
+        Raises:
+            CheckpointError: A size is too large.
+        """
+        leaves = _leaves(settings)
+        if len(leaves) > max(self.tensors, 64):
+            raise CheckpointError(f"{name} has {len(leaves)} sizes, but only {self.tensors} tensors are there")
+        for leaf in leaves:
+            if isinstance(leaf, int) and leaf > max(self.numbers, 64):
+                raise CheckpointError(f"{name} has a size of {leaf}, but only {self.numbers} numbers are there")
+
+
+def check_module(state: Any, make: Callable[[], nn.Module], name: str) -> None:
+    """Compares the tensors of a state dict with those of a module, before that takes any memory.
+
+    Args:
+        state: The state dict that was read.
+        make: Makes the module. It is called on torch's device ``meta``, where tensors have shapes and nothing else.
+        name: What to call the state.
+
+    Raises:
+        CheckpointError: An entry is missing, has another shape or is no such tensor.
+    """
+    with torch.device("meta"):
+        expected = make().state_dict()
+    _check_entries(state, expected, (name,))
+    for key, tensor in expected.items():
+        if not isinstance(state[key], Tensor):
+            raise CheckpointError(f"{name}.{key} must be a tensor, but is {type(state[key]).__name__}")
+        if tensor.is_floating_point() != state[key].is_floating_point():
+            raise CheckpointError(f"{name}.{key} must be of {tensor.dtype}, but is of {state[key].dtype}")
+
+
+def check_finite(state: Mapping[str, Any], what: str) -> None:
+    """Warns of parameters that are NaN or infinite, whose values decide nothing.
+
+    Args:
+        state: Tensors by name.
+        what: Whose they are, for the warning.
+    """
+    names = [
+        name
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
+    ]
+    if names:
+        warnings.warn(
+            f"{what} holds parameters that are not finite, such as {names[0]} ({len(names)} of {len(state)}): its "
+            "training diverged, and it cannot act",
+            stacklevel=3,
+        )
 
 
 def register(cls: Class) -> Class:
@@ -214,6 +318,14 @@ class _Recipe(NamedTuple):
 
 
 def _box(low: np.ndarray, high: np.ndarray, bounded_below: np.ndarray, bounded_above: np.ndarray) -> spaces.Box:
+    for name, array in (
+        ("low", low),
+        ("high", high),
+        ("bounded_below", bounded_below),
+        ("bounded_above", bounded_above),
+    ):
+        if not isinstance(array, np.ndarray) or array.shape != low.shape:
+            raise ValueError(f"{name} must be an array of the shape of low")
     box = spaces.Box(low, high, dtype=low.dtype.type)
     # An integer box made from infinite bounds is unbounded, yet holds the dtype's limits.
     box.bounded_below, box.bounded_above = bounded_below, bounded_above
@@ -411,9 +523,13 @@ def _import_name(value: Any) -> str | None:
 
 def _read(file: BinaryIO, name: str, device: torch.device, trusted: bool, replace: Mapping[str, Any]) -> Any:
     try:
+        size = file.seek(0, os.SEEK_END)
         with zipfile.ZipFile(file) as archive:
             root = _read_document(archive, name)["tree"]
-            return _Decoder(archive, name, device, trusted, replace).decode(root, ())
+            declared = sum(member.file_size for member in archive.infolist())
+            if declared > size:
+                raise ValueError(f"its members have {declared} bytes, but the file has {size}")
+            return _Decoder(archive, name, size, device, trusted, replace).decode(root, ())
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damaged bytes make zipfile, json and NumPy raise many kinds
@@ -455,10 +571,18 @@ class _Decoder:
     """Builds a tree from JSON nodes and the arrays of an archive."""
 
     def __init__(
-        self, archive: zipfile.ZipFile, file: str, device: torch.device, trusted: bool, replace: Mapping[str, Any]
+        self,
+        archive: zipfile.ZipFile,
+        file: str,
+        size: int,
+        device: torch.device,
+        trusted: bool,
+        replace: Mapping[str, Any],
     ) -> None:
         self.archive = archive
         self.file = file
+        self.size = size
+        self.indices: set[int] = set()
         self.device = device
         self.trusted = trusted
         self.replace = replace
@@ -498,7 +622,7 @@ class _Decoder:
             case {"type": "temperature", "name": str(name), "settings": dict(settings)}:
                 return self._build(functools.partial(make_temperature, name), settings, path)
             case {"type": "estimator", "name": str(name), "settings": dict(settings)}:
-                return self._build(functools.partial(make_estimator, name), settings, path)
+                return self._build(functools.partial(self._estimator, name), settings, path)
             case {"type": "unresolved", "name": str() | None as name, "repr": str(text)}:
                 return self._unresolved(name, text, path)
             case {"type": kind}:
@@ -516,12 +640,27 @@ class _Decoder:
         return {key: replace[key] if key in replace else self.decode(node, (*path, str(key))) for key, node in items}
 
     def _array(self, index: int) -> np.ndarray:
-        with _open(self.archive, _array_name(index)) as member:
+        name = _array_name(index)
+        if index in self.indices:
+            raise ValueError(f"{name} stands there twice")
+        self.indices.add(index)
+        with _open(self.archive, name) as member:
+            declared = _declared_size(member)
+        if declared != self.archive.getinfo(name).file_size:
+            raise ValueError(f"{name} says that it has {declared} bytes, but it has another number")
+        with _open(self.archive, name) as member:
             array = np.lib.format.read_array(member, allow_pickle=False)
             # The checksum is compared when the end is read.
             if member.read(1):
                 raise ValueError(f"{_array_name(index)} has bytes after its array")
         return array
+
+    def _estimator(self, name: str, **settings: Any) -> Estimator:
+        if "n" in settings:  # it has a network, whose tensors are in the file as well
+            n, K, width = (settings.get(size, 32) for size in ("n", "K", "width"))
+            if (n * K + width) * width > max(self.size, SMALL):
+                raise ValueError(f"its network of {n} x {K} inputs, {width} wide, is larger than the file")
+        return make_estimator(name, **settings)
 
     def _class(self, name: str, path: KeyPath) -> type:
         if name not in _CLASSES:
@@ -564,7 +703,30 @@ class _Decoder:
         return CheckpointError(f"{self.file}: {_dotted(path)} {message}")
 
 
+def _declared_size(member: IO[bytes]) -> int:
+    """Bytes of a ``.npy`` member by its own header, which is read; nothing is allocated for the array."""
+    version = np.lib.format.read_magic(member)
+    # Versions 2 and 3 differ in the encoding of field names alone.
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return member.tell() + math.prod(shape) * dtype.itemsize
+
+
 # Both
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """What stands in the dicts, lists and tuples of a tree, at any depth."""
+    leaves, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += node.values()
+        elif isinstance(node, list | tuple | deque):
+            waiting += node
+        else:
+            leaves.append(node)
+    return leaves
 
 
 def _array_name(index: int) -> str:

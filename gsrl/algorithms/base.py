@@ -9,6 +9,7 @@ import pathlib
 import warnings
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
@@ -20,12 +21,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
 from gsrl import checkpoint
 from gsrl._random import default_generator_lent, seed_of
+from gsrl._validation import is_number
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.masking import adapt, check_masks, current_masks, shows_masks
 from gsrl.spaces import OneHotCodec
@@ -120,13 +123,36 @@ class Algorithm(BaseAlgorithm):
             if self.env is not None:
                 self.env.seed(seed)
 
-    def _make_policy(self, **arguments: Any) -> None:
+    def _make_policy(self) -> None:
         with default_generator_lent(self._init_seed):
-            policy = self.policy_class(
-                self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
-            )
+            policy = self._new_policy()
         self.policy = policy.to(self.device)  # type: ignore[assignment]
         self.policy.generator = self.generator
+
+    def _new_policy(self, **arguments: Any) -> BasePolicy:
+        """The policy, with arguments beside those of every policy."""
+        return self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
+        )
+
+    def _check_saved_policy(self, parameters: Mapping[str, Any]) -> None:
+        """Compares saved parameters with the networks of these settings, before those take any memory.
+
+        Args:
+            parameters: What :meth:`get_parameters` returned.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: They are of other networks.
+        """
+        stored = checkpoint.Stored.of(parameters)
+        stored.check(self.policy_kwargs, "policy_kwargs")
+        for space in (self.observation_space, self.action_space):
+            if math.prod(space.shape or ()) > max(stored.numbers, checkpoint.SMALL):
+                raise checkpoint.CheckpointError(f"{space} is larger than the {stored.numbers} numbers that are there")
+        self._check_settings()
+        self._setup_lr_schedule()
+        float(self.lr_schedule(1.0))  # it may be any callable of a file's
+        checkpoint.check_module(parameters["policy"], self._new_policy, "parameters.policy")
 
     def _seed_others(self, sequence: np.random.SeedSequence) -> None:
         """Seeds what random numbers an algorithm has beside those of actions, noise and first weights."""
@@ -291,7 +317,10 @@ class Algorithm(BaseAlgorithm):
         # Settings are not needed: what the file cannot tell of them is no reason to refuse it.
         tree = self._read(load_path_or_dict, self.device, False, dict.fromkeys(self.SETTINGS))
         with checkpoint.fitting(load_path_or_dict):
-            checkpoint.check_entries(tree, {"parameters": self.get_parameters() if exact_match else None})
+            own = self.get_parameters()
+            checkpoint.check_entries(tree, {"parameters": own if exact_match else None})
+            if tree["parameters"].keys() - own.keys():  # Stable-Baselines3 would take them for paths of attributes
+                raise ValueError(f"parameters must be of {sorted(own)}, but are of {sorted(tree['parameters'])}")
             super().set_parameters(tree["parameters"], exact_match)
 
     def state_dict(self) -> dict[str, Any]:
@@ -396,38 +425,90 @@ class Algorithm(BaseAlgorithm):
             **kwargs: Settings to change.
 
         Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of a newer format, needs
+            gsrl.checkpoint.CheckpointError: The file is damaged, foreign, of another algorithm or a newer format, needs
                 ``custom_objects``, or lacks what this version of gsrl restores.
-            ValueError: ``env`` has other spaces than the agent, another algorithm saved the file, or the parameters do
-                not fit the changed settings.
+            ValueError: ``env`` has other spaces than the agent, or the parameters do not fit the changed settings.
+
+        Warns:
+            UserWarning: Parameters are not finite, or the file says where ``learn`` writes its TensorBoard log.
         """
         if print_system_info:
             get_system_info()
         tree = cls._read(path, device if device != "auto" else "cpu", trusted, custom_objects or {})
         if tree["algorithm"] != cls.__name__:
-            raise ValueError(f"path holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
-        settings = {name: tree[name] for name in cls.SETTINGS if name in tree} | kwargs
+            raise checkpoint.CheckpointError(f"{path} holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
+        settings = {name: tree[name] for name in cls.SETTINGS if name in tree}
+        if not custom_objects:
+            with checkpoint.fitting(path):
+                _check_saved(tree)
+                model = cls._of_saved(tree, None, device, settings | {"verbose": 0})
+                model._check_saved_policy(tree["parameters"])
+        settings |= kwargs
         if env is not None:
             env = cls._wrap_env(env, settings.get("verbose", 0))
             check_for_correct_spaces(env, tree["observation_space"], tree["action_space"])
-        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)  # type: ignore[call-arg]
-        model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
-        model.n_envs = tree["n_envs"] if env is None else env.num_envs
-        model._setup_model()
-        model._drop_misfits(tree)
+        changed = sorted({*kwargs, *(custom_objects or {})})
+        with nullcontext() if changed else checkpoint.fitting(path):
+            model = cls._of_saved(tree, env, device, settings)
+            model._setup_model()
         try:
             with checkpoint.fitting(path):
+                model._drop_misfits(tree)
                 model.load_state_dict(tree)
+                model._check_restored(tree["n_envs"])
         except checkpoint.CheckpointError as error:
-            if not (kwargs or custom_objects):
+            if not changed:
                 raise
-            changed = sorted({*kwargs, *(custom_objects or {})})
             raise ValueError(f"the saved parameters do not fit the changed settings {changed}: {error}") from error
+        checkpoint.check_finite(model.policy.state_dict(), str(path))
+        if model.tensorboard_log is not None and "tensorboard_log" not in changed and not trusted:
+            warnings.warn(
+                f"{path} says that learn writes its TensorBoard log to {model.tensorboard_log!r}: give "
+                "tensorboard_log= to load, None for no log, unless that is meant.",
+                stacklevel=2,
+            )
         if "seed" in kwargs:
             model.set_random_seed(kwargs["seed"])
         if env is None or force_reset or model.n_envs != tree["n_envs"]:
             model._last_obs = None
         return model
+
+    @classmethod
+    def _of_saved(
+        cls: type[SelfAlgorithm],
+        tree: dict[str, Any],
+        env: VecEnv | None,
+        device: torch.device | str,
+        settings: dict[str, Any],
+    ) -> SelfAlgorithm:
+        """An agent of a saved tree whose networks are not built yet."""
+        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)  # type: ignore[call-arg]
+        model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
+        model.n_envs = tree["n_envs"] if env is None else env.num_envs
+        return model
+
+    def _check_restored(self, n_envs: int) -> None:
+        """Raises if what was restored of the training is nothing that the training could go on with."""
+        for name in self.COUNTERS:
+            if not is_number(getattr(self, name)):
+                raise ValueError(f"counters.{name} must be a number, but is {getattr(self, name)!r}")
+        if not isinstance(self.masked, bool):
+            raise ValueError(f"masked must be a boolean, but is {self.masked!r}")
+        for episode in self.ep_info_buffer or ():
+            if not (isinstance(episode, dict) and all(is_number(episode.get(name)) for name in ("r", "l"))):
+                raise ValueError(f"ep_info_buffer must hold returns and lengths, but holds {episode!r}")
+        if not all(isinstance(success, int | float | np.generic) for success in self.ep_success_buffer or ()):
+            raise ValueError("ep_success_buffer must hold numbers")
+        codec = OneHotCodec(self.action_space)
+        arrays = {
+            "last_obs": (self._last_obs, self.observation_space),
+            "last_original_obs": (self._last_original_obs, self.observation_space),
+            "last_episode_starts": (self._last_episode_starts, spaces.Discrete(2)),
+            "last_masks": (self._last_masks, spaces.MultiBinary(sum(codec.sizes))),
+        }
+        for name, (value, space) in arrays.items():
+            if value is not None:
+                _check_array(name, value, space, n_envs)
 
     def _drop_misfits(self, tree: dict[str, Any]) -> None:
         """Takes out of a saved tree what this agent, in its environments, cannot use."""
@@ -443,6 +524,40 @@ class Algorithm(BaseAlgorithm):
         with checkpoint.fitting(path):
             checkpoint.check_entries(tree, dict.fromkeys(needed))
         return tree
+
+
+def _check_saved(tree: Mapping[str, Any]) -> None:
+    """Raises unless the entries of a saved tree by which an agent is built are of their kinds."""
+    policy, count = tree["policy_class"], tree["n_envs"]
+    if not (isinstance(policy, type) and issubclass(policy, ActorPolicy)):
+        raise TypeError(f"policy_class must be a policy of gsrl, but is {policy!r}")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(tree[name], spaces.Space):
+            raise TypeError(f"{name} must be a space, but is {tree[name]!r}")
+    check_spaces(tree["observation_space"], tree["action_space"])
+    last = tree.get("last_obs")
+    rows = len(next(iter(last.values())) if isinstance(last, dict) else last) if last is not None else None
+    if not isinstance(count, int) or count < 1 or count > (checkpoint.SMALL if rows is None else rows):
+        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but is {count!r}")
+    settings = {"verbose": int, "stats_window_size": int, "tensorboard_log": str | None, "seed": int | None}
+    for name, kind in settings.items():
+        if not isinstance(tree.get(name), kind | None) or (isinstance(tree.get(name), int) and tree[name] < 0):
+            raise TypeError(f"{name} must be of {kind}, but is {tree[name]!r}")
+    if not isinstance(tree.get("policy_kwargs"), dict | None):
+        raise TypeError(f"policy_kwargs must be a dict, but is {tree['policy_kwargs']!r}")
+
+
+def _check_array(name: str, value: Any, space: spaces.Space[Any], count: int) -> None:
+    """Raises unless a value holds as many elements of a space."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, dict) or value.keys() != space.keys():
+            raise ValueError(f"{name} must have the entries {sorted(space.keys())}")
+        for key, each in space.items():
+            _check_array(f"{name}.{key}", value[key], each, count)
+    elif not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or len(value) != count:
+        raise ValueError(f"{name} must be an array of {count} rows of numbers")
+    elif value.size != count * math.prod(space.shape or ()):
+        raise ValueError(f"{name} must have shape {[count, *(space.shape or ())]}, but has {list(value.shape)}")
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

@@ -247,6 +247,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self.compile = compile
         if _init_setup_model:
             self._setup_model()
+            # One that does not fit the actions says so now, not by the first update.
+            self.estimator.expectation(
+                self._template, lambda one_hot: one_hot.sum((-2, -1)), generator=torch.Generator(self.device)
+            )
 
     # Construction
 
@@ -271,10 +275,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         # Only its shape counts: what the estimator draws noise for.
         self._template = FactoredCategorical(
             torch.zeros(1, codec.n, codec.K, device=self.device), self.policy.actor.head.mask
-        )
-        # An estimator that does not fit the actions says so now, not by the first update.
-        self.estimator.expectation(
-            self._template, lambda one_hot: one_hot.sum((-2, -1)), generator=torch.Generator(self.device)
         )
         loss = SACLoss(
             self.policy.actor,
@@ -615,7 +615,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         """
         tree = checkpoint.load(path)  # type: ignore[arg-type]
         with checkpoint.fitting(path):
-            checkpoint.check_entries(tree, {"replay_buffer": None})
+            checkpoint.check_entries(tree, {"replay_buffer": {"pos": None}})
             self.replay_buffer = self._make_replay_buffer(tree["replay_buffer"])
         self.masked = self.replay_buffer.masked
         if truncate_last_traj:

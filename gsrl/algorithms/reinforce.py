@@ -349,7 +349,7 @@ class Reinforce(Algorithm):
     def _setup_model(self) -> None:
         self._check_settings()
         self._begin_setup()
-        self._make_policy(baseline=self.baseline)
+        self._make_policy()
         loss = ReinforceLoss(self.policy.actor, self.policy.control, ent_coef=self.ent_coef)
         self.learner = _make_learner(loss, self.max_grad_norm)
         self.critic_learner = None
@@ -357,6 +357,9 @@ class Reinforce(Algorithm):
             self.critic_learner = _make_learner(ValueLoss(self.policy.critic), self.max_grad_norm)
         self._mean_return, self._mean_weight = 0.0, 0.0
         self._metrics: dict[str, Tensor] = {}
+
+    def _new_policy(self, **arguments: Any) -> BasePolicy:
+        return super()._new_policy(baseline=self.baseline, **arguments)
 
     def _check_settings(self) -> None:
         super()._check_settings()

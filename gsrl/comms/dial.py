@@ -396,6 +396,7 @@ class DIAL:
         compile: bool = False,
         tensorboard_log: str | None = None,
         verbose: int = 0,
+        _saved: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.seeds = [int(seed) for seed in seeds]
         self.communication = communication
@@ -412,6 +413,8 @@ class DIAL:
         self._metrics: dict[str, Tensor] = {}
         self._diverged = [False] * len(self.seeds)
         self._make_env = env
+        if _saved is not None:
+            self._check_saved(_saved)
         self._members = [_Member(seed, self._new_env()) for seed in self.seeds]
         self._losses = [self._make_loss(member) for member in self._members]
         self._learners = [
@@ -453,6 +456,8 @@ class DIAL:
                 raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
         if not callable(self.learning_rate) and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive or None, but got {self.max_grad_norm}.")
 
     def _checked_estimator(self, estimator: str | Estimator | None) -> Estimator | None:
         if self.communication == "none":
@@ -482,11 +487,33 @@ class DIAL:
         made: TalkingEnv = env
         return made
 
-    def _make_loss(self, member: _Member) -> DIALLoss:
-        env = member.env
+    def _check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """Compares the networks of these settings with saved ones, before they take any memory.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: They are others.
+        """
+        stored = checkpoint.Stored.of([member["loss"] for member in members])
+        stored.check([self.hidden, self.layers, self.length, self.vocabulary])
+        if self.layers > stored.tensors or len(self.seeds) != len(members) or self.batch_size > checkpoint.SMALL:
+            raise ValueError(
+                f"{len(self.seeds)} seeds, {self.layers} layers and a batch_size of {self.batch_size} are too many for "
+                f"{len(members)} members of {stored.tensors} tensors"
+            )
+        env = self._new_env()
+        for index, member in enumerate(members):
+            networks = {name: part for name, part in member["loss"].items() if str(name).startswith("network.")}
+            checkpoint.check_module(
+                networks, lambda: nn.ModuleDict({"network": self._make_network(env)}), f"members.{index}.loss"
+            )
+
+    def _make_network(self, env: TalkingEnv) -> RecurrentQNetwork:
         inputs = env.n_features + env.n_agents + env.n_actions + env.n_ears * self.length * self.vocabulary
+        return RecurrentQNetwork(inputs, env.n_actions, self.length, self.vocabulary, self.hidden, self.layers)
+
+    def _make_loss(self, member: _Member) -> DIALLoss:
         with default_generator_lent(member.init_seed):
-            network = RecurrentQNetwork(inputs, env.n_actions, self.length, self.vocabulary, self.hidden, self.layers)
+            network = self._make_network(member.env)
         estimator = copy.deepcopy(self.estimator)
         return DIALLoss(network, estimator, self.communication, self.gamma, self.entropy_bonus).to(self.device)
 
@@ -757,6 +784,7 @@ class DIAL:
         """
         expected = self.state_dict()
         checkpoint.check_entries(state, dict.fromkeys(expected))
+        checkpoint.check_counts(state, "num_updates")
         if len(state["members"]) != len(self.seeds):
             raise ValueError(f"state must hold {len(self.seeds)} teams, but holds {len(state['members'])}.")
         for member_state, own in zip(state["members"], expected["members"], strict=True):
@@ -822,8 +850,11 @@ class DIAL:
                 compile=compile,
                 tensorboard_log=tensorboard_log,
                 verbose=verbose,
+                _saved=None if custom_objects else tree["members"],
             )
             teams.load_state_dict(tree)
+            for index, loss in enumerate(teams._losses):
+                checkpoint.check_finite(loss.state_dict(), f"team {index} of {path}")
         return teams
 
 

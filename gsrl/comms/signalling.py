@@ -152,6 +152,7 @@ class SignallingGame:
         compile: bool = False,
         tensorboard_log: str | None = None,
         verbose: int = 0,
+        _saved: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         if not isinstance(game, Game):
             raise TypeError(f"game must be a gsrl.comms.Game, but got {type(game).__name__}.")
@@ -161,6 +162,8 @@ class SignallingGame:
             raise ValueError(f"batch_size must be an integer of at least 1, but got {batch_size!r}.")
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, but got {learning_rate}.")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive or None, but got {max_grad_norm}.")
         self.game, self.channel = game, channel
         self.sender, self.receiver, self.hidden = sender, receiver, hidden
         self.batch_size, self.learning_rate, self.max_grad_norm = batch_size, learning_rate, max_grad_norm
@@ -179,6 +182,8 @@ class SignallingGame:
         self._metrics: dict[str, Tensor] = {}
         self._diverged = [False] * len(self.seeds)
         self._generators = [torch.Generator() for _ in self.seeds]
+        if _saved is not None:
+            self._check_saved(_saved)
         self._members = [self._make_member(index) for index in range(len(self.seeds))]
         learners = [
             Learner(loss, max_grad_norm=max_grad_norm, compile=compile and self.is_single) for loss in self._members
@@ -202,6 +207,30 @@ class SignallingGame:
         if index == 0:
             self._check(loss)
         return loss
+
+    def _check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """Compares the agents of these settings with saved ones, before they take any memory.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: They are others.
+        """
+        stored = checkpoint.Stored.of([member["agents"] for member in members])
+        channel = {name: getattr(self.channel, name) for name in ("vocabulary", "length")}
+        stored.check([self.hidden, *channel.values()], "settings")
+        if self.batch_size > checkpoint.SMALL or channel["length"] * self.channel.width > checkpoint.SMALL:
+            raise ValueError(f"batch_size {self.batch_size} and channel {channel} are too large for a file")
+        game: Any = self.game
+        while isinstance(game, Game):
+            parts = [getattr(game, name) for name in ("size", "receivers", "candidates") if hasattr(game, name)]
+            if max(parts, default=0) > max(stored.tensors, 64):
+                raise ValueError(f"{type(game).__name__} is of {max(parts)}, which the agents there are not")
+            game = getattr(game, "game", None)
+
+        def make() -> nn.Module:
+            return nn.ModuleDict({"sender": self._make_agent("sender"), "receiver": self._make_agent("receiver")})
+
+        for index, member in enumerate(members):
+            checkpoint.check_module(member["agents"], make, f"members.{index}.agents")
 
     def _make_agent(self, role: str) -> nn.Module:
         agent = getattr(self, role)
@@ -573,6 +602,7 @@ class SignallingGame:
         """
         expected = self.state_dict()
         checkpoint.check_entries(state, dict.fromkeys(expected))
+        checkpoint.check_counts(state, "num_updates")
         if len(state["members"]) != len(self.seeds):
             raise ValueError(f"state must hold {len(self.seeds)} games, but holds {len(state['members'])}.")
         for member, own in zip(state["members"], expected["members"], strict=True):
@@ -637,7 +667,9 @@ class SignallingGame:
         if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
             raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
         with checkpoint.fitting(path):
-            seeds = tree["seeds"]
+            seeds, members = tree["seeds"], tree["members"]
+            if len(seeds) != len(members):
+                raise ValueError(f"seeds and members must be as many, but are {len(seeds)} and {len(members)}")
             games = cls(
                 _made(tree["game"]),
                 Channel(**tree["channel"]),
@@ -649,8 +681,11 @@ class SignallingGame:
                 compile=compile,
                 tensorboard_log=tensorboard_log,
                 verbose=verbose,
+                _saved=None if custom_objects else members,
             )
             games.load_state_dict(tree)
+            for index, loss in enumerate(games._members):
+                checkpoint.check_finite(loss.state_dict(), f"game {index} of {path}")
         return games
 
 
@@ -673,6 +708,8 @@ def _made(game: Any) -> Any:
     """The game of which this is the description."""
     if not isinstance(game, dict):
         return game
+    if not (isinstance(game["class"], type) and issubclass(game["class"], Game)):
+        raise TypeError(f"game must be of a class of gsrl.comms.Game, but is of {game['class']!r}")
     return game["class"](**{name: _made(x) if name == "game" else x for name, x in game["settings"].items()})
 
 

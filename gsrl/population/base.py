@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -593,6 +595,9 @@ class Population:
         checkpoint.check_entries(state, dict.fromkeys(("members", "masked", "last_obs", "last_masks", *own)))
         if len(state["members"]) != len(self):
             raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
+        checkpoint.check_counts(state, "num_timesteps", "total_timesteps")
+        if not isinstance(state["masked"], bool) or not len(state["stopped_at"]) == len(state["diverged"]) == len(self):
+            raise ValueError(f"masked, stopped_at and diverged must be of {len(self)} members.")
         for member, member_state in zip(self._members, state["members"], strict=True):
             member.load_state_dict(member_state)
         self.learner.count.copy_(torch.tensor([member.learner.count for member in self._members]))
@@ -640,30 +645,37 @@ class Population:
             trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
 
         Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, or is no saved population.
-            ValueError: The members are of another algorithm.
+            gsrl.checkpoint.CheckpointError: The file is damaged, is no saved population, or its members are of another
+                algorithm.
         """
         tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
         with checkpoint.fitting(path):
-            checkpoint.check_entries(tree, dict.fromkeys(("population", "seeds", "settings", "n_envs", "policy")))
+            names = ("population", "seeds", "settings", "n_envs", "policy", "members")
+            checkpoint.check_entries(tree, dict.fromkeys(names))
         if tree["population"] != algorithm.__name__:
-            raise ValueError(
-                f"path holds members that are {tree['population']}, but algorithm is {algorithm.__name__}."
+            raise checkpoint.CheckpointError(
+                f"{path} holds members that are {tree['population']}, but algorithm is {algorithm.__name__}."
             )
-        settings = {name: [each.get(name) for each in tree["settings"]] for name in tree["settings"][0]}
-        merged = {name: values if name in VECTORS else values[0] for name, values in settings.items()}
-        population = cls(
-            algorithm,
-            env,
-            tree["seeds"],
-            policy=tree["policy"],
-            n_envs=tree["n_envs"],
-            device=device,
-            compile=compile,
-            **merged,
-        )
+        with closing(_factory(env)()) as example:
+            spaces = example.observation_space, example.action_space
         with checkpoint.fitting(path):
+            merged = _merged_settings(tree)
+            if not custom_objects:
+                _check_saved(algorithm, spaces, tree)
+            population = cls(
+                algorithm,
+                env,
+                tree["seeds"],
+                policy=tree["policy"],
+                n_envs=tree["n_envs"],
+                device=device,
+                compile=compile,
+                **merged,
+            )
             population.load_state_dict(tree)
+            for index, member in enumerate(population._members):
+                member._check_restored(population.n_envs)
+                checkpoint.check_finite(member.policy.state_dict(), f"member {index} of {path}")
         population._last_obs = None
         return population
 
@@ -695,6 +707,33 @@ class Population:
         self._synchronise(index)
         state: dict[str, Any] = self._members[index]._saved_state(())
         return state
+
+
+def _merged_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of all members of a saved population, as the constructor takes them."""
+    seeds, settings, members = (tree[name] for name in ("seeds", "settings", "members"))
+    if not len(seeds) == len(settings) == len(members):
+        raise ValueError(
+            f"seeds, settings and members must be as many, but are {len(seeds)}, {len(settings)} and {len(members)}"
+        )
+    values = {name: [each.get(name) for each in settings] for name in settings[0]}
+    return {name: each if name in VECTORS else each[0] for name, each in values.items()}
+
+
+def _check_saved(algorithm: type[Algorithm], spaces: Sequence[gym.Space[Any]], tree: Mapping[str, Any]) -> None:
+    """Compares the networks of saved settings with the parameters that are there, before they take any memory."""
+    names = set(inspect.signature(algorithm).parameters)
+    settings = {name: value for name, value in tree["settings"][0].items() if name in names}
+    agent: Any = algorithm(tree["policy"], None, _init_setup_model=False, **settings | {"verbose": 0})  # type: ignore[call-arg]
+    agent.observation_space, agent.action_space = spaces
+    for member in tree["members"]:
+        agent._check_saved_policy(member["parameters"])
+    count, last = tree["n_envs"], tree.get("last_obs")
+    if isinstance(last, dict):
+        last = next(iter(last.values()))
+    most = checkpoint.SMALL if last is None else len(last)
+    if not isinstance(count, int) or not 1 <= count <= most // len(tree["members"]):
+        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but is {count!r}")
 
 
 def _factory(env: EnvFactory) -> Callable[[], gym.Env]:

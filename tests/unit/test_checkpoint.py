@@ -500,6 +500,8 @@ def test_entries(tree: Any, message: str | None) -> None:
         (ValueError("pos must be 3."), "pos must be 3"),
         (KeyError("pos"), "KeyError: 'pos'"),
         (RuntimeError("size mismatch:\n\tfor w"), "RuntimeError: size mismatch: for w"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (gym.error.Error("no such space"), "Error: no such space"),
     ],
 )
 def test_what_does_not_fit_is_one_error_with_the_name_of_the_file(error: Exception, reason: str) -> None:
@@ -510,8 +512,8 @@ def test_what_does_not_fit_is_one_error_with_the_name_of_the_file(error: Excepti
         expected = f"{name} does not fit the settings, or this version of gsrl, {__version__}: {reason}; {advice}"
         assert str(raised.value) == expected
         assert raised.value.__cause__ is error
-    with pytest.raises(ZeroDivisionError), fitting("model"):
-        raise ZeroDivisionError
+    with pytest.raises(PermissionError), fitting("model"):  # that is not the file's content
+        raise PermissionError
 
 
 def test_trust_that_cannot_be_met() -> None:
