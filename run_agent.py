@@ -22,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
@@ -75,7 +76,9 @@ class TrainOptions(Generic[Settings]):
     out: Path | None = None
     """Folder of the run; None for one in runs/ named after environment, agent and seeds."""
     resume: Path | None = None
-    """Folder of a run to go on with, by its own settings; only --steps and --device can go with it."""
+    """Folder of a run to go on with, by its own settings; only --steps, --device and --trust can go with it."""
+    trust: bool = False
+    """With --resume: import the module of an environment module:name, which runs code that the folder chose."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class SearchOptions(Generic[Settings]):
     out: Path | None = None
     """Folder of the search; None for one in runs/ named after environment and agent."""
     resume: Path | None = None
-    """Folder of a search to go on with; no other option can go with it."""
+    """Folder of a search to go on with; only --trust can go with it."""
+    trust: bool = False
+    """With --resume: import the module of an environment module:name, which runs code that the folder chose."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class EvalOptions:
     """Shuffle messages across episodes, of agents that talk: what survives was not got by talking."""
     split: Literal["train", "held_out", "all"] = "train"
     """Meanings to play, of signalling agents."""
+    trust: bool = False
+    """Import the module of an environment module:name, which runs code that the folder chose."""
     json: bool = False
     """Print JSON."""
 
@@ -156,6 +163,8 @@ class GradientsOptions:
     """Exponent, of bernoulli and polynomial; None for the problem's own."""
     run: Path | None = None
     """Folder of a run of a soft actor-critic agent, in the place of a test problem."""
+    trust: bool = False
+    """With --run: import the module of an environment module:name, which runs code that the folder chose."""
     estimators: tuple[str, ...] = ()
     """Estimators by name; none: every one that fits."""
     temperature: float = 1.0
@@ -188,6 +197,8 @@ class BenchOptions:
     """Runs at a time, on this machine; None for one a core. Results do not depend on it."""
     only: tuple[str, ...] = ()
     """Labels or agents and environments to run, such as 'ppo*' CartPole-v1; all of a kind of which none is named."""
+    trust: bool = False
+    """Import the modules of environments module:name, which runs code that the suite chose."""
 
 
 @dataclass(frozen=True)
@@ -299,9 +310,17 @@ def _search(argv: list[str]) -> int:
     parser.add_argument("--resume", type=Path)
     known, _ = parser.parse_known_args(argv)
     if known.resume is not None and not {"-h", "--help"} & set(argv):
-        if argv not in (["--resume", str(known.resume)], [f"--resume={known.resume}"]):
-            raise UsageError(f"--resume takes everything from {known.resume / 'search.json'}; got {shlex.join(argv)}")
-        return _report_search(search.resume(known.resume, [PROGRAM, "search", *argv]), known.resume)
+        alone = _Parser()
+        alone.add_argument("--resume", type=Path)
+        alone.add_argument("--trust", action="store_true")
+        known, rest = alone.parse_known_args(argv)
+        if rest:
+            raise UsageError(
+                f"--resume takes everything from {known.resume / 'search.json'}, so only --trust can go with it; got "
+                f"{shlex.join(rest)}"
+            )
+        command = [PROGRAM, "search", *argv]
+        return _report_search(search.resume(known.resume, command, trusted=known.trust), known.resume)
 
     agent = get_agent(known.agent)
     if known.agent in TALKERS:
@@ -359,13 +378,15 @@ def _resume(folder: Path, argv: list[str]) -> int:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device")
+    parser.add_argument("--trust", action="store_true")
     known, rest = parser.parse_known_args(argv)
     if rest:
         raise UsageError(
-            f"--resume takes everything from {folder / 'config.json'}, so only --steps and --device can go with it; "
-            f"got {shlex.join(rest)}"
+            f"--resume takes everything from {folder / 'config.json'}, so only --steps, --device and --trust can go "
+            f"with it; got {shlex.join(rest)}"
         )
-    return _report(resume(folder, known.steps, known.device, [PROGRAM, "train", *argv]), folder)
+    command = [PROGRAM, "train", *argv]
+    return _report(resume(folder, known.steps, known.device, command, trusted=known.trust), folder)
 
 
 def _report(summary: dict[str, Any], folder: Path) -> int:
@@ -401,13 +422,13 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
 
 def _evaluate(argv: list[str]) -> int:
     options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
-    config = read_config(options.run)
+    config = read_config(options.run, trusted=options.trust)
     talks = config.agent in TALKERS
     folders = [options.run]
     if config.seeds is not None:
         folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
     how: dict[str, Any] = {"deterministic": not options.stochastic, "device": options.device}
-    evaluate: Callable[..., dict[str, Any]] = evaluate_run
+    evaluate: Callable[..., dict[str, Any]] = partial(evaluate_run, trusted=options.trust)
     episodes: int | None = 20 if options.episodes is None else options.episodes
     if talks:
         how |= {"scramble": options.scramble, "split": options.split}
@@ -464,7 +485,7 @@ def _gradients(argv: list[str]) -> int:
     else:
         if options.objective is not None or given:
             raise UsageError("--run takes the place of a test problem: leave --objective, --n, --K and --exponent out")
-        problem = gradients.load_problem(options.run, options.seed)
+        problem = gradients.load_problem(options.run, options.seed, trusted=options.trust)
         folder = options.out or options.run
     estimators = gradients.choose_estimators(options.estimators, problem, options.temperature)
     try:
@@ -526,7 +547,9 @@ def _bench(argv: list[str]) -> int:
         return runner.on_this_machine(processes, command, report)
 
     out = options.out or RUNS / f"bench_{Path(options.suite).stem}"
-    summary = runner.bench(read_suite(options.suite), out, backend, command, only=options.only, processes=processes)
+    summary = runner.bench(
+        read_suite(options.suite, trusted=options.trust), out, backend, command, only=options.only, processes=processes
+    )
     for outcome in summary.failed:
         print(f"FAILED  {outcome.task}: {outcome.message}\n        log: {outcome.log}")
     print(f"{summary.finished} of {summary.planned} runs are finished\n  results  {out / 'results.csv'}")

@@ -18,7 +18,7 @@ import torch
 
 from agents import TALKERS, defaults, get_agent, in_lockstep, with_estimator
 from agents.common import UsageError
-from agents.environments import check_environment
+from agents.environments import check_environment, check_origin
 from agents.files import write_text
 from gsrl._version import __version__
 
@@ -220,28 +220,32 @@ def open_folder(folder: Path, *, resumed: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_config(folder: Path) -> Config[Any]:
+def read_config(folder: Path, *, trusted: bool = False) -> Config[Any]:
     """Reads the configuration of a run.
 
     Args:
         folder: Folder of the run.
+        trusted: See :func:`parse_config`.
 
     Raises:
-        UsageError: It holds no run, or one of another version of this project, or of an environment that is missing.
+        UsageError: It holds no run, or one of another version of this project, or of an environment that is missing or
+            would be imported.
     """
     if not is_run(folder):
         raise UsageError(f"{folder} holds no run: it has no config.json")
-    return parse_config(folder / "config.json")
+    return parse_config(folder / "config.json", trusted=trusted)
 
 
-def parse_config(path: Path) -> Config[Any]:
+def parse_config(path: Path, *, trusted: bool = False) -> Config[Any]:
     """Reads the configuration in a JSON file, which may hold other things beside it.
 
     Args:
         path: Path of the file.
+        trusted: Whether the module is imported that the name of the environment may begin with. This runs its code.
 
     Raises:
-        UsageError: It was written by another version of this project, or its environment is missing.
+        UsageError: It was written by another version of this project, or its environment is missing or would be
+            imported.
     """
     try:
         stored = read_json(path)
@@ -251,6 +255,8 @@ def parse_config(path: Path) -> Config[Any]:
         config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+    if not trusted:
+        check_origin(config.env, path)
     check_environment(config.env, config.agent)
     return config
 

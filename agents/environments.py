@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ from agents.common import UsageError
 from agents.rewind import Rewindable
 from gsrl.masking import adapt, shows_masks
 
-__all__ = ["EnvironmentFailure", "check_environment", "make_environment", "make_environments"]
+__all__ = ["EnvironmentFailure", "check_environment", "check_origin", "make_environment", "make_environments"]
 
 EXTRAS = ("box2d", "minatar", "mujoco")
 """Extras of this project that hold what an environment needs."""
@@ -87,6 +88,24 @@ def check_environment(env_id: str, agent: str) -> None:
             names = " or ".join(space.__name__ for space in action_spaces)
             raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {env.action_space}")
         _check_masks(env, env_id, agent)
+
+
+def check_origin(env_id: str, path: Path) -> None:
+    """Sees that an environment that a file names can be made without importing anything.
+
+    Args:
+        env_id: The name in the file.
+        path: Path of the file.
+
+    Raises:
+        UsageError: The name is ``module:name``, and the module has not been imported.
+    """
+    module, colon, _ = env_id.partition(":")
+    if colon and module not in sys.modules:
+        raise UsageError(
+            f"{path} names the environment {env_id!r}: making it imports {module}, which runs that module's code; give "
+            "--trust if you trust where the file came from"
+        )
 
 
 def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:

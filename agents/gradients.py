@@ -16,7 +16,7 @@ from agents import get_agent, nearest, with_estimator
 from agents.common import UsageError
 from agents.config import read_config
 from agents.environments import make_environments
-from agents.storage import load_state_dict
+from agents.storage import check_sizes, load_state_dict
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback, actor_problem
@@ -169,18 +169,19 @@ def make_problem(objective: str, settings: Mapping[str, float]) -> Problem:
     return make_objective(objective, **{arguments[name]: value for name, value in settings.items()})
 
 
-def load_problem(folder: Path, seed: int) -> Problem:
+def load_problem(folder: Path, seed: int, *, trusted: bool = False) -> Problem:
     """Builds the problem that the actor of a run faces: the value of its legal actions, at states of its replay.
 
     Args:
         folder: Folder of the run, of a soft actor-critic agent.
         seed: Of the choice of observations.
+        trusted: Whether the module of an environment ``module:name`` is imported.
 
     Raises:
         UsageError: There is no such run, its agent has no critic of its actions, or it has not taken a step.
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged.
     """
-    config = read_config(folder)
+    config = read_config(folder, trusted=trusted)
     if config.agent not in with_estimator():
         raise UsageError(f"gradients needs a run of a soft actor-critic agent, but {folder} is one of {config.agent}")
     if config.seeds is not None:
@@ -188,10 +189,12 @@ def load_problem(folder: Path, seed: int) -> Problem:
     path = folder / "checkpoint.zip"
     if not path.exists():
         raise UsageError(f"{folder} has no checkpoint.zip")
+    state = checkpoint.load(path, device="cpu")
+    check_sizes(state, config.settings, path)
     env = make_environments(config.env, config.n_envs, config.seed)
     try:
         model = get_agent(config.agent).make(env, config.settings, seed=config.seed, device="cpu")
-        load_state_dict(model, checkpoint.load(path, device="cpu"), path)
+        load_state_dict(model, state, path)
         if not model.replay_buffer:
             raise UsageError(f"{folder} holds no observation yet: its training has not taken a step")
         name = f"{config.agent} on {config.env}"

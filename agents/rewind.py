@@ -132,8 +132,8 @@ def restore(env: VecEnv, state: Mapping[str, Any]) -> None:
     env.unwrapped._reset_seeds()  # those for a first reset, which is past
     normalized = unwrap_vec_normalize(env)
     if normalized is not None:
-        for name, value in state["normalizer"].items():
-            setattr(normalized, name, value)
+        for name in ("returns", "old_obs", "old_reward"):
+            setattr(normalized, name, state["normalizer"][name])
 
 
 def why_not_rewindable(make: Callable[[], gym.Env]) -> str | None:

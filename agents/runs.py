@@ -40,7 +40,7 @@ from agents.gradients import actor_gradient
 from agents.interruption import Stop
 from agents.logs import ProgressLog, TensorBoardLog
 from agents.rewind import RewindError, restore, snapshot, why_not_rewindable
-from agents.storage import load_parameters, load_state_dict, save_model, state_dict
+from agents.storage import check_sizes, load_parameters, load_state_dict, save_model, state_dict
 from agents.training import (
     CURVE_EPISODES,
     EVALUATION_ENVS,
@@ -80,7 +80,9 @@ def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str
     return _run(config, folder, command, None)
 
 
-def resume(folder: Path, steps: int | None, device: str | None, command: Sequence[str]) -> dict[str, Any]:
+def resume(
+    folder: Path, steps: int | None, device: str | None, command: Sequence[str], *, trusted: bool = False
+) -> dict[str, Any]:
     """Goes on with an interrupted run, or extends a finished one.
 
     Args:
@@ -88,6 +90,7 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
         steps: Steps of the whole run; those of its configuration if None.
         device: Device of the networks from here on; that of its configuration if None.
         command: The command line, to be recorded.
+        trusted: Whether the module of an environment ``module:name`` is imported.
 
     Returns:
         The summary, as ``summary.json`` holds it.
@@ -97,7 +100,7 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
         TrainingError: Training cannot go on.
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged, or does not fit the configuration.
     """
-    config = read_config(folder)
+    config = read_config(folder, trusted=trusted)
     config = dataclasses.replace(
         config, steps=config.steps if steps is None else steps, device=config.device if device is None else device
     )
@@ -108,6 +111,8 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
     state = checkpoint.load(path, device=config.device)
     with checkpoint.fitting(path):
         checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds")))
+        checkpoint.check_counts(state, "steps")
+    check_sizes(state, config.settings, path)
     if steps is not None and steps < state["steps"]:  # a last rollout may exceed those of the configuration
         raise UsageError(
             f"--steps must be at least the {state['steps']} that {folder} has done, but got {config.steps}"
@@ -120,7 +125,13 @@ def resume(folder: Path, steps: int | None, device: str | None, command: Sequenc
 
 
 def evaluate_run(
-    folder: Path, episodes: int, seed: int | None = None, *, deterministic: bool = True, device: str | None = None
+    folder: Path,
+    episodes: int,
+    seed: int | None = None,
+    *,
+    deterministic: bool = True,
+    device: str | None = None,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the final model of a run.
 
@@ -130,6 +141,7 @@ def evaluate_run(
         seed: Seed in place of the run's. With the run's own, and as many episodes, the result is the summary's.
         deterministic: Take the most probable action; else sample.
         device: Device of the networks; that of the run if None.
+        trusted: Whether the module of an environment ``module:name`` is imported.
 
     Returns:
         ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``mean_return``, ``std_return`` and ``returns``.
@@ -138,7 +150,7 @@ def evaluate_run(
         UsageError: There is no model in the folder, or an argument is out of range.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
-    config = read_config(folder)
+    config = read_config(folder, trusted=trusted)
     path = folder / "model.zip"
     if config.seeds is not None:
         one = populations.folder_of(folder, config.seed)
@@ -155,11 +167,15 @@ def evaluate_run(
     )
     config.check()
     set_threads(config.threads)
+    tree = checkpoint.load(path, device=config.device)
+    check_sizes(tree, config.settings, path)
+    if hasattr(config.settings, "buffer_size"):  # there is nothing to put into it
+        config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, buffer_size=EVALUATION_ENVS))
     evaluator = Evaluator(config.env, config.seed)
     try:
         with warnings.catch_warnings(action="ignore"):  # about training in as many environments, which is not to be
             model = _make_agent(config, evaluator.env, config.seed)
-        load_parameters(path, model)
+        load_parameters(tree, model, path)
         returns = evaluator(model, episodes, deterministic=deterministic)
     finally:
         evaluator.close()

@@ -227,12 +227,13 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     return _find(config, grid, ladder, results, folder, command, None)
 
 
-def resume(folder: Path, command: Sequence[str]) -> dict[str, Any]:
+def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> dict[str, Any]:
     """Goes on with an interrupted search.
 
     Args:
         folder: Its folder.
         command: The command line, to be recorded.
+        trusted: Whether the module of an environment ``module:name`` is imported.
 
     Returns:
         The summary, as ``summary.json`` holds it.
@@ -247,7 +248,7 @@ def resume(folder: Path, command: Sequence[str]) -> dict[str, Any]:
         raise UsageError(f"{folder} holds no search: it has no search.json")
     if is_finished(folder):
         raise UsageError(f"{folder} is finished")
-    config = parse_config(path)
+    config = parse_config(path, trusted=trusted)
     stored = read_json(path)
     grid = {name: tuple(values) for name, values in stored["grid"].items()}
     state = checkpoint.load(folder / "checkpoint.zip", device=config.device)

@@ -24,7 +24,7 @@ from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 
-__all__ = ["load_parameters", "load_state_dict", "save_model", "state_dict"]
+__all__ = ["check_sizes", "load_parameters", "load_state_dict", "save_model", "state_dict"]
 
 OWN = (DiscreteSAC, Reinforce)
 """Algorithms of gsrl's, which know their state themselves."""
@@ -40,6 +40,9 @@ PROGRESS = (
     "_last_episode_starts",
 )
 """Numbers and arrays that Stable-Baselines3's algorithms advance; not every algorithm has every one."""
+
+SIZES = ("net_arch", "hidden", "layers", "length", "vocabulary")
+"""Settings, of all agents, that networks grow with."""
 
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of Stable-Baselines3's replay buffer, the steps along the first axis."""
@@ -92,21 +95,41 @@ def save_model(path: Path, model: BaseAlgorithm) -> None:
         checkpoint.save(path, {"parameters": model.get_parameters(), "normalization": normalization})
 
 
-def load_parameters(path: Path, model: BaseAlgorithm) -> None:
-    """Loads what :func:`save_model` saved into a model made with the same settings, on any device.
+def check_sizes(tree: Any, settings: Any, path: Path) -> None:
+    """Refuses settings of larger networks than a file has parameters of, before a model is made of them.
 
     Args:
-        path: Path of the file.
-        model: The model, changed in place.
+        tree: What was loaded.
+        settings: The agent's ``Settings``.
+        path: The file it was loaded from, for the error.
 
     Raises:
-        gsrl.checkpoint.CheckpointError: The file is not a whole saved model, or that of another one.
+        gsrl.checkpoint.CheckpointError: They are larger.
     """
-    tree = checkpoint.load(path, device=model.device)
+    with checkpoint.fitting(path):
+        sizes = {name: getattr(settings, name) for name in SIZES if hasattr(settings, name)}
+        checkpoint.Stored.of(tree).check(sizes)
+
+
+def load_parameters(tree: Any, model: BaseAlgorithm, path: Path) -> None:
+    """Restores what :func:`save_model` saved into a model made with the same settings, on any device.
+
+    Args:
+        tree: What :func:`gsrl.checkpoint.load` returned.
+        model: The model, changed in place.
+        path: The file it was loaded from, for the error.
+
+    Raises:
+        gsrl.checkpoint.CheckpointError: The file is not a saved model, is that of another one, or holds parameters that
+            are not finite.
+    """
     with checkpoint.fitting(path):
         checkpoint.check_entries(tree, {"parameters": _lasting_parameters(model)})
-        model.set_parameters(tree["parameters"], device=model.device)
+        _set_parameters(model, tree["parameters"])
         _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
+        names = [name for name, value in model.policy.named_parameters() if not value.isfinite().all()]
+        if names:
+            raise ValueError(f"{len(names)} parameters are not finite, such as {names[0]}: its training diverged")
 
 
 def _expected(model: BaseAlgorithm) -> dict[str, Any]:
@@ -139,15 +162,24 @@ def _baseline_state(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _load_baseline_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
-    model.set_parameters(state["parameters"], device=model.device)
-    for name, value in state.get("variables", {}).items():  # checkpoints were once written without
-        getattr(model, name).data.copy_(value)
-    for name, value in state["progress"].items():
-        setattr(model, name, value)
+    _set_parameters(model, state["parameters"])
+    variables = state.get("variables", {})  # checkpoints were once written without
+    for name in variables.keys() & set(model._get_torch_save_params()[1]):
+        getattr(model, name).data.copy_(variables[name])
+    for name in state["progress"].keys() & set(PROGRESS):
+        setattr(model, name, state["progress"][name])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         _load_replay_state(model.replay_buffer, state["replay"])
+
+
+def _set_parameters(model: BaseAlgorithm, parameters: Mapping[str, Any]) -> None:
+    """As the model's ``set_parameters``, which takes any names for paths of attributes."""
+    own = model.get_parameters()
+    if parameters.keys() != own.keys():
+        raise ValueError(f"parameters must be of {sorted(own)}, but are of {sorted(parameters)}")
+    model.set_parameters(dict(parameters), device=model.device)
 
 
 def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
@@ -157,7 +189,10 @@ def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
 
 
 def _load_replay_state(buffer: ReplayBuffer, state: Mapping[str, Any]) -> None:
-    buffer.pos, buffer.full = state["pos"], state["full"]
+    pos, full = state["pos"], state["full"]
+    if not isinstance(full, bool) or not 0 <= pos < buffer.buffer_size:
+        raise ValueError(f"pos must be at least 0 and below {buffer.buffer_size}, but is {pos}")
+    buffer.pos, buffer.full = pos, full
     for name in REPLAY:
         arrays, stored = getattr(buffer, name), state[name]
         if isinstance(arrays, dict):
@@ -217,4 +252,6 @@ def _moments(statistics: RunningMeanStd) -> dict[str, Any]:
 
 
 def _load_moments(statistics: RunningMeanStd, state: Mapping[str, Any]) -> None:
+    if not np.shape(state["mean"]) == np.shape(state["var"]) == np.shape(statistics.mean):
+        raise ValueError(f"statistics must have shape {np.shape(statistics.mean)}, but have {np.shape(state['mean'])}")
     statistics.mean, statistics.var, statistics.count = state["mean"], state["var"], state["count"]

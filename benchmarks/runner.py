@@ -33,6 +33,7 @@ from tqdm import tqdm
 from agents import nearest
 from agents.common import UsageError
 from agents.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
+from agents.environments import check_environment
 from agents.interruption import Stop
 from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
@@ -325,6 +326,7 @@ def on_ray(address: str | None, processes: int | None, command: Sequence[str]) -
 
 def _carry_out(task: Task, folder: Path, command: Sequence[str]) -> Outcome:
     """What a task of Ray does: it watches over a process."""
+    check_environment(task.config.env, task.config.agent)  # which imports what the one who asks has imported
     prepare(task, folder, command)
     child = Child(folder)
     try:

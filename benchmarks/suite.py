@@ -20,7 +20,7 @@ from typing import Any
 from agents import TALKERS, get_agent, in_lockstep, nearest, with_estimator
 from agents.common import UsageError
 from agents.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
-from agents.environments import check_environment, make_environments
+from agents.environments import check_environment, check_origin, make_environments
 
 __all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
 
@@ -107,11 +107,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+-]", "-", text)
 
 
-def read_suite(name: str) -> Suite:
+def read_suite(name: str, *, trusted: bool = False) -> Suite:
     """Reads a suite, and checks all that can be known before it is run.
 
     Args:
         name: Of a shipped suite, or the path of a TOML file.
+        trusted: Whether the modules of environments ``module:name`` are imported. This runs their code.
 
     Raises:
         UsageError: It cannot be used; the message names the file, the key, and what may have been meant.
@@ -127,7 +128,7 @@ def read_suite(name: str) -> Suite:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
-    return _Reader(path).suite(tree)
+    return _Reader(path, trusted=trusted).suite(tree)
 
 
 class _Reader:
@@ -135,10 +136,12 @@ class _Reader:
 
     Args:
         path: Path of the file.
+        trusted: Whether modules of environments are imported.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, trusted: bool) -> None:
         self.path = path
+        self.trusted = trusted
 
     def error(self, key: str, reason: str) -> UsageError:
         """What is wrong with a key."""
@@ -231,6 +234,8 @@ class _Reader:
         has_steps: bool,
     ) -> Plan:
         """One agent in one environment."""
+        if not self.trusted:
+            check_origin(environment.name, self.path)
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             check_environment(environment.name, agent)
         talks = agent in TALKERS

@@ -82,8 +82,9 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0])
     command = json.loads((folder / TASK).read_text(encoding="utf-8"))["command"]
     try:
+        config = parse_config(folder / TASK, trusted=True)  # it is what the runner has written, and looked at
         if not is_run(folder):
-            summary = runs.start(parse_config(folder / TASK), folder, command)
+            summary = runs.start(config, folder, command)
         elif not is_finished(folder):
             summary = runs.resume(folder, None, None, command)
         else:

@@ -33,6 +33,7 @@ import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
@@ -206,32 +207,39 @@ class Stored(NamedTuple):
     """How much a tree holds, which bounds what may be built to hold it."""
 
     tensors: int
-    """How many tensors: a network has no more layers, and a population no more members."""
+    """How many tensors and arrays: a network has no more layers, and a population no more members."""
     numbers: int
     """Elements of all of them: no layer is wider."""
 
     @classmethod
     def of(cls, tree: Any) -> Stored:
-        """Counts the tensors of a tree, and their elements."""
-        tensors = [leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor)]
-        return cls(len(tensors), sum(tensor.numel() for tensor in tensors))
+        """Counts the tensors and arrays of a tree, and their elements."""
+        sizes = [math.prod(leaf.shape) for leaf in _leaves(tree) if isinstance(leaf, Tensor | np.ndarray)]
+        return cls(len(sizes), sum(sizes))
 
     def check(self, settings: Any, name: str = "settings") -> None:
         """Refuses sizes of networks that this much does not fill: too many layers, or too wide ones.
 
         Args:
-            settings: A tree of them, such as ``policy_kwargs``; only integers and the lengths of lists count.
+            settings: A tree of them, such as ``policy_kwargs``; only integers and the lengths of lists count, where
+                those that stand next to each other are taken to be the sides of a matrix.
             name: What to call it.
 
         Raises:
             CheckpointError: A size is too large.
         """
-        leaves = _leaves(settings)
+        leaves, widths = _leaves(settings), _lists(settings)
         if len(leaves) > max(self.tensors, 64):
             raise CheckpointError(f"{name} has {len(leaves)} sizes, but only {self.tensors} tensors are there")
         for leaf in leaves:
             if isinstance(leaf, int) and leaf > max(self.numbers, 64):
                 raise CheckpointError(f"{name} has a size of {leaf}, but only {self.numbers} numbers are there")
+        for sizes in widths:
+            weights = sum(math.prod(pair) for pair in pairwise(sizes) if all(isinstance(size, int) for size in pair))
+            if weights > max(self.numbers, 64**2):
+                raise CheckpointError(
+                    f"{name} has layers of {weights} weights, but only {self.numbers} numbers are there"
+                )
 
 
 def check_module(state: Any, make: Callable[[], nn.Module], name: str) -> None:
@@ -727,6 +735,19 @@ def _leaves(tree: Any) -> list[Any]:
         else:
             leaves.append(node)
     return leaves
+
+
+def _lists(tree: Any) -> list[Any]:
+    """The lists and tuples in a tree, at any depth."""
+    lists, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += node.values()
+        elif isinstance(node, list | tuple):
+            lists.append(node)
+            waiting += node
+    return lists
 
 
 def _array_name(index: int) -> str:

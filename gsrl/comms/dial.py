@@ -494,7 +494,7 @@ class DIAL:
             gsrl.checkpoint.CheckpointError: They are others.
         """
         stored = checkpoint.Stored.of([member["loss"] for member in members])
-        stored.check([self.hidden, self.layers, self.length, self.vocabulary])
+        stored.check({name: getattr(self, name) for name in ("hidden", "layers", "length", "vocabulary")})
         if self.layers > stored.tensors or len(self.seeds) != len(members) or self.batch_size > checkpoint.SMALL:
             raise ValueError(
                 f"{len(self.seeds)} seeds, {self.layers} layers and a batch_size of {self.batch_size} are too many for "

@@ -216,7 +216,7 @@ class SignallingGame:
         """
         stored = checkpoint.Stored.of([member["agents"] for member in members])
         channel = {name: getattr(self.channel, name) for name in ("vocabulary", "length")}
-        stored.check([self.hidden, *channel.values()], "settings")
+        stored.check({"hidden": self.hidden, **channel})
         if self.batch_size > checkpoint.SMALL or channel["length"] * self.channel.width > checkpoint.SMALL:
             raise ValueError(f"batch_size {self.batch_size} and channel {channel} are too large for a file")
         game: Any = self.game

@@ -834,7 +834,8 @@ def test_agents_train_on_small_images(agent: str, extractor: Any, env_id: str, t
     train(tmp_path / "run", agent, "--env", env_id, "--steps", "64", "--eval-every", "64")
     settings = read_config(tmp_path / "run").settings
     model = get_agent(agent).make(make_environments(env_id, 1, 0), settings, seed=0, device="cpu")
-    storage.load_parameters(tmp_path / "run" / "model.zip", model)
+    path = tmp_path / "run" / "model.zip"
+    storage.load_parameters(checkpoint.load(path), model, path)
     assert isinstance(extractor(model.policy), SmallCNN)
 
 
