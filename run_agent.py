@@ -34,7 +34,7 @@ try:
 
     from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, talking
     from agents.common import UsageError
-    from agents.config import Config, default_config, is_run, new_folder, read_config
+    from agents.config import Config, default_config, is_run, new_folder, read_config, read_json
     from agents.environments import check_environment
     from agents.lockstep import number_of_processes
     from agents.populations import folder_of
@@ -362,8 +362,10 @@ def _report_search(summary: dict[str, Any], folder: Path) -> int:
     if confirmed is not None:
         print(
             f"the winner on {len(confirmed['seeds'])} fresh seeds: IQM {confirmed['eval_return_iqm']:.1f}, "
-            f"worst {confirmed['eval_return_worst']:.1f}, {confirmed['eval_episodes']} episodes each"
+            f"worst {confirmed['eval_return_worst']:.1f}, {confirmed['eval_episodes']} episodes each{_lost(confirmed)}"
         )
+    if summary["diverged"]:
+        print(f"{summary['diverged']} of {summary['settings']} settings diverged, and are ranked last")
     print(
         f"  time     {summary['wall_seconds']:.0f} s: {describe_times(summary['time_shares'])}\n"
         f"  table    {folder / 'results.md'}\n"
@@ -403,6 +405,7 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         if len(summary["seeds"]) == 1:
             result, over = f"{summary['eval_return_mean']:.{decimals}f}", f"over {summary['eval_episodes']} episodes"
         result = f"{TALKERS[summary['agent']].ENVIRONMENTS[summary['env']] if talks else 'return'} {result}"
+        over += _lost(summary)
         model = folder_of(folder, "*") / "model.zip"
     else:
         result = f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
@@ -418,6 +421,12 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         f"  checkpoint  {folder / 'checkpoint.zip'}"
     )
     return 0
+
+
+def _lost(summary: Mapping[str, Any]) -> str:
+    """Says which seeds of a run in lock-step diverged, if any; older summaries do not say it."""
+    lost = [str(seed) for seed in summary.get("diverged") or ()]
+    return f"; diverged, and counted as they were before: seed {', '.join(lost)}" if lost else ""
 
 
 def _evaluate(argv: list[str]) -> int:
@@ -436,23 +445,29 @@ def _evaluate(argv: list[str]) -> int:
     elif options.scramble or options.split != "train":
         raise UsageError(f"--scramble and --split are for agents that talk, and {config.agent} does not")
     results = [evaluate(folder, episodes, options.seed, **how) for folder in folders]
+    path = options.run / "summary.json"
+    summary = read_json(path) if config.seeds is not None and path.exists() else {}
+    seeds = range(config.seed, config.seed + len(folders))  # a --seed is of the episodes
+    lost = [seed in (summary.get("diverged") or ()) for seed in seeds]
     iqm = interquartile_mean([result["mean_return"] for result in results])
     if options.json:
-        print(json.dumps(results[0] if config.seeds is None else {"iqm": iqm, "members": results}, indent=2))
+        members = [{**result, "diverged": diverged} for result, diverged in zip(results, lost, strict=True)]
+        print(json.dumps(results[0] if config.seeds is None else {"iqm": iqm, "members": members}, indent=2))
         return 0
     kind = "sampled" if options.stochastic else "greedy"
     kind += ", messages shuffled" if options.scramble else ""
     decimals = 3 if talks else 1
-    caption = None if config.seeds is None else f"interquartile mean {iqm:.{decimals}f}"
+    caption = None if config.seeds is None else f"interquartile mean {iqm:.{decimals}f}{_lost(summary)}"
     table = Table(title=f"{config.agent} on {config.env}, {kind}", caption=caption)
     columns = ("episodes", f"mean {talking.unit(config) if talks else 'return'}", "std", "lowest", "highest")
     for column in columns if config.seeds is None else ("agent", *columns):
         table.add_column(column, justify="right")
-    for folder, result in zip(folders, results, strict=True):
+    for folder, result, diverged in zip(folders, results, lost, strict=True):
         returns = result["returns"]
         numbers = (result["mean_return"], result["std_return"], min(returns), max(returns))
         row = [str(len(returns)), *(f"{number:.{decimals}f}" for number in numbers)]
-        table.add_row(*(row if config.seeds is None else [folder.name, *row]))
+        name = f"{folder.name}, diverged" if diverged else folder.name
+        table.add_row(*(row if config.seeds is None else [name, *row]))
     Console().print(table)
     return 0
 

@@ -18,6 +18,9 @@ __all__ = ["plot_learning_curve", "plot_population", "plot_search"]
 
 INK, ACCENT, FAINT, FINAL = "#333333", "#1f5fa8", "#9db9d8", "#c8501e"
 
+CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "color": INK, "markersize": 6, "clip_on": False}
+"""How what diverged is marked."""
+
 STEPS, RETURN = "environment steps", "return (sum of rewards of an episode)"
 """What the axes of a learning curve are, unless told otherwise."""
 
@@ -67,6 +70,7 @@ def plot_population(
     y: str = RETURN,
     best: float | None = None,
     decimals: int = 1,
+    diverged_at: Sequence[int | None] = (),
 ) -> None:
     """Draws the evaluations of every agent, and above them their interquartile mean and range.
 
@@ -80,6 +84,7 @@ def plot_population(
         y: What the returns are.
         best: The largest that there can be, a line; None: it is not known.
         decimals: Of numbers in the legend.
+        diverged_at: Steps after which each agent diverged, which is marked by a cross; None: it did not.
     """
     figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
@@ -99,6 +104,10 @@ def plot_population(
         if finished:
             label = f"final {mean}: {means[-1]:.{decimals}f}"
             axes.plot(steps[-1], means[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
+    lost = [(at, row) for at, row in zip(diverged_at, returns, strict=False) if at is not None]
+    if lost and len(steps):
+        label = f"diverged: {len(lost)} of {len(returns)} seeds, shown as they were before"
+        axes.plot([at for at, _ in lost], [np.interp(at, steps, row) for at, row in lost], label=label, **CROSS)
     _finish(figure, axes, title, x, y)
     figure.savefig(path)
 
@@ -110,6 +119,7 @@ def plot_search(
     settings: Sequence[Mapping[str, Any]],
     steps: Sequence[int],
     scores: Sequence[Sequence[float]],
+    diverged_at: Sequence[int | None],
 ) -> None:
     """Draws the scores of all settings at each rung, and those at the first rung against each value of the grid.
 
@@ -119,7 +129,8 @@ def plot_search(
         grid: The values that were tried, by name.
         settings: The settings, best first.
         steps: Steps of each rung.
-        scores: Scores of each of the settings, at the rungs that it reached.
+        scores: Scores of each of the settings, at the rungs that it reached; of one that diverged, at those before.
+        diverged_at: Steps after which each diverged, which is marked by a cross; None: it did not.
     """
     figure = Figure(figsize=(7, 6.2), dpi=200, layout="constrained")
     names = list(grid)
@@ -129,21 +140,32 @@ def plot_search(
         survived = len(own) == len(steps)
         color, width = (ACCENT, 1.6) if survived else (FAINT, 0.9)
         axes.plot(steps[: len(own)], own, "o-", color=color, linewidth=width, markersize=3)
-    axes.plot(steps[: len(scores[0])], scores[0], "o-", color=FINAL, linewidth=2.4, markersize=5)
+    has_winner = diverged_at[0] is None
+    if has_winner:
+        axes.plot(steps[: len(scores[0])], scores[0], "o-", color=FINAL, linewidth=2.4, markersize=5)
     for color, label in ((FAINT, "left behind"), (ACCENT, "at the last rung"), (FINAL, "best")):
         axes.plot([], [], "o-", color=color, markersize=4, label=label)
     axes.plot([], [], "_", color=ACCENT, markersize=10, markeredgewidth=2.4, label="mean of the settings with a value")
+    lost = [at for at in diverged_at if at is not None]
+    if lost:
+        label = f"diverged: {len(lost)} of {len(settings)} settings"
+        axes.plot(lost, np.zeros(len(lost)), transform=axes.get_xaxis_transform(), label=label, **CROSS)
     _finish(figure, axes, title)
     axes.set_ylabel("score (mean return)", color=INK)
     panels = halves[1].subgridspec(1, len(names)).subplots(sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
         values = list(grid[name])
         at = [values.index(each[name]) for each in settings]
-        first = np.array([own[0] for own in scores])
+        first = np.array([own[0] if own else np.nan for own in scores])
         panel.plot(at, first, "o", color=FAINT, markersize=4)
-        means = [first[np.array(at) == index].mean() for index in range(len(values))]
+        scored = [first[(np.array(at) == index) & np.isfinite(first)] for index in range(len(values))]
+        means = [each.mean() if len(each) else np.nan for each in scored]
         panel.plot(range(len(values)), means, "_", color=ACCENT, markersize=16, markeredgewidth=2.4)
-        panel.plot(at[0], first[0], "o", color=FINAL, markersize=6)
+        if has_winner:
+            panel.plot(at[0], first[0], "o", color=FINAL, markersize=6)
+        unscored = [place for place, score in zip(at, first, strict=True) if np.isnan(score)]
+        if unscored:
+            panel.plot(unscored, np.zeros(len(unscored)), transform=panel.get_xaxis_transform(), **CROSS)
         panel.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, float) else value for value in values])
         panel.set_xlim(-0.5, len(values) - 0.5)
         panel.set_xlabel(name, color=INK)

@@ -260,13 +260,22 @@ class PopulationRun(Training[NDArray[np.float64]]):
         self.record_times()
         if self.gradients is not None:
             self._measure_gradients(self.gradients)
-        for seed, row in zip(self.seeds, rows, strict=True):
-            self.evaluations.append({"steps": self.steps, "seed": seed, **row, "episodes": episodes})
-        self._write_events([{f"eval/{name}": value for name, value in row.items()} for row in rows])
-        self.last_evaluation = self.steps
-        result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {len(means)} seeds"
+        self._record(rows, episodes)
+        result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {len(means)} seeds{self._lost()}"
         tqdm.write(f"{self.steps} of {self.config.steps} steps: {result}, {episodes} episodes each", sys.stderr)
         return returns
+
+    def _record(self, rows: Sequence[Mapping[str, float]], episodes: int) -> None:
+        """Adds an evaluation to the logs, with a row for each agent that says whether it had diverged."""
+        for seed, row, diverged in zip(self.seeds, rows, self.members.diverged, strict=True):
+            marked = {**row, "episodes": episodes, "diverged": int(diverged)}
+            self.evaluations.append({"steps": self.steps, "seed": seed, **marked})
+        self._write_events([{f"eval/{name}": value for name, value in row.items()} for row in rows])
+        self.last_evaluation = self.steps
+
+    def _lost(self) -> str:
+        """Says how many have diverged, if any."""
+        return f", {sum(self.members.diverged)} diverged" if any(self.members.diverged) else ""
 
     def _measure_gradients(self, log: CsvLog) -> None:
         with self.timed("evaluation"):
@@ -293,6 +302,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         means = None if returns is None else returns.mean(1)
         return {
             "seeds": self.seeds,
+            "diverged": [seed for seed, lost in zip(self.seeds, self.members.diverged, strict=True) if lost],
             "steps": self.steps,
             "eval_return_iqm": None if means is None else interquartile_mean(means),
             "eval_return_mean": None if means is None else float(means.mean()),
@@ -329,7 +339,19 @@ class PopulationRun(Training[NDArray[np.float64]]):
         for row in rows:
             returns[self.seeds.index(int(row["seed"])), steps.index(int(row["steps"]))] = float(row["mean_return"])
         title = f"{self.config.agent} on {self.config.env}, seeds {self.seeds[0]} to {self.seeds[-1]}"
-        plot_population(self.folder / "learning_curve.png", title, steps, returns, finished=finished)
+        plot_population(
+            self.folder / "learning_curve.png",
+            title,
+            steps,
+            returns,
+            finished=finished,
+            diverged_at=self.diverged_at(),
+        )
+
+    def diverged_at(self) -> list[int | None]:
+        """Steps after which each diverged; None: it did not."""
+        pairs = zip(self.members.stopped_at, self.members.diverged, strict=True)
+        return [stopped_at if diverged else None for stopped_at, diverged in pairs]
 
     def close(self) -> None:
         """Closes logs and agents."""

@@ -48,7 +48,7 @@ from agents.interruption import Interrupted, Stop
 from agents.lockstep import Member, Members, number_of_processes
 from agents.populations import Pace
 from agents.rewind import why_not_rewindable
-from agents.training import SAVING_SHARE, TrainingError, time_shares
+from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares
 from gsrl import checkpoint
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
@@ -115,11 +115,16 @@ class Result:
     setting: dict[str, Any]
     """Its values, by the names of the grid."""
     scores: list[float]
-    """At the rungs that it has reached."""
+    """At the rungs that it has reached; of one that diverged, at those before."""
+    diverged_at: int | None = None
+    """Steps after which the loss of one of its agents was no longer finite; None: it did not diverge."""
 
     def order(self) -> tuple[Any, ...]:
-        """What results are sorted by, the best last: rungs, then the latest score, then those before it."""
-        return (len(self.scores), self.scores[::-1])
+        """What results are sorted by, the best last: rungs, then the latest score, then those before it.
+
+        Those that diverged come before all others, by how far they got.
+        """
+        return (self.diverged_at is None, len(self.scores), self.diverged_at or 0, self.scores[::-1])
 
 
 def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ...]]:
@@ -221,9 +226,6 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     results = [Result(point, []) for point in points]
     count = len(results) * ladder.seeds_per_setting
     dataclasses.replace(config, seeds=count).check()
-    if config.processes is None:
-        count = number_of_processes(count, config.device)
-        config = dataclasses.replace(config, processes=count)
     return _find(config, grid, ladder, results, folder, command, None)
 
 
@@ -255,7 +257,9 @@ def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> di
     with checkpoint.fitting(folder / "checkpoint.zip"):
         names = ("results", "alive", "rung", "places", "members", "seconds", "steps")
         checkpoint.check_entries(state, dict.fromkeys(names))
-    results = [Result(dict(each["setting"]), list(each["scores"])) for each in state["results"]]
+    results = [
+        Result(dict(each["setting"]), list(each["scores"]), each.get("diverged_at")) for each in state["results"]
+    ]
     return _find(config, grid, Ladder(**stored["ladder"]), results, folder, command, state)
 
 
@@ -292,6 +296,9 @@ def _find(
             except Interrupted:
                 search.save_checkpoint()
                 return search.write_results("interrupted")
+            except DivergenceError:
+                search.write_results("failed")
+                raise
     except (EnvironmentFailure, OSError) as error:
         raise TrainingError(
             f"the search failed at {search.steps} steps: {error}; the newest checkpoint in {folder} is good"
@@ -319,13 +326,13 @@ def _confirm(
             settings=dataclasses.replace(config.settings, **search.ranked()[0].setting),
             seed=config.seed + ladder.seeds_per_setting,
             seeds=ladder.confirm,
-            processes=number_of_processes(ladder.confirm, config.device),
         )
         confirmed = runs.start(chosen, path, command)
     if confirmed["status"] == "interrupted":
         return summary
-    names = ("seeds", "eval_return_iqm", "eval_return_mean", "eval_return_worst", "eval_episodes", "wall_seconds")
-    return search.write_results("finished", {name: confirmed[name] for name in names})
+    scores = ("eval_return_iqm", "eval_return_mean", "eval_return_worst", "eval_episodes")
+    names = ("seeds", "diverged", *scores, "wall_seconds")
+    return search.write_results("finished", {name: confirmed.get(name) for name in names})
 
 
 class _Search:
@@ -393,7 +400,7 @@ class _Search:
     def _deal(self, count: int) -> list[list[int]]:
         """Shares members out to processes, at random, so that each has good ones and bad ones."""
         order = np.random.default_rng(0).permutation(count).tolist()
-        processes = min(self.config.processes or 1, count)
+        processes = min(self.config.processes or number_of_processes(count, self.config.device), count)
         return [sorted(order[first::processes]) for first in range(processes)]
 
     @property
@@ -447,25 +454,42 @@ class _Search:
         self.stopwatch.lap("learning")
 
     def _compare(self, rung: int) -> None:
-        """Scores the settings that are left, and goes on with the best of them."""
+        """Scores the settings that are left, and goes on with the best of them, but with none that diverged.
+
+        Raises:
+            DivergenceError: All of them diverged.
+        """
         returns = self.members.evaluate(self.config.eval_episodes)
         self.stopwatch.lap("evaluation")
-        scores = returns.mean(1).reshape(-1, self.ladder.seeds_per_setting).mean(1).tolist()
-        for index, score in zip(self.alive, scores, strict=True):
-            self.results[index].scores.append(score)
-        best = max(self.alive, key=lambda index: self.results[index].order())
+        seeds = self.ladder.seeds_per_setting
+        scores = returns.mean(1).reshape(-1, seeds).mean(1).tolist()
+        for place, (index, score) in enumerate(zip(self.alive, scores, strict=True)):
+            own = range(place * seeds, (place + 1) * seeds)
+            self.results[index].diverged_at = min(
+                (self.members.stopped_at[member] or 0 for member in own if self.members.diverged[member]), default=None
+            )
+            if self.results[index].diverged_at is None:
+                self.results[index].scores.append(score)
+        order = sorted(self.alive, key=lambda index: self.results[index].order(), reverse=True)
+        sound = [index for index in order if self.results[index].diverged_at is None]
+        lost = len(order) - len(sound)
+        if not sound:
+            raise DivergenceError(
+                f"the search has no winner: every setting that had come to {self.rung_steps[rung]} steps diverged, its "
+                f"loss no longer finite; try lower values of learning_rate, or --max-grad-norm; the table is in "
+                f"{self.folder}"
+            )
+        latest = [self.results[index].scores[-1] for index in sound]
         tqdm.write(
-            f"{self.rung_steps[rung]} steps: {len(self.alive)} settings, best {max(scores):.1f}, "
-            f"median {np.median(scores):.1f}; {describe(self.results[best].setting)}",
+            f"{self.rung_steps[rung]} steps: {len(order)} settings, {f'{lost} diverged, ' if lost else ''}"
+            f"best {latest[0]:.1f}, median {np.median(latest):.1f}; {describe(self.results[sound[0]].setting)}",
             sys.stderr,
         )
         self.rung = rung + 1
         if self.rung == len(self.rung_steps):
             return
-        order = sorted(self.alive, key=lambda index: self.results[index].order(), reverse=True)
-        kept = sorted(order[: self._number_kept(len(order))])
+        kept = sorted(sound[: self._number_kept(len(order))])
         places = [self.alive.index(index) for index in kept]
-        seeds = self.ladder.seeds_per_setting
         self.members.keep([place * seeds + seed for place in places for seed in range(seeds)])
         self.alive = kept
 
@@ -500,7 +524,7 @@ class _Search:
 
     def write_results(self, status: str, confirmation: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes tables, picture and summary, and returns the summary."""
-        ranked = [result for result in self.ranked() if result.scores]
+        ranked = [result for result in self.ranked() if result.scores or result.diverged_at is not None]
         config, seconds = self.config, self.seconds()
         summary: dict[str, Any] = {
             "status": status,
@@ -509,18 +533,20 @@ class _Search:
             "steps": self.steps,
             "rungs": self.rung_steps,
             "settings": len(self.results),
+            "diverged": sum(result.diverged_at is not None for result in self.results),
             "winner": None,
             "confirmation": confirmation,
             "wall_seconds": seconds["wall"],
             "time_shares": time_shares(seconds),
         }
-        if ranked:
+        if ranked and ranked[0].diverged_at is None and status != "failed":
             best = ranked[0]
             summary["winner"] = {
                 "setting": best.setting,
                 "scores": best.scores,
                 "train": train_command(config, best.setting),
             }
+        if ranked:
             title = f"{config.agent} on {config.env}, {len(self.results)} settings"
             header, rows = table(ranked, self.rung_steps)
             text = io.StringIO(newline="")
@@ -534,6 +560,7 @@ class _Search:
                 [result.setting for result in ranked],
                 self.rung_steps,
                 [result.scores for result in ranked],
+                [result.diverged_at for result in ranked],
             )
         write_json(self.folder / "summary.json", summary)
         return summary
@@ -553,18 +580,27 @@ def describe(setting: Mapping[str, Any]) -> str:
 
 def table(ranked: Sequence[Result], rung_steps: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     """Returns header and rows of the table of results, the best first."""
-    header = ["rank", *ranked[0].setting, *(f"score at {steps}" for steps in rung_steps)]
+    header = ["rank", *ranked[0].setting, *(f"score at {steps}" for steps in rung_steps), "diverged at"]
     rows = []
     for rank, result in enumerate(ranked, start=1):
         values = [f"{value:g}" if isinstance(value, float) else str(value) for value in result.setting.values()]
         scores = [f"{score:.1f}" for score in result.scores]
-        rows.append([str(rank), *values, *scores, *[""] * (len(rung_steps) - len(scores))])
+        diverged_at = "" if result.diverged_at is None else str(result.diverged_at)
+        rows.append([str(rank), *values, *scores, *[""] * (len(rung_steps) - len(scores)), diverged_at])
     return header, rows
 
 
 def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], summary: Mapping[str, Any]) -> str:
-    lines = [f"# {title}", "", "The winner:", "", "```sh"]
-    lines += [f"python run_agent.py train {' '.join(summary['winner']['train'])}", "```", ""]
+    lines = [f"# {title}", ""]
+    if summary["winner"] is not None:
+        lines += ["The winner:", "", "```sh", f"python run_agent.py train {' '.join(summary['winner']['train'])}"]
+        lines += ["```", ""]
+    if summary["diverged"]:
+        lines += [
+            f"{summary['diverged']} of {summary['settings']} settings diverged: the loss of an agent was no longer "
+            "finite. They are ranked last.",
+            "",
+        ]
     confirmed = summary["confirmation"]
     if confirmed is not None:
         lines += [

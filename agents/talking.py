@@ -293,11 +293,8 @@ class _TalkingRun(PopulationRun):
         means, deviations = scores.mean(1).tolist(), scores.std(1).tolist()
         rows = [{"mean_return": mean, "std_return": std} for mean, std in zip(means, deviations, strict=True)]
         self.record_times()
-        for seed, row in zip(self.seeds, rows, strict=True):
-            self.evaluations.append({"steps": self.steps, "seed": seed, **row, "episodes": scores.shape[1]})
-        self._write_events([{f"eval/{name}": value for name, value in row.items()} for row in rows])
-        self.last_evaluation = self.steps
-        seeds = f"IQM {interquartile_mean(means):.3f}, worst {min(means):.3f} of {len(means)} seeds"
+        self._record(rows, scores.shape[1])
+        seeds = f"IQM {interquartile_mean(means):.3f}, worst {min(means):.3f} of {len(means)} seeds{self._lost()}"
         result = seeds if len(means) > 1 else f"{means[0]:.3f}"
         tqdm.write(f"{self.steps} of {self.config.steps} episodes: {unit(self.config)} {result}", sys.stderr)
         return scores
@@ -320,6 +317,7 @@ class _TalkingRun(PopulationRun):
             y=f"{unit(config)}, hard messages",
             best=get_agent(config.agent).best_score(config.env, config.settings),
             decimals=3,
+            diverged_at=self.diverged_at(),
         )
 
 

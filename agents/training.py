@@ -78,7 +78,7 @@ class Training(ABC, Generic[Returns]):
         folder: Its folder.
         steps: Steps done by earlier processes.
         seconds: Seconds spent by them, by kind.
-        seeded: Whether rows of the logs have a column ``seed``.
+        seeded: Whether rows of the logs have a column ``seed``, and those of evaluations say whether it had diverged.
 
     Attributes:
         saved_steps: Steps of the newest checkpoint.
@@ -96,7 +96,8 @@ class Training(ABC, Generic[Returns]):
         first = ["seed"] if seeded else []
         self.progress = CsvLog(folder / "progress.csv", first)
         self.episodes = CsvLog(folder / "episodes.csv", [*first, "return", "length"])
-        self.evaluations = CsvLog(folder / "evaluations.csv", [*first, "mean_return", "std_return", "episodes"])
+        last = ["diverged"] if seeded else []
+        self.evaluations = CsvLog(folder / "evaluations.csv", [*first, "mean_return", "std_return", "episodes", *last])
         for log in (self.progress, self.episodes, self.evaluations):
             log.truncate(steps)
         self.last_evaluation = self.evaluations.last_step()

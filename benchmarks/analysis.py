@@ -73,6 +73,8 @@ class Entry:
     seconds_to: float = math.inf
     """Seconds of one core until then, likewise."""
     curve: Curve | None = None
+    diverged: int = 0
+    """Runs whose loss was not finite at their end: their scores are those of the parameters before."""
 
     @property
     def seeds(self) -> int:
@@ -181,6 +183,8 @@ class Analysis:
     """Labels that are not in all environments, so not among those taken together."""
     missing: tuple[str, ...]
     """Runs of the suite that have no result, in words."""
+    diverged: tuple[str, ...]
+    """Runs that diverged, in words."""
     few: bool
     """Whether anything has fewer than :data:`benchmarks.stats.FEW` seeds."""
     gradients: tuple[Gradient, ...]
@@ -217,6 +221,8 @@ def read_benchmark(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, dic
         rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"mean_return": ["nan", ""]})
     except pd.errors.EmptyDataError:
         rows = pd.DataFrame(columns=list(RESULTS.columns))
+    said = rows["diverged"] if "diverged" in rows else pd.Series(index=rows.index)  # rows were once written without
+    rows["diverged"] = pd.to_numeric(said, errors="coerce").fillna(0).astype(int)
     absent = [column for column in RESULTS.columns if column not in rows]
     if absent:
         raise UsageError(f"{path} lacks the columns {', '.join(absent)}")
@@ -271,6 +277,13 @@ def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[st
         labels=labels,
         left_out=tuple(left_out),
         missing=tuple(missing),
+        diverged=tuple(
+            f"{entry.label} on {panel.name}: {entry.diverged} of {entry.seeds} seeds"
+            for panel in panels
+            if panel.name != EVERYWHERE
+            for entry in panel.entries
+            if entry.diverged
+        ),
         few=any(entry.few for panel in panels for entry in panel.entries),
         gradients=() if gradients is None else tuple(_gradients(gradients, labels, [panel.name for panel in panels])),
         meta=meta,
@@ -301,6 +314,7 @@ def _entry(rows: pd.DataFrame, planned: int, threshold: float | None) -> Entry:
         steps_to=float(np.median(first[0])),
         seconds_to=float(np.median(first[1])),
         curve=_curve(runs),
+        diverged=int(final["diverged"].sum()),
     )
 
 
@@ -355,6 +369,7 @@ def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Pane
                 steps=sum(entry.steps for entry in own),
                 seconds=sum(entry.seconds for entry in own),
                 speed=sum(entry.steps for entry in own) / sum(entry.steps / entry.speed for entry in own),
+                diverged=sum(entry.diverged for entry in own),
             )
         )
     if not entries:

@@ -17,7 +17,23 @@ from numpy.typing import NDArray
 from benchmarks.analysis import EVERYWHERE, THRESHOLDS, Analysis, Entry, Panel
 from benchmarks.stats import FEW
 
-__all__ = ["PALETTE", "colours", "duration", "number", "page", "significant", "span", "steps_text", "ticks", "variants"]
+__all__ = [
+    "DIVERGED",
+    "PALETTE",
+    "colours",
+    "duration",
+    "number",
+    "page",
+    "seeds_text",
+    "significant",
+    "span",
+    "steps_text",
+    "ticks",
+    "variants",
+]
+
+DIVERGED = "Diverged, and counted with the score of their parameters before"
+"""What is said of runs whose loss was no longer finite."""
 
 PALETTE = (
     "#2f6fd0",
@@ -175,6 +191,12 @@ def steps_text(steps: float) -> str:
     return f"{steps:.0f}"
 
 
+def seeds_text(entry: Entry) -> str:
+    """How many seeds there are: of how many, where some are missing, and how many diverged, if any."""
+    seeds = f"{entry.seeds}" if entry.seeds == entry.planned else f"{entry.seeds} of {entry.planned}"
+    return f"{seeds}, {entry.diverged} diverged" if entry.diverged else seeds
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers between two."""
     if not high > low:
@@ -309,6 +331,8 @@ def _notes(analysis: Analysis) -> str:
         )
     if analysis.missing:
         notes.append(f"Not finished, and not counted: {escape(_listed(analysis.missing))}.")
+    if analysis.diverged:
+        notes.append(f"{DIVERGED}: {escape(_listed(analysis.diverged))}.")
     if analysis.left_out:
         notes.append(f"Not in all environments, so below alone: {escape(_listed(analysis.left_out))}.")
     return "".join(f'<p class="note">{note}</p>' for note in notes)
@@ -420,7 +444,7 @@ def _costs(panel: Panel) -> str:
     for entry in panel.entries:
         row = [
             entry.label,
-            f"{entry.seeds}" if entry.seeds == entry.planned else f"{entry.seeds} of {entry.planned}",
+            seeds_text(entry),
             number(entry.iqm.estimate),
             span(entry.iqm.low, entry.iqm.high),
             number(entry.worst),

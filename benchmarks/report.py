@@ -14,7 +14,7 @@ from agents.common import UsageError
 from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
-from benchmarks.page import duration, number, page, significant, span, steps_text
+from benchmarks.page import DIVERGED, duration, number, page, seeds_text, significant, span, steps_text
 from benchmarks.stats import FEW
 
 __all__ = ["markdown", "write"]
@@ -79,6 +79,8 @@ def _notes(analysis: Analysis) -> str:
         notes.append(f"Fewer than {FEW} seeds are marked \\*: their intervals hold the true value less often.")
     if analysis.missing:
         notes.append(f"Not finished, and not counted: {', '.join(analysis.missing)}.")
+    if analysis.diverged:
+        notes.append(f"{DIVERGED}: {', '.join(analysis.diverged)}.")
     if analysis.left_out:
         notes.append(f"Not in all environments: {', '.join(analysis.left_out)}.")
     return "\n".join(f"> {note}\n>" for note in notes).removesuffix("\n>")
@@ -93,8 +95,7 @@ def _table(panel: Panel) -> str:
     for entry in panel.entries:
         row = [
             entry.label,
-            f"{entry.seeds}{' of ' + str(entry.planned) if entry.seeds < entry.planned else ''}"
-            + ("\\*" if entry.few else ""),
+            seeds_text(entry) + ("\\*" if entry.few else ""),
             number(entry.iqm.estimate),
             span(entry.iqm.low, entry.iqm.high),
             number(entry.worst),

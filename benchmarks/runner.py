@@ -445,7 +445,9 @@ def _write(out: Path, tables: Sequence[Rows]) -> None:
 
 def _line(outcome: Outcome) -> str:
     final = [row for row in outcome.rows[0] if row["final"] == "1"]
-    returns = ", ".join(f"{float(row['mean_return']):.4g}" for row in final)
+    returns = ", ".join(
+        f"{float(row['mean_return']):.4g}{' (diverged)' if row['diverged'] == '1' else ''}" for row in final
+    )
     return f"{outcome.task}: {returns} in {float(final[0]['seconds']):.0f} s"
 
 

@@ -48,10 +48,13 @@ RESULTS = Table(
         "train_seconds": "",
         "members": "",
         "final": "",
+        "diverged": "diverged",
     },
 )
 """``seconds`` are those of the whole task up to the evaluation, of ``members`` seeds that it trained in lock-step;
-``train_seconds`` leave evaluations and checkpoints out. ``final`` is 1 at the end of a run, else 0."""
+``train_seconds`` leave evaluations and checkpoints out. ``final`` is 1 at the end of a run, else 0. ``diverged`` is 1
+once the loss of a run was no longer finite, its returns then being those of its parameters before, else 0; empty in
+rows of earlier versions, which did not say it."""
 
 GRADIENTS = Table(
     "gradients.csv",
@@ -139,6 +142,7 @@ def rows_of(folder: Path, suite: str, label: str, table: Table) -> Rows:
             "train_seconds": _rounded(time["train_seconds"]),
             "members": str(config.seeds or 1),
             "final": str(int(row["steps"] == last)),
+            "diverged": "0",  # alone it would have failed
         }
         known |= {column: row[name] for column, name in table.columns.items() if name in row}
         rows.append({column: known[column] for column in table.columns})

@@ -26,6 +26,7 @@ from agents.config import default_config, read_config
 from agents.lockstep import Member, Members
 from agents.scores import interquartile_mean
 from agents.training import TrainingError
+from benchmarks.tables import RESULTS, rows_of
 from gsrl import DiscreteSAC, checkpoint
 
 ROOT = Path(run_agent.__file__).parent
@@ -188,6 +189,9 @@ def test_the_picture_marks_the_final_mean_of_a_finished_run_alone(whole: Path, t
         pictures.append(path.read_bytes())
     assert pictures[0] != pictures[1]
     populations.plot_population(tmp_path / "none.png", "title", [], np.zeros((2, 0)), finished=False)
+    lost = tmp_path / "lost.png"
+    populations.plot_population(lost, "title", [10, 20], returns, finished=True, diverged_at=[None, 14])
+    assert lost.read_bytes() not in pictures
 
 
 def test_how_they_are_shared_out_does_not_matter(whole: Path, tmp_path: Path) -> None:
@@ -398,9 +402,20 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
 
     monkeypatch.setattr(lockstep._Share, "learn", poison)
     assert train(tmp_path / "one") == 0
-    assert "seed 1 diverged at" in capsys.readouterr().err
-    members = read_json(tmp_path / "one" / "summary.json")["members"]
-    assert [member["diverged"] for member in members] == [False, True, False]
+    captured = capsys.readouterr()
+    assert "seed 1 diverged at" in captured.err
+    assert "of 3 seeds, 1 diverged, 6 episodes each" in captured.err
+    assert "6 episodes each; diverged, and counted as they were before: seed 1" in captured.out
+    summary = read_json(tmp_path / "one" / "summary.json")
+    assert [member["diverged"] for member in summary["members"]] == [False, True, False]
+    assert summary["diverged"] == [1]
+    assert [row["diverged"] for row in rows(tmp_path / "one" / "evaluations.csv")] == [*"000", *"010", *"010"]
+    results = rows_of(tmp_path / "one", "suite", "label", RESULTS)
+    assert [row["diverged"] for row in results if row["final"] == "1"] == [*"010"]
+    assert run_agent.main(["eval", str(tmp_path / "one"), "--json"]) == 0
+    assert [member["diverged"] for member in json.loads(capsys.readouterr().out)["members"]] == [False, True, False]
+    assert run_agent.main(["eval", str(tmp_path / "one"), "--episodes", "2"]) == 0
+    assert capsys.readouterr().out.count("diverged") == 2  # beside its agent, and what that means
 
     poisoned[:] = range(3)
     assert exit_code(["train", *SMALL, "--seeds", "3", "--processes", "1", "--out", str(tmp_path / "all")]) == 1

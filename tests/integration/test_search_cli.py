@@ -50,11 +50,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_half_of_the_settings_go_on_from_each_rung(whole: Path) -> None:
     rows = results(whole)
-    assert list(rows[0]) == ["rank", "learning_rate", "n_steps", "score at 40", "score at 80", "score at 160"]
+    scores = ["score at 40", "score at 80", "score at 160"]
+    assert list(rows[0]) == ["rank", "learning_rate", "n_steps", *scores, "diverged at"]
     assert {(row["learning_rate"], row["n_steps"]) for row in rows} == {
         (rate, n) for rate in ("0.0003", "0.01") for n in "135"
     }
-    assert [sum(bool(row[name]) for row in rows) for name in list(rows[0])[3:]] == [6, 3, 2]
+    assert [sum(bool(row[name]) for row in rows) for name in (*scores, "diverged at")] == [6, 3, 2, 0]
     first = [float(row["score at 40"]) for row in rows]
     assert min(first[:3]) >= max(first[3:])
     assert float(rows[0]["score at 160"]) >= float(rows[1]["score at 160"])
@@ -139,6 +140,78 @@ def test_processes_and_seeds_of_a_setting(tmp_path: Path) -> None:
     assert [sum(bool(row[name]) for row in results(folder)) for name in ("score at 80", "score at 160")] == [2, 1]
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_setting_that_diverges_is_marked_ranked_last_and_never_chosen(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate, advance = search.Members.evaluate, search._Search._advance
+
+    def flattering(self: Any, episodes: int) -> Any:
+        returns = evaluate(self, episodes)
+        returns[self.diverged] = 1e6
+        return returns
+
+    def stopped(self: Any, pace: Any, upto: int) -> None:
+        if interrupted and self.rung == 1:
+            raise search.Interrupted
+        advance(self, pace, upto)
+
+    monkeypatch.setattr(search.Members, "evaluate", flattering)
+    folder = tmp_path / "run"
+    options = ["--grid", "learning_rate=1e30,1e-3,3e-4", "--rungs", "2", "--seeds-per-setting", "2"]
+    options += ["--confirm", "0", "--keep", ".9", "--out", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(search._Search, "_advance", stopped)
+        assert run_agent.main(["search", *SMALL, *options]) == (130 if interrupted else 0)
+    if interrupted:
+        assert run_agent.main(["search", "--resume", str(folder)]) == 0
+    assert "1 of 3 settings diverged, and are ranked last" in capsys.readouterr().out
+    first, second, last = results(folder)
+    assert {first["learning_rate"], second["learning_rate"]} == {"0.001", "0.0003"}
+    assert first["diverged at"] == second["diverged at"] == ""
+    assert first["score at 160"]
+    assert (last["learning_rate"], last["score at 144"], last["score at 160"]) == ("1e+30", "", "")
+    assert 30 <= int(last["diverged at"]) <= 40
+    summary = read_json(folder / "summary.json")
+    assert (summary["status"], summary["diverged"]) == ("finished", 1)
+    assert summary["winner"]["setting"]["learning_rate"] == float(first["learning_rate"])
+    assert "1 of 3 settings diverged: " in (folder / "results.md").read_text()
+
+
+def test_a_search_in_which_all_diverge_says_so_and_chooses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    options = ["--grid", "learning_rate=1e30,1e31", "--confirm", "1", "--out", str(folder)]
+    for argv in (["search", *SMALL, *options], ["search", "--resume", str(folder)]):
+        assert exit_code(argv) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(
+            "run_agent.py: error: the search has no winner: every setting that had come to 40 steps"
+        )
+        summary = read_json(folder / "summary.json")
+        assert (summary["status"], summary["diverged"], summary["winner"]) == ("failed", 2, None)
+        assert [int(row["diverged at"]) < 40 for row in results(folder)] == [True, True]
+        assert not search.confirmation_folder(folder).exists()
+
+
+@pytest.mark.parametrize(("options", "processes"), [(["--processes", "1"], 1), ([], None)])
+def test_processes_are_those_of_the_confirmation_too(
+    options: list[str], processes: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def killed(config: Any, *arguments: Any) -> None:
+        started.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.runs, "start", killed)
+    monkeypatch.setattr(search, "number_of_processes", lambda count, device: 1)
+    argv = [*SMALL[: SMALL.index("--processes")], *options, "--grid", "gamma=.9,.99", "--rungs", "1"]
+    assert run_agent.main(["search", *argv, "--confirm", "3", "--out", str(tmp_path / "run")]) == 130
+    assert [config.processes for config in started] == [processes]
+
+
 def test_the_ladder_ends_at_all_steps() -> None:
     assert Ladder().steps(10_000) == [2500, 5000, 10_000]
     assert Ladder(rungs=2, keep=0.25).steps(1000) == [250, 1000]
@@ -147,8 +220,10 @@ def test_the_ladder_ends_at_all_steps() -> None:
 
 def test_results_are_ordered_by_rungs_then_by_the_latest_score() -> None:
     scores = ([2.0, 4.0], [9.0], [1.0, 4.0], [1.0, 3.0])
-    in_order = sorted((Result({}, each) for each in scores), key=Result.order)
-    assert [result.scores for result in in_order] == [[9.0], [1.0, 3.0], [1.0, 4.0], [2.0, 4.0]]
+    lost = [Result({}, [99.0, 99.0], 30), Result({}, [], 20), Result({}, [], 10)]
+    in_order = sorted([*(Result({}, each) for each in scores), *lost], key=Result.order)
+    assert [result.scores for result in in_order[3:]] == [[9.0], [1.0, 3.0], [1.0, 4.0], [2.0, 4.0]]
+    assert [result.diverged_at for result in in_order[:4]] == [10, 20, 30, None]
 
 
 def test_the_preset_grid_has_32_settings() -> None:

@@ -105,6 +105,19 @@ def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
     assert "12 runs over 2 environments" in page(analysis)
 
 
+def test_a_run_that_diverged_is_counted_and_marked(tmp_path: Path) -> None:
+    rows = [row | {"diverged": int(row["label"] == "good" and row["seed"] == 1)} for row in ROWS]
+    analysis = analysed(tmp_path, rows, META)
+    assert [panel.winner.diverged for panel in analysis.panels] == [2, 1, 1]
+    assert analysis.diverged == ("good on A-v0: 1 of 3 seeds", "good on B-v0: 1 of 3 seeds")
+    note = "Diverged, and counted with the score of their parameters before: good on A-v0: 1 of 3 seeds"
+    for text in (report.markdown(analysis), page(analysis)):
+        assert note in text
+        assert text.count("3, 1 diverged") == 2
+    for old in (ROWS, [{name: value for name, value in row.items() if name != "diverged"} for row in rows]):
+        assert analysed(tmp_path, old, META).diverged == ()
+
+
 def test_environments_without_an_agent_in_common_are_not_taken_together(tmp_path: Path) -> None:
     analysis = analysed(tmp_path, [*run("a", "A-v0", 0, [1.0]), *run("b", "B-v0", 0, [-1.0])], META)
     assert [panel.name for panel in analysis.panels] == ["A-v0", "B-v0"]
