@@ -87,11 +87,13 @@ def fitting_estimators(
         "gumbel-rao": {"temperature": temperature, "num_samples": NUM_SAMPLES},
         "reinmax": {"temperature": max(1.0, temperature)},
         "rloo": {"num_samples": NUM_SAMPLES},
-        "relax": {"n": n, "K": K, "temperature": temperature},
+        "relax": {"temperature": temperature},
         "unordered-set": {"num_samples": _unordered(configurations)},
     }
     unfit = _unfit(n, K, configurations)
-    return {name: make_estimator(name, **settings.get(name, {})) for name in ESTIMATORS if name not in unfit}
+    return {
+        name: make_estimator(name, shape=(n, K), **settings.get(name, {})) for name in ESTIMATORS if name not in unfit
+    }
 
 
 def choose_estimators(names: Sequence[str], problem: Problem, temperature: float) -> dict[str, Estimator]:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
-from gsrl.estimators import Estimator, Exact, Objective, Relax, RelaxedControl, make_estimator
+from gsrl.estimators import Estimator, Exact, Objective, RelaxedControl, make_estimator
 from gsrl.estimators.base import evaluate, replace_rows
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def compare(
         policy: Distribution with batch shape ``[*batch]`` and event shape ``(n, K)``; its logits are held fixed.
         f: Maps ``[M, *batch, n, K]`` to ``[M, *batch]``; the gradient is that of the sum over the batch.
         estimators: By label; or in a sequence, and then labelled by their names, which must differ. A string stands for
-            the estimator of that name with its defaults; ``"relax"``, which has none, is made for the policy's shape.
+            the estimator of that name with its defaults; ``"relax"`` is made for the policy's shape.
         num_samples: Estimates of each estimator, at least 2.
         exact: The gradient ``[*batch, n, K]``, if it is known. If None, it is enumerated where ``K**n`` is at most
             ``gsrl.distributions.MAX_SUPPORT``, and otherwise estimated by ``num_samples`` samples of
@@ -602,10 +602,9 @@ def _named(
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(f"estimators must be a mapping or a sequence, but got {estimators!r}.")
     given = list(estimators.values()) if isinstance(estimators, Mapping) else list(estimators)
-    sizes: dict[str, dict[str, int]] = {Relax.name: {"n": policy.n, "K": policy.K}}
+    shape = (policy.n, policy.K)
     built = [
-        make_estimator(item, **sizes.get(item, {})).to(policy.logits.device) if isinstance(item, str) else item
-        for item in given
+        make_estimator(item, shape=shape).to(policy.logits.device) if isinstance(item, str) else item for item in given
     ]
     for item in built:
         if not isinstance(item, Estimator):

@@ -182,7 +182,9 @@ class FactoredCategorical(Distribution):
                 "Use an estimator that samples."
             )
         support = torch.eye(K, dtype=self.logits.dtype, device=self.logits.device)
-        if n > 1:
+        if n == 0:  # one configuration, which is empty
+            support = support[:0]
+        elif n > 1:
             factors = torch.arange(n - 1, -1, -1, device=support.device)
             support = support[torch.arange(K**n, device=support.device).unsqueeze(-1) // K**factors % K]
         support = support.reshape(K**n, *(1 for _ in self.batch_shape), n, K)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gsrl._validation import is_concrete
+from gsrl._validation import is_concrete, is_number
 
 __all__ = [
     "binary_concrete",
@@ -196,7 +196,7 @@ def gumbel_softmax(
 
     Args:
         logits: ``[..., K]``.
-        temperature: Positive; a float, or a tensor broadcastable to ``logits``.
+        temperature: Positive; a float, or a tensor broadcastable to ``[..., 1]``, one number a row.
         hard: Whether the value is one-hot.
         mask: Boolean, broadcastable to ``logits``; True where legal.
         noise: Gumbel noise of the shape of ``logits``.
@@ -207,10 +207,12 @@ def gumbel_softmax(
         ``[..., K]``, rows on the simplex, dtype of ``logits``; exactly one-hot with ``hard=True``.
 
     Raises:
-        ValueError: As :func:`masked_logits`; ``temperature`` is not positive; ``noise`` has another shape.
+        TypeError: ``logits`` is no tensor, or ``temperature`` neither a number nor a tensor.
+        ValueError: As :func:`masked_logits`; ``temperature`` is not positive, or has a number for each choice;
+            ``noise`` has another shape.
     """
-    check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
+    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
     # Minus the noise, and a tensor of our own, which may be written over.
     if noise is None:
         negative = _log_exponential(logits.shape, generator, logits.device)
@@ -247,7 +249,8 @@ def straight_through(
 
     Args:
         logits: ``[..., K]``.
-        temperature: Positive; a float, or a tensor broadcastable to ``logits``. Acts on the backward pass alone.
+        temperature: Positive; a float, or a tensor broadcastable to ``[..., 1]``, one number a row. Acts on the
+            backward pass alone.
         mask: Boolean, broadcastable to ``logits``; True where legal.
         noise: Gumbel noise of the shape of ``logits``.
         generator: Source of the noise if none is given.
@@ -257,10 +260,12 @@ def straight_through(
         One-hot ``[..., K]``, dtype of ``logits``.
 
     Raises:
-        ValueError: As :func:`masked_logits`; ``temperature`` is not positive; ``noise`` has another shape.
+        TypeError: ``logits`` is no tensor, or ``temperature`` neither a number nor a tensor.
+        ValueError: As :func:`masked_logits`; ``temperature`` is not positive, or has a number for each choice;
+            ``noise`` has another shape.
     """
-    check_temperature(temperature, validate_args)
     legal = masked_logits(logits, mask, validate_args=validate_args)
+    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
     hard = _one_hot(legal + perturbation(logits, noise, generator))
     return _cast(_harden(divide(legal, temperature).softmax(-1), hard), logits.dtype)
 
@@ -300,7 +305,7 @@ def binary_concrete(
             does not broadcast to ``logits``; ``noise`` has another shape.
     """
     _check_logits(logits)
-    check_temperature(temperature, validate_args)
+    check_temperature(temperature, validate_args, logits.shape)
     if mask is not None:
         _check_mask(mask, logits)
     if validate_args and is_concrete(logits) and bool(logits.isnan().any()):
@@ -393,6 +398,8 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _check_logits(logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a floating-point tensor, but got {type(logits).__name__} {logits!r}.")
     if not logits.dtype.is_floating_point:
         raise ValueError(f"logits must be a floating-point tensor, but got dtype {logits.dtype}.")
 
@@ -422,22 +429,37 @@ def _check_noise(noise: Tensor, logits: Tensor) -> None:
 def _check_mask(mask: Tensor, logits: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be a boolean tensor, but got dtype {mask.dtype}.")
-    if mask.shape == logits.shape:
-        return
-    try:
-        fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not _broadcasts(mask.shape, logits.shape):
         raise ValueError(
             f"mask must broadcast to the shape of logits, {_shape(logits)}, but got a mask of shape {_shape(mask)}."
         )
 
 
-def check_temperature(temperature: float | Tensor, validate_args: bool) -> None:
-    """Raises an error unless ``temperature`` is positive. A tensor is only read if ``validate_args``."""
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    if tuple(shape) == tuple(to):
+        return True
+    try:
+        return torch.broadcast_shapes(shape, to) == tuple(to)
+    except RuntimeError:
+        return False
+
+
+def check_temperature(
+    temperature: float | Tensor, validate_args: bool = True, shape: Sequence[int] | None = None
+) -> None:
+    """Raises an error unless ``temperature`` is positive, and broadcasts to ``shape`` if that is given.
+
+    The values of a tensor are only read if ``validate_args``.
+    """
     if isinstance(temperature, Tensor):
+        if shape is not None and temperature.dim() and not _broadcasts(temperature.shape, shape):
+            raise ValueError(
+                f"temperature must be a number, or broadcast to shape {tuple(shape)}, but got a tensor of shape "
+                f"{_shape(temperature)}."
+            )
         if validate_args and is_concrete(temperature) and not bool((temperature > 0).all()):
             raise ValueError(f"temperature must be positive, but got {temperature}.")
+    elif not is_number(temperature):
+        raise TypeError(f"temperature must be a number or a tensor, but got {type(temperature).__name__}.")
     elif not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature}.")

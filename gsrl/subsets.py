@@ -139,7 +139,7 @@ def relaxed_subset(
     Args:
         logits: ``[..., N]``.
         k: Number of choices.
-        temperature: Positive; a float, or a tensor broadcastable to ``logits``.
+        temperature: Positive; a float, or a tensor broadcastable to ``[..., 1]``, one number a row.
         hard: Whether the value is ``k``-hot.
         mask: Boolean, broadcastable to ``logits``; True where legal.
         noise: Gumbel noise of the shape of ``logits``.
@@ -152,8 +152,9 @@ def relaxed_subset(
     Raises:
         ValueError: As :func:`gumbel_top_k`; ``temperature`` is not positive.
     """
-    check_temperature(temperature, validate_args)
-    perturbed = _legal_logits(logits, k, mask, validate_args) + perturbation(logits, noise, generator)
+    legal = _legal_logits(logits, k, mask, validate_args)
+    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
+    perturbed = legal + perturbation(logits, noise, generator)
     scaled = divide(perturbed, temperature)
     soft = scaled.softmax(-1)
     for _ in range(k - 1):
@@ -269,7 +270,7 @@ class SubsetOfK(Distribution):
         """Draws a differentiable sample; see :func:`relaxed_subset`, also for the bias.
 
         Args:
-            temperature: Positive; a float, or a tensor broadcastable to ``[*batch, N]``.
+            temperature: Positive; a float, or a tensor broadcastable to ``[*batch, 1]``, one number a row.
             hard: Whether the value is ``k``-hot.
             noise: Gumbel noise ``[*batch, N]``.
             generator: Source of the noise if none is given; torch's default one if None.

@@ -55,6 +55,13 @@ class Temperature(nn.Module):
     def step(self) -> None:
         """Advance a schedule by one step; nothing to do where there is none."""
 
+    def extra_repr(self) -> str:
+        """The settings, and the current temperature where it is none of them."""
+        shown = dict(self.settings)
+        if "value" not in shown:
+            shown["value"] = float(f"{self().item():.4g}")
+        return _listed(shown)
+
 
 class ConstantTemperature(Temperature):
     """A temperature that stays the same.
@@ -250,6 +257,10 @@ class StateTemperature(nn.Module):
             raise ValueError(f"`features` must have shape [*batch, {self.in_features}], got {list(features.shape)}")
         return (1 / (F.softplus(features @ self.w) + 1 / self.maximum))[..., None, None]
 
+    def extra_repr(self) -> str:
+        """The settings: the temperature is each state's own."""
+        return _listed(self.settings)
+
 
 TEMPERATURES: dict[str, type[Temperature] | type[StateTemperature]] = {
     cls.name: cls
@@ -302,6 +313,10 @@ def as_temperature(value: float | Temperature) -> Temperature:
     if not is_number(value):
         raise TypeError(f"`value` must be a number or a Temperature, got {type(value).__name__}")
     return ConstantTemperature(value)
+
+
+def _listed(settings: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def _count(name: str, value: object) -> int:

@@ -69,8 +69,8 @@ def check_estimator(
     the gradient of E[f] and, unless ``biased``, that the logits do.
 
     What a biased estimate *should* be, the suite cannot know: only ``reference_gradient`` tells it. Without one, the
-    gradient of a biased estimator may be wrong by a factor. Errors that the estimator raises pass through. The caches
-    of ``torch.compile`` are reset.
+    gradient of a biased estimator may be wrong by a factor. Errors that the estimator raises pass through, but
+    for those of torch under its transforms. The caches of ``torch.compile`` are reset.
 
     Args:
         make: Builds the estimator, in the same state at every call.
@@ -117,6 +117,8 @@ def _shapes_and_rows(subject: _Subject) -> Iterator[str]:
         if value.shape != batch:
             yield f"value must have shape {batch} {where}, but has {tuple(value.shape)}"
         for rows in f.calls:
+            if rows.dtype != logits.dtype:
+                yield f"f must be called with rows of the policy's dtype, {logits.dtype} {where}, but got {rows.dtype}"
             if rows.shape[1:] != logits.shape:
                 yield f"f must be called with [M, *batch, n, K] {where}, but got {tuple(rows.shape)}"
             if subject.soft_rows:
@@ -274,6 +276,17 @@ def _closed_form(subject: _Subject) -> Iterator[str]:
 
 def _transforms(subject: _Subject) -> Iterator[str]:
     """Under torch.func and torch.compile, with noise given, the estimate is the same."""
+    try:
+        yield from _transformed_estimates(subject)
+    except RuntimeError as error:  # torch's own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        yield (
+            "the estimate must be made without reading values, for torch.func and torch.compile: .item(), a branch on "
+            f"values, or F.one_hot (scatter does the same) raise an error there, which is: {reason}"
+        )
+
+
+def _transformed_estimates(subject: _Subject) -> Iterator[str]:
     for n, K in subject.shapes():
         estimator, members, f = subject.make(), _logits(4, 3, n, K), _objective(n, K)
         noises = [_noise(estimator, member, seed) for seed, member in enumerate(members)]

@@ -167,6 +167,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: DiscreteSACPolicy
+    estimator: Estimator
     replay_buffer: ReplayBuffer | None  # type: ignore[assignment]
 
     def __init__(
@@ -226,14 +227,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             seed=seed,
             sde_support=False,
         )
-        if isinstance(estimator, str):
-            try:
-                estimator = make_estimator(estimator)
-            except TypeError as error:
-                raise ValueError(
-                    f"estimator {estimator!r} has settings without defaults: make it by gsrl.make_estimator ({error})."
-                ) from error
-        self.estimator = estimator
+        self.estimator = estimator  # type: ignore[assignment]  # a name, until the actions are known
         self.reward_scale = reward_scale
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
@@ -257,6 +251,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._check_settings()
         codec = OneHotCodec(self.action_space)
+        if isinstance(self.estimator, str):
+            self.estimator = make_estimator(self.estimator, shape=(codec.n, codec.K))
         self._replay_generator = np.random.default_rng()
         self._exploration = PersistentExploration([self.exploration_eps], (self.n_envs, codec.n, codec.K), self.device)
         self._begin_setup()
@@ -313,7 +309,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _check_settings(self) -> None:
         """Raises before any work is lost. The replay buffer checks its own arguments."""
         super()._check_settings()
-        if not isinstance(self.estimator, Estimator):
+        if not isinstance(self.estimator, str | Estimator):
             raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(self.estimator).__name__}.")
         if self.critics not in ("min", "mean"):
             raise ValueError(f"critics must be 'min' or 'mean', but got {self.critics!r}.")

@@ -78,8 +78,8 @@ class Estimate(NamedTuple):
     entropy: Tensor
     """Of the sender's choices, summed up to the end of the message, ``[*batch]``, in nats; differentiable."""
     diversity: Tensor
-    """Entropy of the symbols whatever the input, the end not counted, summed over the positions: a scalar, in nats;
-    differentiable."""
+    """Entropy of the symbols whatever the input, summed over the positions, each by the share of the messages that have
+    a symbol there: a scalar, in nats; differentiable. It neither speaks for the end symbol nor against it."""
     length: Tensor
     """Symbols before the end, ``[*batch]``, without gradient."""
 
@@ -145,9 +145,10 @@ class Channel(nn.Module):
         entropy_bonus: What a nat of the sender's entropy is worth, in units of the game's cost; a number of at least 0,
             or a schedule of :mod:`gsrl.temperature`. Without one, senders soon choose with certainty, and meanings that
             have come to share a message by then will share it for good.
-        diversity_bonus: Likewise, of the entropy of the mean distribution of a batch at each position, the end symbol
-            not counted: it keeps all symbols in use (Eccles et al. 2019, 1912.05676, the first term of their positive
-            signalling). It is at odds with a prior, or a length cost, under which some symbols should be rare.
+        diversity_bonus: Likewise, of the entropy of the mean distribution of a batch at each position: it keeps all
+            symbols in use (Eccles et al. 2019, 1912.05676, the first term of their positive signalling). With an end
+            symbol, the distribution is that of the symbols which carry meaning, given that there is one. It is at odds
+            with a prior under which some symbols should be rare.
         bandwidth: Most bits of a message, of ``log2(vocabulary)`` a symbol; ``length`` is lowered to what fits. None:
             there is no limit.
         **estimator_settings: Of the estimator named, such as ``temperature``.
@@ -304,13 +305,16 @@ class Channel(nn.Module):
             policy = FactoredCategorical(logits.unsqueeze(-2), validate_args=False)
             value = self.estimator.expectation(policy, lambda symbols: total(symbols)[0], noise.symbols[0])
             length = 1 - policy.probs.detach()[..., 0, 0] if self.variable_length else torch.ones_like(value)
-            return Estimate(value, policy.entropy(), self._diversity([policy]), length.detach())
+            diversity = self._diversity([torch.ones_like(length)], [policy])
+            return Estimate(value, policy.entropy(), diversity, length.detach())
         if self._is_pathwise:
             symbols, policies = self._speak(
                 sender, sender_input, lambda policy, t: self.estimator.sample(policy, noise.symbols[t])
             )
             value, length = total(symbols)
-            return Estimate(value, self._entropy(symbols, policies), self._diversity(policies), length.detach())
+            reached = self._reached(symbols)
+            entropy, diversity = self._entropy(reached, policies), self._diversity(reached, policies)
+            return Estimate(value, entropy, diversity, length.detach())
         return self._by_score(sender, sender_input, total, noise.symbols)
 
     def _by_score(
@@ -335,10 +339,10 @@ class Channel(nn.Module):
         value, length = total(symbols)
         reached = self._reached(symbols)
         value = self.estimator.surrogate(value, [log_prob * r for log_prob, r in zip(log_probs, reached, strict=True)])
-        entropy, length = self._entropy(symbols, policies), length.detach()
+        entropy, length = self._entropy(reached, policies), length.detach()
         if length.dim() > value.dim():  # of several messages, their mean
             entropy, length = entropy.mean(0), length.mean(0)
-        return Estimate(value, entropy, self._diversity(policies), length)
+        return Estimate(value, entropy, self._diversity(reached, policies), length)
 
     def loss(self, estimate: Estimate) -> Tensor:
         """What is minimised: the mean cost, less what entropy and diversity are worth."""
@@ -439,19 +443,38 @@ class Channel(nn.Module):
             reached.append((1 - e) * reached[-1])
         return reached
 
-    def _entropy(self, symbols: Tensor, policies: Sequence[FactoredCategorical]) -> Tensor:
-        pairs = zip(self._reached(symbols), policies, strict=True)
-        return torch.stack([reached * policy.entropy() for reached, policy in pairs]).sum(0)
+    def _entropy(self, reached: Sequence[Tensor], policies: Sequence[FactoredCategorical]) -> Tensor:
+        return torch.stack([share * policy.entropy() for share, policy in zip(reached, policies, strict=True)]).sum(0)
 
-    def _diversity(self, policies: Sequence[FactoredCategorical]) -> Tensor:
-        """Entropy of the mean distribution of a batch ``[*lead, B]``, summed over positions, averaged over ``lead``."""
-        means = [policy.probs[..., self.symbols - self.vocabulary :].mean(-3) for policy in policies]
-        # The bound keeps the gradient finite where a symbol has gone for good.
-        return torch.stack([-(mean * mean.clamp_min(1e-30).log()).sum((-2, -1)).mean() for mean in means]).sum()
+    def _diversity(self, reached: Sequence[Tensor], policies: Sequence[FactoredCategorical]) -> Tensor:
+        r"""The entropy of the symbols of a batch ``[*lead, B]``, summed over positions, averaged over ``lead``.
+
+        .. math:: \sum_t \bar w_t \mathcal{H}(m_t), \qquad m_t = \frac{\sum_b w_{t,b}\, \pi_{t,b}}{\sum_b w_{t,b}}
+
+        :math:`\pi_{t,b}` is over the symbols that carry meaning, given that message b does not end at t, and
+        :math:`w_{t,b}` how probable it is that it has a symbol there. The weights have no gradient: without that, or
+        without the condition, each nat would be a reason not to end.
+        """
+        terms = []
+        for share, policy in zip(reached, policies, strict=True):
+            if not self.variable_length:
+                terms.append(_entropy_of(policy.probs.mean(-3)).mean())
+                continue
+            weight = share * (1 - policy.probs.detach()[..., 0, 0])
+            own = weight / weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+            # Finite logits: where the end is certain the weight is 0, and 0 times NaN would be NaN.
+            mean = (own[..., None, None] * policy.finite_logits[..., 1:].softmax(-1)).sum(-3)
+            terms.append((weight.mean(-1) * _entropy_of(mean)).mean())
+        return torch.stack(terms).sum()
 
     def extra_repr(self) -> str:
         """The settings that are not modules."""
         return ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if not isinstance(v, nn.Module))
+
+
+def _entropy_of(probs: Tensor) -> Tensor:
+    """``[*lead]``, of rows ``[*lead, 1, K]``; its gradient is finite where a symbol has gone for good."""
+    return -(probs * probs.clamp_min(1e-30).log()).sum((-2, -1))
 
 
 def _estimator(estimator: str | Estimator, symbols: int, settings: dict[str, Any]) -> Estimator:
@@ -461,9 +484,7 @@ def _estimator(estimator: str | Estimator, symbols: int, settings: dict[str, Any
         return estimator
     if not isinstance(estimator, str):
         raise TypeError(f"estimator must be a name or a gsrl.Estimator, but got {type(estimator).__name__}.")
-    if estimator == "relax":  # its network has the shape of the decision
-        settings = {"n": 1, "K": symbols, **settings}
-    return make_estimator(estimator, **settings)
+    return make_estimator(estimator, shape=(1, symbols), **settings)
 
 
 def _within(bandwidth: float, vocabulary: int, length: int) -> int:

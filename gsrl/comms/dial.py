@@ -466,7 +466,8 @@ class DIAL:
             return None
         if estimator is None:
             estimator = "st-gumbel" if self.communication == "dial" else "reinforce"
-        made = make_estimator(estimator) if isinstance(estimator, str) else estimator
+        shape = (self.length, self.vocabulary)
+        made = make_estimator(estimator, shape=shape) if isinstance(estimator, str) else estimator
         if not isinstance(made, Estimator):
             raise TypeError(f"estimator must be a name or an estimator, but got {type(made).__name__}.")
         kind = Pathwise if self.communication == "dial" else ScoreFunction

@@ -68,17 +68,27 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 """Every estimator by its name."""
 
 
-def make_estimator(name: str, **settings: Any) -> Estimator:
+def make_estimator(name: str, *, shape: tuple[int, int] | None = None, **settings: Any) -> Estimator:
     """Builds an estimator by name.
 
     Args:
         name: A key of :data:`ESTIMATORS`.
+        shape: ``(n, K)`` of the policies it will see, which ``relax`` needs: its network has that many inputs. Others
+            serve any shape, and take no notice.
         **settings: Arguments of its constructor.
 
     Raises:
-        ValueError: ``name`` is unknown; the message lists the names.
-        TypeError: The estimator has no such setting, or needs one that is missing: ``relax`` needs ``n`` and ``K``.
+        ValueError: ``name`` is unknown; the message lists the names. Or ``shape`` is no pair.
+        TypeError: The estimator has no such setting, or needs one that is missing.
     """
     if name not in ESTIMATORS:
         raise ValueError(f"name must be one of {sorted(ESTIMATORS)}, but got {name!r}.")
-    return ESTIMATORS[name](**settings)
+    if shape is not None and len(shape) != 2:
+        raise ValueError(f"shape must be (n, K), factors and choices, but got {shape}.")
+    estimator = ESTIMATORS[name]
+    if estimator.shaped:
+        if shape is not None:
+            settings = {"n": shape[0], "K": shape[1], **settings}
+        elif not {"n", "K"} <= settings.keys():
+            raise TypeError(f"shape must be given for {name}, (n, K) of the policies it will see, but got None.")
+    return estimator(**settings)

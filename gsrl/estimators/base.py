@@ -49,12 +49,14 @@ class Estimator(nn.Module, ABC):
         calls: How many configurations ``f`` is evaluated at for one estimate: an expression in Python, of ``n``, ``K``
             and the estimator's :attr:`settings`.
         source: Where it was published.
+        shaped: Whether the constructor needs ``n`` and ``K`` of the policies it will see.
     """
 
     name: ClassVar[str]
     biased: ClassVar[bool]
     calls: ClassVar[str]
     source: ClassVar[str]
+    shaped: ClassVar[bool] = False
 
     def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...] | None:
         """The shape that the noise of one estimate must have: the policy's, unless a class says otherwise.
@@ -177,7 +179,12 @@ def draw_noise_in_lockstep(
 
 
 def evaluate(f: Objective, configurations: Tensor) -> Tensor:
-    """Calls ``f`` on ``[M, *batch, n, K]`` and checks that it returns ``[M, *batch]``, floating."""
+    """Calls ``f`` on ``[M, *batch, n, K]``, floating, and checks that it returns ``[M, *batch]``, floating."""
+    if not configurations.is_floating_point():
+        raise ValueError(
+            f"configurations must have the dtype of the policy's logits, for f takes floating rows, but got "
+            f"{configurations.dtype}: what F.one_hot returns is cast by .to(policy.logits.dtype)."
+        )
     values = f(configurations)
     if not values.is_floating_point():
         raise ValueError(f"f must return a floating-point tensor, but returned dtype {values.dtype}.")

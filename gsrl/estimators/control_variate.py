@@ -63,6 +63,7 @@ class RelaxedControl(Estimator):
             ``[*batch, n, K]``, to ``[*batch]``.
     """
 
+    name = "relaxed-control"
     biased = False
 
     def __init__(self, control: nn.Module) -> None:
@@ -78,7 +79,14 @@ class RelaxedControl(Estimator):
         probs = policy.probs.detach()
 
         def objective(rows: Tensor) -> Tensor:
-            return evaluate(f, rows.to(dtype).unsqueeze(0)).squeeze(0)
+            values = evaluate(f, rows.to(dtype).unsqueeze(0)).squeeze(0)
+            if rows.requires_grad and not values.requires_grad:
+                raise ValueError(
+                    f"f must be differentiable in soft rows for {self.name}, but what it returned has no gradient: it "
+                    "takes an arg max, compares, detaches, or is constant. Use an estimator that needs values alone, "
+                    "such as rloo."
+                )
+            return values
 
         cost = objective(one_hot)
 
@@ -134,10 +142,10 @@ class Rebar(RelaxedControl):
 
     The estimate made of c, how c learns, and what that asks of ``f``: see :class:`RelaxedControl`. ``eta`` and the
     logarithm of the temperature are the parameters. Unbiased for every value of theirs, if ``f`` is smooth between the
-    vertices; for an ``f`` that takes an arg max, :math:`c(z) = \eta f(D)`, and at ``eta = 1`` every estimate is exactly
-    0. Two calls of ``f`` (three in the paper), one of them at soft rows, where ``f`` must have a gradient; while c
-    learns, ``f`` is differentiated twice there, which costs more than the calls do. Use it where ``f`` is smooth and
-    bias is not an option.
+    vertices. For an ``f`` that jumps at the arg max, :math:`c(z) = \eta f(D)`, and at ``eta = 1`` every estimate is
+    exactly 0: one that has no gradient at all is refused. Two calls of ``f`` (three in the paper), one of them at soft
+    rows; while c learns, ``f`` is differentiated twice there, which costs more than the calls do. Use it where ``f`` is
+    smooth and bias is not an option.
 
     Source: Tucker et al. 2017 (1703.07370), Section 3; the categorical form: Grathwohl et al. 2018 (1711.00123),
     Section 4 and Appendix B.
@@ -242,6 +250,7 @@ class Relax(RelaxedControl):
     name = "relax"
     calls = "1 + add_objective"
     source = "1711.00123 Eq. 8"
+    shaped = True
 
     def __init__(
         self,

@@ -57,6 +57,8 @@ class LocalExpectation(Estimator):
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise)
+        if policy.n == 0:  # there is nothing to replace
+            return evaluate(f, one_hot.unsqueeze(0)).squeeze(0)
         values = evaluate(f, replace_rows(one_hot)).unflatten(0, policy.event_shape).movedim((0, 1), (-2, -1))
         cost = (values[..., 0, :] * one_hot[..., 0, :]).sum(-1)  # any row would do: this is f at the sample
         return attach_gradient(cost, policy, policy.probs * values)

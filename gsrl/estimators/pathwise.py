@@ -21,7 +21,7 @@ class Pathwise(Estimator):
 
     Args:
         temperature: Positive; a float, a :class:`gsrl.temperature.Temperature`, or a tensor that broadcasts to
-            ``[*batch, n, K]`` (what a per-state temperature returned for this batch).
+            ``[*batch, n, 1]`` (what a per-state temperature returned for this batch).
 
     Raises:
         ValueError: A temperature is not positive.

@@ -63,7 +63,8 @@ class UnorderedSet(Estimator):
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot, joint, rest = self._search(policy, noise)
         values = evaluate(f, one_hot)
-        log_prob = policy.log_prob(one_hot)  # [m, *batch]
+        # Finite, where a configuration that is all but impossible fills up S: its weight is 0.
+        log_prob = (one_hot * policy.finite_logits).sum((-2, -1))  # [m, *batch]
 
         continuations = log_continuations(joint, rest)  # from the subsets of S, as bit masks
         single = 1 << torch.arange(joint.shape[-1], device=noise.device)

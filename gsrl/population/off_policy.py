@@ -22,6 +22,7 @@ from gsrl.exploration import PersistentExploration
 from gsrl.masking import current_masks, to_matrix
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
+from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 
 __all__ = ["OffPolicyPopulation"]
@@ -48,7 +49,23 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     def _member_arguments(self, settings: dict[str, Any]) -> dict[str, Any]:
         estimator, temperature = settings.pop("estimator", None), settings.pop("temperature")
-        return {**settings, "estimator": _make_estimator(self.algorithm, estimator, temperature)}
+        return {**settings, "estimator": self._make_estimator(estimator, temperature)}
+
+    def _make_estimator(self, estimator: str | Estimator | None, temperature: float | None) -> str | Estimator:
+        """A member's own estimator."""
+        if estimator is None:
+            estimator = str(inspect.signature(self.algorithm).parameters["estimator"].default)
+        if isinstance(estimator, Estimator):
+            if temperature is not None:
+                raise ValueError(f"temperature must be None where estimator is an object, but got {temperature}.")
+            return copy.deepcopy(estimator)
+        if temperature is None:
+            return estimator
+        codec = OneHotCodec(self._environments[0].action_space)
+        try:
+            return make_estimator(estimator, shape=(codec.n, codec.K), temperature=temperature)
+        except TypeError as error:
+            raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error
 
     def _begin(self) -> None:
         self.metrics = {}
@@ -246,19 +263,3 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
         self.replay_buffer.load_state_dict(state["replay_buffer"])
         self._num_updates = state["num_updates"]
-
-
-def _make_estimator(algorithm: type, estimator: str | Estimator | None, temperature: float | None) -> str | Estimator:
-    """A member's own estimator."""
-    if estimator is None:
-        estimator = str(inspect.signature(algorithm).parameters["estimator"].default)
-    if isinstance(estimator, Estimator):
-        if temperature is not None:
-            raise ValueError(f"temperature must be None where estimator is an object, but got {temperature}.")
-        return copy.deepcopy(estimator)
-    if temperature is None:
-        return estimator
-    try:
-        return make_estimator(estimator, temperature=temperature)
-    except TypeError as error:
-        raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error

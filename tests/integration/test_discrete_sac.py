@@ -1198,8 +1198,20 @@ def test_an_unordered_set_where_a_state_allows_fewer_actions_than_it_draws() -> 
 def test_an_estimator_that_does_not_fit_says_so_at_once() -> None:
     with pytest.raises(ValueError, match="is for binary factors, K = 2, but got K = 3"):
         DiscreteSAC("MlpPolicy", "Acrobot-v1", estimator="disarm")
-    with pytest.raises(ValueError, match="estimator 'relax' has settings without defaults"):
-        DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="relax")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "gsrl/BitMatch-v0"])
+def test_relax_is_made_for_the_shape_of_the_actions(env: str, tmp_path: Path) -> None:
+    model = make_model(env, estimator="relax").learn(60)
+    codec = model.policy.actor.head.codec
+    settings = model.estimator.settings
+    assert (settings["n"], settings["K"]) == (codec.n, codec.K)
+    assert model.estimator.control.network[-1].weight.abs().sum() > 0  # type: ignore[union-attr, index]  # it learns
+    model.save(tmp_path / "model")
+    loaded = DiscreteSAC.load(tmp_path / "model", env=gym.make(env))
+    assert loaded.estimator.settings == settings
+    for name, tensor in model.estimator.state_dict().items():
+        assert torch.equal(loaded.estimator.state_dict()[name], tensor)
 
 
 class MaskedAtSteps(OnlyTheMethod):

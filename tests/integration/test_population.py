@@ -146,6 +146,17 @@ def test_every_estimator_works_in_lock_step(name: str) -> None:
     assert_equal(population.member(1), make_single(env, 1, **theirs).learn(60))
 
 
+def test_relax_is_made_for_the_shape_of_the_actions_in_populations_too(tmp_path: Path) -> None:
+    settings = {"policy_kwargs": {"net_arch": [8]}, "estimator": "relax"}
+    population = Population(DiscreteSAC, "gsrl/BitMatch-v0", [0, 1], **(SMALL | settings)).learn(60)
+    assert_equal(population.member(1), make_single("gsrl/BitMatch-v0", 1, **settings).learn(60))
+    population.save(tmp_path / "population.zip")
+    loaded = Population.load(tmp_path / "population.zip", DiscreteSAC, "gsrl/BitMatch-v0")
+    assert_equal(loaded.member(1), population.member(1))
+    cold = Population(DiscreteSAC, CARTPOLE, [0], temperature=0.5, **(SMALL | settings))
+    assert cold.member(0).estimator.settings["temperature"] == 0.5
+
+
 def test_what_an_estimator_keeps_is_each_members_own() -> None:
     temperature = ExponentialTemperature(2.0, 0.1, 100)
     estimator = make_estimator("st-gumbel", temperature=temperature)

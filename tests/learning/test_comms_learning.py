@@ -47,3 +47,12 @@ def test_messages_of_several_symbols_tell_of_several_attributes() -> None:
     accuracy = games.evaluate().accuracy
     assert np.median(accuracy) >= 8 / 9
     assert (games.evaluate(scramble=True).accuracy < 0.2).all()
+
+
+def test_messages_end_early_where_symbols_cost_something() -> None:
+    # Four meanings, four symbols and a silence: the optimal code has a mean length of 3/4.
+    channel = Channel(4, 4, variable_length=True, length_cost=0.1, temperature=2.0, **BONUSES)
+    game = SignallingGame(LewisGame(4), channel, seed=0, batch_size=64, hidden=32).learn(150, log_interval=150)
+    result = game.evaluate()
+    assert result.mean_length <= 1.0
+    assert result.accuracy >= 0.5

@@ -311,6 +311,62 @@ def test_diversity_is_the_entropy_of_a_symbol_whatever_the_input() -> None:
         assert channel.loss(estimate).item() == pytest.approx(expected)
 
 
+def diversity_of(channel: Channel, inputs: Tensor, logits: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Diversity of a sender whose logits at each position are a row of its input plus a parameter ``[L, symbols]``."""
+
+    class Looked(FixedSender):
+        def start(self, sender_input: Tensor) -> Any:
+            return 0, sender_input
+
+        def step(self, state: Any, previous: Tensor | None) -> tuple[Tensor, Any]:
+            position, seen = state
+            return seen[..., position, :] + self.logits[position], (position + 1, seen)
+
+    sender = Looked(logits)
+    noise = channel.draw_noise(inputs.shape[:-2], generator(seed))
+    estimate = channel.expectation(sender, inputs, lambda message: message.length * 0.0, noise)
+    (grad,) = torch.autograd.grad(estimate.diversity, [sender.logits])
+    return estimate.diversity.detach(), grad
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [("exact", 1), ("st-gumbel", 1), ("st-gumbel", 3), ("gumbel-softmax", 3), ("rloo", 3)]
+)
+def test_diversity_neither_speaks_for_the_end_nor_against_it(name: str, length: int) -> None:
+    channel = Channel(3, length, variable_length=True, estimator=name)
+    uniform = torch.zeros(50, length, 4)
+    uniform[..., 0] = torch.linspace(-1.0, 1.0, 50).unsqueeze(-1)  # some inputs are likelier to end than others
+    _, grad = diversity_of(channel, uniform, torch.zeros(length, 4))
+    torch.testing.assert_close(grad, torch.zeros(length, 4), rtol=0.0, atol=1e-7)
+    # Nor where the symbols are not uniform: those that are rare are wanted, and the end is no matter.
+    skewed = uniform + torch.tensor([0.0, 1.0, 0.0, -1.0])
+    _, grad = diversity_of(channel, skewed, torch.zeros(length, 4))
+    torch.testing.assert_close(grad[:, 0], torch.zeros(length), rtol=0.0, atol=1e-7)
+    assert (grad[:, 1] < 0).all()
+    assert (grad[:, 3] > 0).all()
+
+
+def test_diversity_is_that_of_the_symbols_that_are_said() -> None:
+    # One input ends with probability 1/2 and else says 0; one never ends and says 1.
+    inputs = torch.log(torch.tensor([[[0.5, 0.5, 0.0]], [[0.0, 0.0, 1.0]]])).clamp_min(-100.0)
+    value, _ = diversity_of(Channel(2, 1, variable_length=True), inputs, torch.zeros(1, 3))
+    # A symbol is there in 3 of 4 messages: 0 in a third of them.
+    expected = 0.75 * (math.log(3.0) - 2 / 3 * math.log(2.0))
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    # The second position counts by the share of the messages that come to it and go on.
+    ends = torch.log(torch.tensor([[0.75, 0.125, 0.125], [0.5, 0.25, 0.25]])).expand(40_000, 2, 3)
+    for name in ("st-gumbel", "rloo"):
+        value, _ = diversity_of(Channel(2, 2, variable_length=True, estimator=name), ends, torch.zeros(2, 3))
+        assert value.item() == pytest.approx((0.25 + 0.25 * 0.5) * math.log(2.0), abs=0.005)
+
+
+def test_diversity_is_finite_where_all_messages_are_empty() -> None:
+    certain = torch.tensor([[0.0, -1e4, -2e38], [0.0, -torch.inf, -torch.inf]]).expand(4, 2, 3)
+    value, grad = diversity_of(Channel(2, 2, variable_length=True), certain, torch.zeros(2, 3))
+    assert value.item() == 0.0
+    assert (grad == 0).all()
+
+
 def test_bonuses_are_finite_where_a_symbol_has_gone_for_good() -> None:
     channel = Channel(2, diversity_bonus=1.0, entropy_bonus=1.0)
     sender = FixedSender(torch.tensor([[0.0, -1e4]]))

@@ -17,6 +17,7 @@ from gsrl.estimators import (
     RLOO,
     DecoupledStraightThrough,
     DisARM,
+    Estimator,
     Exact,
     GappedStraightThrough,
     GumbelRao,
@@ -33,6 +34,7 @@ from gsrl.estimators import (
     UnorderedSet,
     make_estimator,
 )
+from gsrl.estimators.base import evaluate
 from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 from gsrl.testing import ConformanceError, check_estimator
@@ -1182,13 +1184,85 @@ def test_rebar_by_hand():
     torch.testing.assert_close(logits.grad[0], expected)
 
 
-def test_an_arg_max_inside_leaves_rebar_nothing():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_objective_without_gradient_is_refused_by_controls_that_hold_it(frozen):
     logits = torch.randn(20, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     f = lambda z: (z == z.amax(-1, keepdim=True)).to(z.dtype)[..., 0].sum(-1)  # noqa: E731
-    for estimator, zero in ((Rebar(), True), (MuProp(), False)):
+    for estimator in (Rebar(), Relax(2, 3, add_objective=True)):
+        estimator.requires_grad_(not frozen)
+        message = f"f must be differentiable in soft rows for {estimator.name}, but .* such as rloo"
+        with pytest.raises(ValueError, match=message):
+            estimator.expectation(FactoredCategorical(logits), f)
+    for estimator in (MuProp(), Relax(2, 3), Reinforce()):  # unbiased without
         value = estimator.expectation(FactoredCategorical(logits), f, generator=torch.Generator().manual_seed(0))
         (gradient,) = torch.autograd.grad(value.sum(), logits)
-        assert bool((gradient == 0).all()) == zero
+        assert (gradient != 0).any()
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"relax"}))
+def test_no_factors_leave_the_objective_of_nothing(name, batch):
+    logits, inner = torch.zeros(*batch, 0, 2, requires_grad=True), torch.tensor(2.5, requires_grad=True)
+    value = make_estimator(name).expectation(FactoredCategorical(logits), lambda z: z.sum((-2, -1)) + inner)
+    torch.testing.assert_close(value.detach(), torch.full(batch, 2.5))
+    gradients = torch.autograd.grad(value.sum(), (logits, inner), materialize_grads=True)
+    assert gradients[0].shape == logits.shape
+    assert gradients[1].item() == pytest.approx(value.numel())
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_logits_as_large_as_floats_give_finite_estimates(name):
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
+    costs = torch.tensor([1.0, 3.0])
+    for n in (1, 2, 4):
+        logits = (1e38 * signs[:n]).requires_grad_()
+        estimator = make_estimator(name, shape=(n, 2))
+        value = estimator.expectation(FactoredCategorical(logits), lambda z: (z * costs).sum((-2, -1)))
+        assert value.item() == pytest.approx({1: 1.0, 2: 4.0, 4: 8.0}[n])
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert (gradient == 0).all()
+
+
+def test_relax_is_made_for_a_shape():
+    assert (
+        make_estimator("relax", shape=(3, 2), width=8).settings | {"n": 3, "K": 2, "width": 8}
+        == make_estimator("relax", n=3, K=2, width=8).settings
+    )
+    assert make_estimator("rloo", shape=(3, 2)).settings == make_estimator("rloo").settings
+    with pytest.raises(TypeError, match=r"shape must be given for relax, \(n, K\) of the policies it will see"):
+        make_estimator("relax")
+    with pytest.raises(ValueError, match=r"shape must be \(n, K\), factors and choices, but got \(1, 2, 3\)"):
+        make_estimator("relax", shape=(1, 2, 3))
+
+
+class _WithOneHot(Estimator):
+    name, biased, calls, source = "with-one-hot", False, "1", "a user's own"
+    dtype = torch.float32
+
+    def _expectation(self, policy, f, noise):
+        indices = (policy.logits.detach() + noise).argmax(-1)
+        one_hot = torch.nn.functional.one_hot(indices, policy.K).to(self.dtype)
+        cost = self._evaluate(f, one_hot.unsqueeze(0)).squeeze(0)
+        return cost + cost.detach() * (policy.log_prob(one_hot) - policy.log_prob(one_hot).detach())
+
+    def _evaluate(self, f, rows):
+        return evaluate(f, rows)
+
+
+def test_one_hot_rows_of_torch_are_told_the_rule_they_break():
+    class Integers(_WithOneHot):
+        dtype = torch.int64
+
+    class Unchecked(Integers):
+        def _evaluate(self, f, rows):
+            return f(rows)
+
+    with pytest.raises(ConformanceError, match=r"without reading values.* F\.one_hot \(scatter does the same\)"):
+        check_estimator(_WithOneHot)
+    with pytest.raises(ValueError, match=r"must have the dtype of the policy's logits, .* but got torch\.int64"):
+        check_estimator(Integers)
+    with pytest.raises(ConformanceError, match=r"rows of the policy's dtype, torch\.float32 .* but got torch\.int64"):
+        check_estimator(Unchecked)
 
 
 @pytest.mark.parametrize("case", CONTROLS)

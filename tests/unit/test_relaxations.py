@@ -394,6 +394,25 @@ def test_temperature_must_be_positive(name, temperature):
         ALL[name](torch.zeros(2, 3), temperature)
 
 
+@pytest.mark.parametrize("name", RELAXED)
+def test_swapped_arguments_are_told_the_rule_they_break(name):
+    logits = normal(5, 3)
+    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor, but got float 1\.0"):
+        ALL[name](1.0, logits)
+    with pytest.raises(TypeError, match="temperature must be a number or a tensor, but got str"):
+        ALL[name](logits, "1.0")
+    with pytest.raises(ValueError, match=r"temperature must be a number, or broadcast to shape .* of shape \(5, 4\)"):
+        ALL[name](logits, torch.ones(5, 4))
+    if name.startswith("binary_concrete"):  # whose temperature may be each entry's own
+        return
+    # The argument order of a straight-through step that is written by hand: a hard row and a soft one.
+    soft = logits.softmax(-1)
+    hard = torch.eye(3)[soft.argmax(-1)]
+    for pair in ((hard, soft), (soft, hard)):
+        with pytest.raises(ValueError, match=r"temperature must be .* shape \(5, 1\), but got .* shape \(5, 3\)"):
+            ALL[name](*pair)
+
+
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_infinite_logits_are_refused(name):
     with pytest.raises(ValueError, match=r"logits must be finite or -inf.*\n.*inf"):

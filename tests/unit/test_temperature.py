@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.func import functional_call, vmap
 
+import gsrl
 from gsrl.temperature import (
     TEMPERATURES,
     ConstantTemperature,
@@ -195,6 +196,16 @@ def test_name_and_settings_rebuild_a_temperature(name):
     second = make_temperature(first.name, **json.loads(json.dumps(first.settings)))
     assert type(first) is type(second) is TEMPERATURES[name]
     assert first.settings == second.settings == SETTINGS[name]
+
+
+def test_repr_shows_the_value():
+    schedule = LinearTemperature(2.0, 0.5, 4)
+    schedule.step()
+    assert repr(ConstantTemperature(0.7)) == "ConstantTemperature(value=0.7)"
+    assert repr(schedule) == "LinearTemperature(initial=2.0, minimum=0.5, steps=4, value=1.625)"
+    assert repr(LearnedTemperature(2.0, 0.5)) == "LearnedTemperature(initial=2.0, minimum=0.5, value=2.0)"
+    assert repr(StateTemperature(3, 5.0)) == "StateTemperature(in_features=3, maximum=5.0)"
+    assert "temperature): ConstantTemperature(value=0.3)" in repr(gsrl.make_estimator("st-gumbel", temperature=0.3))
 
 
 def test_registry_names():
