@@ -6,9 +6,10 @@ on the scale that the suite gives each of them: 0 for random actions, 1 for the 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from benchmarks.stats import (
     CONFIDENCE,
     FEW,
     Interval,
+    holm,
     iqm_curve,
     iqm_interval,
     mann_whitney,
@@ -31,12 +33,14 @@ from benchmarks.stats import (
 )
 from benchmarks.tables import RESULTS
 
-__all__ = ["Analysis", "Curve", "Entry", "Gradient", "Pair", "Panel", "analyse", "read_benchmark"]
+__all__ = ["Analysis", "Curve", "Entry", "Gradient", "Pair", "Panel", "Ratios", "analyse", "ratios", "read_benchmark"]
 
 FAST = 2_000
 """Resamples of the bootstraps of which there are many: of pairs, curves and profiles."""
 THRESHOLDS = np.linspace(0, 1, 51)
 """Of the performance profiles."""
+LEADERS = 3
+"""Of so many, the best, a picture has the bands: those of all would cover each other."""
 EVERYWHERE = "all environments"
 
 Array = NDArray[np.float64]
@@ -100,11 +104,13 @@ class Pair(NamedTuple):
     probability: Interval
     p_value: float
     """Of Mann and Whitney's test, within environments."""
+    adjusted: float
+    """The same by Holm's procedure, for all pairs of the panel."""
 
     @property
     def told_apart(self) -> bool:
-        """Whether they differ more than chance would let them."""
-        return self.p_value < 1 - CONFIDENCE
+        """Whether they differ more than chance would let any pair of the panel."""
+        return self.adjusted < 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,10 @@ class Panel:
     high: float | None = None
     threshold: float | None = None
     profiles: Mapping[str, Interval] = field(default_factory=dict)
-    """By label, at :data:`THRESHOLDS`; of all environments together."""
+    """By label as ranked, at :data:`THRESHOLDS`; of all environments together."""
 
     @property
-    def winner(self) -> Entry:
+    def best(self) -> Entry:
         """The entry with the highest interquartile mean."""
         return self.entries[0]
 
@@ -132,8 +138,24 @@ class Panel:
                 return pair
             if (pair.second, pair.first) == (first, second):
                 estimate, low, high = pair.probability
-                return Pair(first, second, Interval(1 - estimate, 1 - high, 1 - low), pair.p_value)
+                return pair._replace(first=first, second=second, probability=Interval(1 - estimate, 1 - high, 1 - low))
         raise KeyError((first, second))
+
+    def score_range(self) -> tuple[float, float]:
+        """The lowest and highest score to draw, so that what is far from most does not squeeze the rest.
+
+        Runs and the threshold count up to 1.5 times the interquartile range of all scores outside of it, and the
+        interquartile means with their intervals up to three times: Tukey's inner and outer fences.
+        """
+        scores = np.concatenate([scores for entry in self.entries for scores in entry.scores])
+        lower, upper = np.quantile(scores, [0.25, 0.75])
+        width = float(upper - lower) or math.inf
+        statistics = np.array([value for entry in self.entries for value in entry.iqm], dtype=float)
+        kept = []
+        for values, reach in ((scores, 1.5), (np.array([self.threshold], dtype=float), 1.5), (statistics, 3.0)):
+            kept.append(values[(values >= lower - reach * width) & (values <= upper + reach * width)])
+        near = np.concatenate(kept)
+        return float(near.min()), float(near.max())
 
     def extent(self, curves: Iterable[Curve]) -> tuple[float, float]:
         """The lowest and highest return to draw: all, but little of what is far below :attr:`low`."""
@@ -145,9 +167,18 @@ class Panel:
         return low, high
 
     @property
+    def resolvable(self) -> bool:
+        """Whether there are seeds enough for any two to be told apart, were all of one above all of the other."""
+        extremes = [
+            mann_whitney([np.zeros(len(x)) for x in first.scores], [np.ones(len(y)) for y in second.scores])
+            for first, second in itertools.combinations(self.entries, 2)
+        ]
+        return not extremes or len(extremes) * min(extremes) < 1 - CONFIDENCE
+
+    @property
     def ties(self) -> list[str]:
-        """Labels that are not told apart from the winner."""
-        return [entry.label for entry in self.entries[1:] if not self.pair(self.winner.label, entry.label).told_apart]
+        """Labels that are not told apart from the best."""
+        return [entry.label for entry in self.entries[1:] if not self.pair(self.best.label, entry.label).told_apart]
 
 
 class Gradient(NamedTuple):
@@ -167,6 +198,25 @@ class Gradient(NamedTuple):
         values = getattr(self, name)
         values = values[np.isfinite(values)]
         return float(np.median(values)) if len(values) else math.nan
+
+
+class Ratios(NamedTuple):
+    """Signal-to-noise ratios for a logarithmic axis, which has no place for 0 and for infinity: see :func:`ratios`."""
+
+    low: float
+    """The least ratio between the two."""
+    high: float
+    """The largest."""
+    zero: float
+    """Below all others: where 0 is drawn."""
+    infinite: float
+    """Above all others: where an estimator without noise is drawn."""
+    lines: Mapping[str, tuple[Array, Array]]
+    """Steps and ratios by label, NaN where there is none."""
+
+    def drawn(self, edge: float) -> bool:
+        """Whether anything is drawn at one of the two edges."""
+        return any(bool(np.equal(values, edge).any()) for _, values in self.lines.values())
 
 
 @dataclass(frozen=True)
@@ -197,6 +247,15 @@ class Analysis:
         return self.panels[0]
 
     @property
+    def logarithmic(self) -> bool:
+        """Whether steps are drawn on a logarithmic scale, in all environments: some runs are far longer than others."""
+        ends = [
+            [float(entry.curve.steps[-1]) for entry in panel.entries if entry.curve is not None]
+            for panel in self.panels
+        ]
+        return any(max(each) > 4 * min(each) for each in ends if each)
+
+    @property
     def command(self) -> str:
         """What makes these results: the last command, of the whole suite though it may have been run in parts."""
         words = list(self.meta["sessions"][-1]["command"])
@@ -205,6 +264,20 @@ class Analysis:
             end = next((i for i in range(start + 1, len(words)) if words[i].startswith("--")), len(words))
             del words[start:end]
         return " ".join(words)
+
+
+def ratios(gradients: Sequence[Gradient]) -> Ratios:
+    """Puts the signal-to-noise ratios of one environment in places of a logarithmic axis, zeros and infinities too."""
+    values = np.concatenate([gradient.snr for gradient in gradients])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
+    step = max(1.5, (high / low) ** 0.08)
+    zero, infinite = low / step, high * step
+    lines = {
+        gradient.label: (gradient.steps, np.where(gradient.snr == 0, zero, np.minimum(gradient.snr, infinite)))
+        for gradient in gradients
+    }
+    return Ratios(low, high, zero, infinite, lines)
 
 
 def read_benchmark(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, Any]]:
@@ -333,15 +406,17 @@ def _curve(runs: Sequence[pd.DataFrame]) -> Curve:
 
 def _panel(name: str, entries: Sequence[Entry], **limits: Any) -> Panel:
     entries = sorted(entries, key=lambda entry: -float(entry.iqm.estimate))
+    both = list(itertools.combinations(entries, 2))
+    p_values = [mann_whitney(first.scores, second.scores) for first, second in both]
     pairs = [
         Pair(
             first.label,
             second.label,
             probability_of_improvement(first.scores, second.scores, resamples=FAST),
-            mann_whitney(first.scores, second.scores),
+            p_value,
+            adjusted,
         )
-        for index, first in enumerate(entries)
-        for second in entries[index + 1 :]
+        for (first, second), p_value, adjusted in zip(both, p_values, holm(p_values).tolist(), strict=True)
     ]
     return Panel(name, tuple(entries), tuple(pairs), **limits)
 
@@ -374,8 +449,9 @@ def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Pane
         )
     if not entries:
         return [], []
-    profiles = {entry.label: performance_profile(entry.scores, THRESHOLDS, resamples=FAST) for entry in entries}
-    return [_panel(EVERYWHERE, entries, low=0.0, high=1.0, profiles=profiles)], left_out
+    panel = _panel(EVERYWHERE, entries, low=0.0, high=1.0)
+    profiles = {entry.label: performance_profile(entry.scores, THRESHOLDS, resamples=FAST) for entry in panel.entries}
+    return [replace(panel, profiles=profiles)], left_out
 
 
 def _gradients(rows: pd.DataFrame, labels: Sequence[str], names: Sequence[str]) -> list[Gradient]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
 
-from benchmarks.analysis import EVERYWHERE, THRESHOLDS, Analysis, Panel
-from benchmarks.page import colours, variants
+from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
+from benchmarks.page import colours, number, variants
 
-__all__ = ["draw"]
+__all__ = ["draw", "spread"]
 
-INK, FAINT = "#1b2430", "#e3e7ec"
+INK, SOFT, FAINT = "#1b2430", "#5d6978", "#e3e7ec"
 WIDTH = 4.4
 """Of a panel, in inches."""
+MOST = 3
+"""Panels side by side."""
+SMALL = 7.5
+"""Size of the labels of lines, in points."""
+AROUND = 0.85
+"""Inches of a panel's height that title and axis take."""
 METADATA = {"png": {}, "svg": {"Date": None}}
 """No dates: the same results make the same files."""
 
@@ -48,126 +57,239 @@ def draw(analysis: Analysis, folder: Path) -> list[Path]:
     return paths
 
 
-def _panels(names: Sequence[str], height: float) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A figure with a panel for each name, at most three side by side."""
-    columns = min(3, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(WIDTH * columns, height * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for extra in axes[len(names) :]:
-        extra.set_visible(False)
-    panels = list(zip(axes, names, strict=False))
-    for axis, name in panels:
-        axis.set_title(name, loc="left", color=INK, fontsize="medium")
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.grid(color=FAINT, linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(colors=INK, length=0)
+def _panels(names: Sequence[str], height: float, width: float = WIDTH) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """A figure with a panel for each name, in rows that are all as wide: at most three side by side, and no gap."""
+    lines = math.ceil(len(names) / MOST)
+    counts = [len(part) for part in np.array_split(np.arange(len(names)), lines)]
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(width * counts[0], height * lines), layout=layout)
+    grid = figure.add_gridspec(lines, math.lcm(*counts))
+    panels: list[tuple[Axes, str]] = []
+    for line, count in enumerate(counts):
+        span = grid.ncols // count
+        for column in range(count):
+            axes = figure.add_subplot(grid[line, column * span : (column + 1) * span])
+            panels.append((axes, names[len(panels)]))
+    for axes, name in panels:
+        axes.set_title(name, loc="left", color=INK, fontsize="medium", parse_math=False)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, length=0)
     return figure, panels
+
+
+# Final scores
 
 
 def _scores(analysis: Analysis) -> Figure:
     tint, hollow = colours(analysis), variants(analysis)
     panels = {panel.name: panel for panel in analysis.panels}
     rows = max(len(panel.entries) for panel in analysis.panels)
-    figure, places = _panels(list(panels), 0.9 + 0.27 * rows)
+    figure, places = _panels(list(panels), 0.9 + 0.27 * rows, 5.2)
     for axes, name in places:
         entries = panels[name].entries[::-1]
+        low, high = panels[name].score_range()
+        margin = 0.04 * (high - low) or 1.0
+        axes.set_xlim(low - margin, high + margin)
         for place, entry in enumerate(entries):
-            scores = np.concatenate(entry.scores)
-            colour = tint[entry.label]
-            axes.plot(scores, np.full(len(scores), place), "o", color=colour, alpha=0.25, markersize=4, mew=0)
+            scores, colour = np.concatenate(entry.scores), tint[entry.label]
+            inside = scores[(scores >= low) & (scores <= high)]
+            axes.plot(inside, np.full(len(inside), place), "o", color=colour, alpha=0.25, markersize=4, mew=0)
+            for edge, beyond, marker in ((low, scores < low, "<"), (high, scores > high, ">")):
+                if beyond.any():
+                    side = edge + math.copysign(0.5 * margin, edge - (low + high) / 2)
+                    axes.plot(side, place, marker, color=colour, alpha=0.6, markersize=4, mew=0)
             if math.isfinite(entry.iqm.low):
-                axes.plot([entry.iqm.low, entry.iqm.high], [place, place], color=colour, linewidth=5, alpha=0.5)
+                interval = np.clip([entry.iqm.low, entry.iqm.high], low, high)
+                axes.plot(interval, [place, place], color=colour, linewidth=5, alpha=0.5, solid_capstyle="butt")
             fill = "white" if entry.label in hollow else colour
-            axes.plot(entry.iqm.estimate, place, "o", markersize=7, markerfacecolor=fill, markeredgecolor=colour)
-        axes.set_yticks(range(len(entries)), [f"{each.label}{_few(each.few, each.seeds)}" for each in entries])
+            estimate = float(entry.iqm.estimate)
+            if low <= estimate <= high:
+                axes.plot(estimate, place, "o", markersize=7, markerfacecolor=fill, markeredgecolor=colour)
+            else:
+                side, align = (0.05, "left") if estimate < low else (0.95, "right")
+                across = axes.get_yaxis_transform()
+                text = axes.text(side, place, number(estimate), transform=across, color=colour, fontweight="bold")
+                text.set(ha=align, va="center", fontsize="small")
+        labels = [f"{each.label}{_few(each.few, each.seeds)}" for each in entries]
+        axes.set_yticks(range(len(entries)), labels, parse_math=False)
         axes.set_ylim(-0.6, len(entries) - 0.4)
         _goal(axes, panels[name], vertical=True)
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.set_xlabel("normalised score" if name == EVERYWHERE else "score", color=INK)
-    figure.suptitle("final score: IQM with 95 % interval, and every seed", fontsize="medium", color=INK)
+    caption = (
+        "Final score: IQM, bar: its 95 % interval, pale: every seed. Triangles: seeds beyond the axis; a number: an "
+        "IQM beyond it. Dotted: solved."
+    )
+    figure.supxlabel(caption, fontsize="small", color=SOFT)
     return figure
 
 
+# Lines
+
+
 def _curves(analysis: Analysis) -> Figure:
-    tint, dashed = colours(analysis), variants(analysis)
     panels = {panel.name: panel for panel in analysis.panels if panel.name != EVERYWHERE}
-    figure, places = _panels(list(panels), 3.6)
+    figure, places = _panels(list(panels), _height(analysis), 5.2)
     for axes, name in places:
         curves = {entry.label: entry.curve for entry in panels[name].entries if entry.curve is not None}
-        ends = [curve.steps[-1] for curve in curves.values()]
-        if max(ends) > 4 * min(ends):
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        for label, (steps, (middle, low, high)) in curves.items():
-            style = "--" if label in dashed else "-"
-            mark = "o" if len(steps) == 1 else None
-            axes.plot(steps, middle, style, color=tint[label], linewidth=1.6, marker=mark, markersize=4)
-            if np.isfinite(low).all():
-                axes.fill_between(steps, low, high, color=tint[label], alpha=0.5 / (3 + len(curves)), linewidth=0)
         low, high = panels[name].extent(curves.values())
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
+        end = max(curve.steps[-1] for curve in curves.values())
+        begin = min(curve.steps[0] for curve in curves.values())
+        if analysis.logarithmic:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlim(begin / 1.05, end)
+        else:
+            axes.set_xlim(0, end)
+        lines = {label: (curve.steps, curve.returns) for label, curve in curves.items()}
+        ends = {label: (float(curve.steps[-1]), float(curve.returns.estimate[-1])) for label, curve in curves.items()}
+        _lines(axes, lines, ends, analysis)
         _goal(axes, panels[name], vertical=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("steps", color=INK)
     figure.axes[0].set_ylabel("score, IQM of greedy evaluations", color=INK)
-    _legend(figure, analysis.labels, tint, dashed)
     return figure
 
 
 def _profiles(analysis: Analysis) -> Figure:
-    tint, dashed = colours(analysis), variants(analysis)
     profiles = analysis.headline.profiles
-    figure, places = _panels(["performance profiles"], 3.8)
-    for axes, _ in places:
-        for label, (share, low, high) in profiles.items():
-            axes.plot(THRESHOLDS, share, "--" if label in dashed else "-", color=tint[label], linewidth=1.6)
-            if np.isfinite(low).all():
-                axes.fill_between(
-                    THRESHOLDS, low, high, color=tint[label], alpha=0.5 / (3 + len(profiles)), linewidth=0
-                )
-        axes.set_xlabel("normalised score", color=INK)
-        axes.set_ylabel("share of the runs above it", color=INK)
-    _legend(figure, list(profiles), tint, dashed)
+    figure, ((axes, _),) = _panels(["performance profiles"], max(4.4, _height(analysis)), 7.4)
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+    # All end at 0: their labels are tied to where they are furthest apart.
+    shares = np.array([profile.estimate for profile in profiles.values()])
+    late = len(THRESHOLDS) // 2
+    at = late + int(shares[:, late:].std(0).argmax())
+    anchors = {label: (float(THRESHOLDS[at]), float(profile.estimate[at])) for label, profile in profiles.items()}
+    _lines(axes, {label: (THRESHOLDS, profile) for label, profile in profiles.items()}, anchors, analysis)
+    axes.set_xlabel("normalised score", color=INK)
+    axes.set_ylabel("share of the runs above it", color=INK)
     return figure
 
 
 def _gradients(analysis: Analysis) -> Figure:
-    tint, dashed = colours(analysis), variants(analysis)
     names = list(dict.fromkeys(gradient.env for gradient in analysis.gradients))
-    figure, places = _panels(names, 3.2)
+    figure, places = _panels(names, 3.6, 5.2)
     for axes, name in places:
-        for gradient in analysis.gradients:
-            kept = np.isfinite(gradient.snr) & (gradient.snr > 0)
-            if gradient.env == name and kept.any():
-                style = "--" if gradient.label in dashed else "-"
-                axes.plot(gradient.steps[kept], gradient.snr[kept], style, color=tint[gradient.label], linewidth=1.6)
+        own = [gradient for gradient in analysis.gradients if gradient.env == name]
+        found = ratios(own)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylim(
+            *(
+                found.zero / 1.15 if found.drawn(found.zero) else found.low / 1.1,
+                found.infinite * 1.25 if found.drawn(found.infinite) else found.high * 1.1,
+            )
+        )
+        for edge, text in ((found.zero, "0"), (found.infinite, "∞: no noise")):
+            if found.drawn(edge):
+                axes.axhline(edge, color=SOFT, linewidth=0.8, linestyle=(0, (1, 3)))
+                across = axes.get_yaxis_transform()
+                axes.text(0.01, edge, text, transform=across, va="bottom", color=SOFT, fontsize="small")
+        lines, ends = {}, {}
+        for label, (steps, values) in found.lines.items():
+            nothing = np.full_like(values, np.nan)
+            lines[label] = steps, (values, nothing, nothing)
+            known = np.flatnonzero(np.isfinite(values))
+            if len(known):
+                ends[label] = float(steps[known[-1]]), float(values[known[-1]])
+        _lines(axes, lines, ends, analysis, leaders=0)
+        axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter("{x:g}")
+        for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatted(partial(_ratio, found))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(0, max(gradient.steps[-1] for gradient in own))
         axes.set_xlabel("environment steps", color=INK)
     figure.axes[0].set_ylabel("signal-to-noise ratio of the actor's gradient", color=INK)
-    _legend(figure, list(dict.fromkeys(gradient.label for gradient in analysis.gradients)), tint, dashed)
     return figure
 
 
+def _ratio(found: Ratios, value: float, _: int | None = None) -> str:
+    """A tick, between what stands for 0 and for infinity."""
+    return f"{value:g}" if found.zero < value < found.infinite else ""
+
+
+def _lines(
+    axes: Axes,
+    lines: Mapping[str, tuple[NDArray[np.float64], Sequence[NDArray[np.float64]]]],
+    anchors: Mapping[str, tuple[float, float]],
+    analysis: Analysis,
+    leaders: int = LEADERS,
+) -> None:
+    """Draws lines, given as ranked, with bands of the first and their names beside the panel.
+
+    Args:
+        axes: Its limits are set.
+        lines: By label: steps; and estimate, low and high.
+        anchors: By label: the point that its name is tied to.
+        analysis: Whose colours they have.
+        leaders: How many are drawn bold, and with bands.
+    """
+    tint, dashed = colours(analysis), variants(analysis)
+    for rank, (label, (x, (middle, low, high))) in enumerate(lines.items()):
+        style, colour, order = "--" if label in dashed else "-", tint[label], 3 - rank / len(lines)
+        marker = "o" if len(x) == 1 else None
+        width = 1.9 if rank < leaders else 1.1 if leaders else 1.5
+        axes.plot(x, middle, style, color=colour, linewidth=width, marker=marker, markersize=4, zorder=order)
+        if rank < leaders and np.isfinite(low).all():
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+    if not anchors:
+        return
+    bottom, top = axes.get_ylim()
+    points = np.array([(x, min(max(y, bottom), top)) for x, y in anchors.values()])
+    begins, heights = (axes.transScale + axes.transLimits).transform(points).T.tolist()  # in shares of the panel
+    figure, place_in_grid = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None
+    assert place_in_grid is not None
+    inches = figure.get_figheight() / place_in_grid.get_gridspec().nrows - AROUND
+    ends = spread(heights, 1.25 * SMALL / (72 * inches))
+    for label, begin, height, end in zip(anchors, begins, heights, ends, strict=True):
+        (tie,) = axes.plot([begin, 1, 1.025], [height, height, end], ":", color=tint[label], linewidth=0.7, zorder=1)
+        tie.set_transform(axes.transAxes)
+        tie.set_clip_on(False)
+        text = axes.text(1.035, end, label, transform=axes.transAxes, color=tint[label], parse_math=False)
+        text.set(fontsize=SMALL, va="center")
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Moves places between 0 and 1 apart so that none is nearer than the gap to another, in their order.
+
+    They move as little as can be, in the sum of squares, and stay between 0 and 1 unless there are too many.
+
+    Args:
+        places: In any order; of equal ones the first is the upper.
+        gap: Between neighbours.
+    """
+    order = sorted(range(len(places)), key=lambda index: (-places[index], index))
+    blocks: list[list[float]] = []  # the sum and number of what neighbours agree on, from above
+    for rank, index in enumerate(order):
+        blocks.append([places[index] + rank * gap, 1])
+        while len(blocks) > 1 and blocks[-1][0] / blocks[-1][1] > blocks[-2][0] / blocks[-2][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    levels = [total / count for total, count in blocks for _ in range(int(count))]
+    moved = [0.0] * len(places)
+    for rank, (index, level) in enumerate(zip(order, levels, strict=True)):
+        room = 1 - rank * gap, (len(places) - 1 - rank) * gap
+        moved[index] = max(min(level - rank * gap, room[0]), room[1])
+    return moved
+
+
+def _height(analysis: Analysis) -> float:
+    """Of a panel whose lines have names beside it, in inches."""
+    return max(3.6, AROUND + 0.13 * max(len(panel.entries) for panel in analysis.panels))
+
+
 def _goal(axes: Axes, panel: Panel, *, vertical: bool) -> None:
-    if panel.threshold is not None:
+    low, high = axes.get_xlim() if vertical else axes.get_ylim()
+    if panel.threshold is not None and low <= panel.threshold <= high:
         draw_line = axes.axvline if vertical else axes.axhline
         draw_line(panel.threshold, color=INK, linewidth=1, linestyle=":", alpha=0.6)
 
 
 def _few(few: bool, seeds: int) -> str:
     return f" (n={seeds})" if few else ""
-
-
-def _legend(figure: Figure, labels: Sequence[str], tint: dict[str, str], dashed: set[str]) -> None:
-    lines = [
-        mpl.lines.Line2D([], [], color=tint[label], linestyle="--" if label in dashed else "-", label=label)
-        for label in labels
-    ]
-    columns = max(1, int(figure.get_figwidth() / 1.9))
-    figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")

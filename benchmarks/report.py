@@ -1,12 +1,15 @@
 """Says what came out of a benchmark: ``run_agent.py report``.
 
 Reads ``results.csv``, ``gradients.csv`` and ``suite.json``, and writes ``report.md``, ``report.html`` (one page, in one
-file) and pictures. The same results give the same files.
+file), ``pairs.csv`` (who beats whom, with p-values) and pictures. The same results give the same files.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,7 +20,10 @@ from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_bench
 from benchmarks.page import DIVERGED, duration, number, page, seeds_text, significant, span, steps_text
 from benchmarks.stats import FEW
 
-__all__ = ["markdown", "write"]
+__all__ = ["markdown", "pairs", "write"]
+
+SPECIAL = re.compile(r"[\\`*_\[\]<>|&~#]|^[-+]")
+"""What Markdown would not take as it stands."""
 
 
 def write(folder: Path, out: Path) -> list[Path]:
@@ -38,7 +44,11 @@ def write(folder: Path, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be a folder: {error.strerror}") from error
-    texts = {out / "report.html": page(analysis), out / "report.md": markdown(analysis)}
+    texts = {
+        out / "report.html": page(analysis),
+        out / "report.md": markdown(analysis),
+        out / "pairs.csv": pairs(analysis),
+    }
     for path, text in texts.items():
         write_text(path, text)
     return [*texts, *figures.draw(analysis, out)]
@@ -46,10 +56,11 @@ def write(folder: Path, out: Path) -> list[Path]:
 
 def markdown(analysis: Analysis) -> str:
     """The report as Markdown, which shows the pictures beside it."""
-    parts = [f"# Benchmark {analysis.name}", analysis.summary, _verdict(analysis.headline), _notes(analysis)]
+    parts = [f"# Benchmark {_text(analysis.name)}", _text(analysis.summary)]
+    parts += [_verdict(analysis.headline), _notes(analysis)]
     parts.append("![Final scores](scores.png)")
     for panel in analysis.panels:
-        parts += [f"## {'All environments' if panel.name == EVERYWHERE else panel.name}", _table(panel)]
+        parts += [f"## {'All environments' if panel.name == EVERYWHERE else _text(panel.name)}", _table(panel)]
         if panel.name == EVERYWHERE:
             parts.append("![Performance profiles](profiles.png)")
         if len(panel.entries) > 1:
@@ -61,15 +72,34 @@ def markdown(analysis: Analysis) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def pairs(analysis: Analysis) -> str:
+    """Who beats whom, as comma-separated values: a row for each pair of each panel.
+
+    ``p_adjusted`` is ``p_value`` by Holm's procedure for the pairs of the panel.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["panel", "first", "second", "probability", "low", "high", "p_value", "p_adjusted"])
+    for panel in analysis.panels:
+        for pair in panel.pairs:
+            numbers = (*pair.probability, pair.p_value, pair.adjusted)
+            cells = (f"{value:.6g}" if math.isfinite(value) else "" for value in map(float, numbers))
+            writer.writerow([panel.name, pair.first, pair.second, *cells])
+    return text.getvalue()
+
+
 def _verdict(panel: Panel) -> str:
-    best, ties = panel.winner, panel.ties
-    where = f"in {panel.name}" if panel.name == EVERYWHERE else f"on {panel.name}"
-    others = f"not told apart from it: {', '.join(ties)}" if ties else "told apart from every other"
+    best, ties = panel.best, panel.ties
+    where = f"in {panel.name}" if panel.name == EVERYWHERE else f"on {_text(panel.name)}"
+    what = "has the highest IQM" if ties else "leads"
+    others = f"not told apart from it: {_listed(ties)}" if ties else "told apart from every other"
+    if ties and not panel.resolvable:
+        others += ", nor could any two agents be with so few seeds"
     if len(panel.entries) == 1:
-        others = "nothing to compare it with"
+        what, others = "stands alone", "nothing to compare it with"
     return (
-        f"**{best.label}** leads {where}: IQM {number(best.iqm.estimate)} (95 %: {span(best.iqm.low, best.iqm.high)}), "
-        f"{duration(best.seconds)} of one core; {others}."
+        f"**{_text(best.label)}** {what} {where}: IQM {number(best.iqm.estimate)} "
+        f"(95 %: {span(best.iqm.low, best.iqm.high)}), {duration(best.seconds)} of one core; {others}."
     )
 
 
@@ -78,11 +108,11 @@ def _notes(analysis: Analysis) -> str:
     if analysis.few:
         notes.append(f"Fewer than {FEW} seeds are marked \\*: their intervals hold the true value less often.")
     if analysis.missing:
-        notes.append(f"Not finished, and not counted: {', '.join(analysis.missing)}.")
+        notes.append(f"Not finished, and not counted: {_listed(analysis.missing)}.")
     if analysis.diverged:
-        notes.append(f"{DIVERGED}: {', '.join(analysis.diverged)}.")
+        notes.append(f"{DIVERGED}: {_listed(analysis.diverged)}.")
     if analysis.left_out:
-        notes.append(f"Not in all environments: {', '.join(analysis.left_out)}.")
+        notes.append(f"Not in all environments: {_listed(analysis.left_out)}.")
     return "\n".join(f"> {note}\n>" for note in notes).removesuffix("\n>")
 
 
@@ -94,7 +124,7 @@ def _table(panel: Panel) -> str:
     rows = []
     for entry in panel.entries:
         row = [
-            entry.label,
+            _text(entry.label),
             seeds_text(entry) + ("\\*" if entry.few else ""),
             number(entry.iqm.estimate),
             span(entry.iqm.low, entry.iqm.high),
@@ -123,10 +153,11 @@ def _pairs(panel: Panel) -> str:
             estimate, low, high = (100 * value for value in pair.probability)
             text = f"{estimate:.0f}" + (f" ({low:.0f}–{high:.0f})" if math.isfinite(low) else "")
             cells.append(f"**{text}**" if pair.told_apart else text)
-        rows.append([row, *cells])
+        rows.append([_text(row), *cells])
     return (
-        "Percent of the runs of the row that end above one of the column, with 95 % intervals; bold: told apart.\n\n"
-        + _markdown_table(["", *labels], rows)
+        "Percent of the runs of the row that end above one of the column, with 95 % intervals of each pair by itself; "
+        "bold: told apart, with Holm's correction for all pairs of the table.\n\n"
+        + _markdown_table(["", *map(_text, labels)], rows)
     )
 
 
@@ -136,7 +167,7 @@ def _gradients(analysis: Analysis) -> str:
     labels, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
     rows = []
     for label in labels:
-        row = [label]
+        row = [_text(label)]
         for name in names:
             each = found.get((label, name))
             if each is None:
@@ -150,13 +181,13 @@ def _gradients(analysis: Analysis) -> str:
     return (
         "Signal-to-noise ratio of one estimate / relative bias (what an unbiased estimator would seem to have, for "
         "want of samples); medians over seeds, then over the training. What has no noise has no ratio.\n\n"
-        + _markdown_table(["agent", *names], rows)
+        + _markdown_table(["agent", *map(_text, names)], rows)
     )
 
 
 def _reading(analysis: Analysis) -> str:
     scales = "; ".join(
-        f"{panel.name} {number(panel.low)} and {number(panel.high)}"
+        f"{_text(panel.name)} {number(panel.low)} and {number(panel.high)}"
         for panel in analysis.panels
         if panel.name != EVERYWHERE and panel.low is not None and panel.high is not None
     )
@@ -171,14 +202,28 @@ def _reading(analysis: Analysis) -> str:
     sessions = analysis.meta.get("sessions", [])
     if sessions:
         last = sessions[-1]
-        versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
-        lines.append(
-            f"Made by `python {analysis.command}` with {versions}; revision {last.get('git')}; "
-            f"{last.get('processor')}, {last.get('cores')} cores."
-        )
+        made = [*(f"{name} {version}" for name, version in last["versions"].items()), f"revision {last.get('git')}"]
+        made += [f"{last.get('processor')}", f"{last.get('cores')} cores"]
+        lines.append(f"Made by {_code(f'python {analysis.command}')} with {_listed(made)}.")
     return "\n\n".join(lines)
 
 
 def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(_text, names))
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text as code, in one line."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if fence == "`" else f"{fence} {text} {fence}"

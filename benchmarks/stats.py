@@ -26,6 +26,7 @@ __all__ = [
     "RESAMPLES",
     "Interval",
     "expanded_confidence",
+    "holm",
     "interval",
     "iqm",
     "iqm_curve",
@@ -200,6 +201,28 @@ def mann_whitney(x: Strata, y: Strata) -> float:
     if variance == 0:  # all are equal
         return 1.0
     return float(min(1.0, 2 * norm.sf((abs(shift) - 0.5) / math.sqrt(variance))))
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    r"""P-values adjusted for their number, so that the smallest is below 5 % in 5 % of the families at most.
+
+    .. math:: \tilde p_{(i)} = \max_{j \le i} \min\{1, (m - j + 1)\, p_{(j)}\}
+
+    Whatever is true of the others, and however they depend on each other: pairs of a few agents do.
+
+    Source: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+
+    Args:
+        p_values: Of m tests, the family, in any order.
+
+    Returns:
+        ``[m]``, in the same order.
+    """
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return adjusted
 
 
 def performance_profile(strata: Strata, thresholds: Array, **arguments: Any) -> Interval:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
+import reprlib
+import string
 import tomllib
 import types
 import typing
@@ -47,10 +50,22 @@ RUN: dict[str, Any] = {
     "each": dict,
 }
 TOP: dict[str, Any] = {**DEFAULTS, "summary": str, "environments": dict, "runs": list[dict]}
-ENVIRONMENT: dict[str, Any] = {"steps": int, "low": float, "high": float, "threshold": float}
+SCALE = ("low", "high", "threshold")
+ENVIRONMENT: dict[str, Any] = {"steps": int, **dict.fromkeys(SCALE, float)}
 
 LABEL = re.compile(r"[\w .+×-]+")
 """What a label may consist of: it becomes part of a folder's name."""
+MOST_CHARACTERS = 100
+"""Of a label."""
+TOO_MANY = 10**12
+"""Of steps, and of all else that is counted."""
+MOST_RUNS = 100_000
+"""Of a suite, all seeds counted: more is a slip of the pen."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_shown = _REPR.repr
+"""A value in an error, shortened where it is long or deep."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,9 @@ def read_suite(name: str, *, trusted: bool = False) -> Suite:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UsageError(f"{path} cannot be read: it is nested too deeply") from error
+    except ValueError as error:  # of tomllib; and of numbers with thousands of digits
         raise UsageError(f"{path} is not TOML: {error}") from error
     return _Reader(path, trusted=trusted).suite(tree)
 
@@ -165,17 +182,17 @@ class _Reader:
         for name, table in tree["environments"].items():
             key = f"environments.{name}"
             if not isinstance(table, dict):
-                raise self.error(key, f"must be a table, but is {table!r}")
+                raise self.error(key, f"must be a table, but is {_shown(table)}")
             self.check(key, table, ENVIRONMENT)
-            scale = {limit: float(table[limit]) for limit in ("low", "high", "threshold") if limit in table}
+            scale = {limit: self.number(f"{key}.{limit}", table[limit]) for limit in SCALE if limit in table}
             environments[name] = Environment(name, table.get("steps"), **scale)
             self.check_scale(key, environments[name])
         defaults = {name: tree[name] for name in DEFAULTS if name in tree}
-        plans = [
-            plan
-            for index, table in enumerate(tree["runs"], 1)
-            for plan in self.plans(f"runs[{index}]", table, defaults, environments)
-        ]
+        plans: list[Plan] = []
+        for index, table in enumerate(tree["runs"], 1):
+            key = f"runs[{index}]"
+            self.check_count(key, table, defaults, environments, sum(plan.seeds for plan in plans))
+            plans += self.plans(key, table, defaults, environments)
         self.check_unique(plans)
         return Suite(self.path.stem, tree.get("summary", ""), tuple(environments.values()), tuple(plans))
 
@@ -187,9 +204,6 @@ class _Reader:
         environments: Mapping[str, Environment],
     ) -> Iterable[Plan]:
         """All that one table stands for."""
-        self.check(key, table, RUN)
-        if not table.get("agents"):
-            raise self.error(f"{key}.agents", "there are none")
         names = table.get("environments", list(environments))
         for name in names:
             if name not in environments:
@@ -199,9 +213,6 @@ class _Reader:
             with self.blaming(f"{key}.agents"):
                 get_agent(name)
         each = table.get("each", {})
-        for name, values in each.items():
-            if not isinstance(values, list) or not values:
-                raise self.error(f"{key}.each.{name}", f"must be a list of values, but is {values!r}")
         for agent, *values in itertools.product(table["agents"], *each.values()):
             settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
             label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
@@ -212,15 +223,21 @@ class _Reader:
                 yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)
 
     def label(self, key: str, template: str, values: Mapping[str, Any]) -> str:
-        """Fills in a label."""
+        """Fills in a label: values as they are, and no other text in braces, which could make it of any length."""
         try:
-            label = template.format(**values)
-        except (KeyError, IndexError, ValueError) as error:
-            raise self.error(key, f"{template!r} may hold {{{'}, {'.join(values)}}}, but not {error}") from error
-        except (AttributeError, TypeError) as error:  # such as {agent.name}
-            raise self.error(key, f"{template!r} may hold {{{'}, {'.join(values)}}} as they are: {error}") from error
+            fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
+        except ValueError as error:
+            raise self.error(key, f"{_shown(template)} cannot be filled in: {error}") from error
+        for _, name, form, conversion in fields:
+            if name not in values or form or conversion:
+                names = ", ".join(f"{{{known}}}" for known in values)
+                raise self.error(key, f"{_shown(template)} may hold {names} as they are, and no other braces")
+        label = template.format(**values)
+        if len(label) > MOST_CHARACTERS:
+            reason = f"{_shown(label)} must have at most {MOST_CHARACTERS} characters, but has {len(label)}"
+            raise self.error(key, reason)
         if not LABEL.fullmatch(label):
-            raise self.error(key, f"{label!r} must consist of letters, digits, spaces and .+-_×")
+            raise self.error(key, f"{_shown(label)} must consist of letters, digits, spaces and .+-_×")
         return label
 
     def plan(
@@ -252,9 +269,9 @@ class _Reader:
                 raise self.error(f"{key}.settings.{name}", f"{agent} has no such setting; {nearest(name, known)}")
             try:
                 chosen[name] = _converted(value, hints[name])
-            except ValueError:
+            except (ValueError, OverflowError):
                 kind = str(known[name].type)
-                raise self.error(f"{key}.settings.{name}", f"must be {kind}, but is {value!r}") from None
+                raise self.error(f"{key}.settings.{name}", f"must be {kind}, but is {_shown(value)}") from None
         config = dataclasses.replace(
             default,
             settings=dataclasses.replace(default.settings, **chosen),
@@ -281,9 +298,42 @@ class _Reader:
             if name not in known:
                 raise self.error(where, f"unknown key; {nearest(name, known)}")
             if not _is_a(value, known[name]):
-                raise self.error(where, f"must be {_described(known[name])}, but is {value!r}")
+                raise self.error(where, f"must be {_described(known[name])}, but is {_shown(value)}")
             if known[name] is int and value < 1 and name != "gradient_samples":
                 raise self.error(where, f"must be at least 1, but is {value}")
+            if known[name] is int and value >= TOO_MANY:
+                raise self.error(where, f"must be below {TOO_MANY}, but is {_shown(value)}")
+
+    def check_count(
+        self,
+        key: str,
+        table: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        environments: Mapping[str, Environment],
+        others: int,
+    ) -> None:
+        """Checks the lists that a table multiplies, and how many runs come of them, before any is made."""
+        self.check(key, table, RUN)
+        if not table.get("agents"):
+            raise self.error(f"{key}.agents", "there are none")
+        each = table.get("each", {})
+        for name, values in each.items():
+            if not isinstance(values, list) or not values:
+                raise self.error(f"{key}.each.{name}", f"must be a list of values, but is {_shown(values)}")
+        factors = [len(table["agents"]), len(table.get("environments", environments)), *map(len, each.values())]
+        runs = math.prod(factors) * {**defaults, **table}.get("seeds", 1)
+        if others + runs > MOST_RUNS:
+            raise self.error(key, f"a suite must have at most {MOST_RUNS} runs, but this makes {others + runs}")
+
+    def number(self, key: str, value: float) -> float:
+        """Returns a number that can be reckoned with."""
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.error(key, f"must be finite, but is {_shown(value)}")
+        return number
 
     def check_scale(self, key: str, environment: Environment) -> None:
         """Checks that returns can be put on a scale, if at all."""
@@ -292,6 +342,8 @@ class _Reader:
             raise self.error(key, "low and high belong together")
         if low is not None and high is not None and not low < high:
             raise self.error(key, f"low must be below high, but they are {low:g} and {high:g}")
+        if low is not None and high is not None and not math.isfinite(high - low):
+            raise self.error(key, f"high must be less above low, but they are {low:g} and {high:g}")
 
     def check_unique(self, plans: Sequence[Plan]) -> None:
         """Checks that results can be told apart."""
@@ -352,6 +404,6 @@ def _converted(value: Any, hint: Any) -> Any:
     elif origin is tuple:
         if isinstance(value, list):
             return tuple(_converted(item, arguments[0]) for item in value)
-    elif _is_a(value, hint):
+    elif _is_a(value, hint) and not (hint is float and not math.isfinite(float(value))):
         return hint(value)
     raise ValueError(value)

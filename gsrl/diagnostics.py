@@ -26,6 +26,7 @@ from gsrl.estimators.base import evaluate, replace_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from pandas import DataFrame
     from rich.table import Table
@@ -156,8 +157,8 @@ class Comparison:
 
         Left: relative bias, and the relative standard deviation ``sqrt(variance * calls) / |g|`` of an estimate that
         spends one call. A hollow marker with an arrow is an upper bound: no bias was seen beyond three sampling
-        errors. Figures that are 0 but for rounding are drawn at the edge. Right: the cosine of an estimate, and, as a
-        tick, that of their mean. Numbers tell which point is whose.
+        errors. What is 0 but for rounding stands beyond the logarithmic axis, on a tick of its own. Right: the cosine
+        of an estimate, and, as a tick, that of their mean. Numbers tell which point is whose.
 
         Args:
             path: Where to save it; the format follows from the suffix.
@@ -196,22 +197,19 @@ class Comparison:
         resolved = [row.relative_bias > bound for row, bound in zip(self.rows, bounds, strict=True)]
         biases = [max(row.relative_bias, bound) for row, bound in zip(self.rows, bounds, strict=True)]
         spreads = [math.sqrt(row.variance * row.calls) / self.gradient_norm for row in self.rows]
-        # A logarithm has no place for 0, nor is there a reason to show where rounding ends.
-        points = list(zip(_above_rounding(biases), _above_rounding(spreads), strict=True))
+        (x_floor, x_values), (y_floor, y_values) = _above_rounding(biases), _above_rounding(spreads)
+        points = list(zip(x_values, y_values, strict=True))
         axes.set(xscale="log", yscale="log")
         axes.set(xlabel="relative bias", ylabel="relative standard deviation at one call of f")
         for row, (x, y), seen in zip(self.rows, points, resolved, strict=True):
             marker, color = _STYLE[row.biased]
             axes.plot(x, y, marker, color=color, markerfacecolor=color if seen else "white", markersize=5, zorder=3)
-            if not seen:
+            if not seen and x != x_floor:  # there is nothing below 0
                 arrow = {"arrowstyle": "<-", "color": color, "lw": 0.8, "shrinkA": 0, "shrinkB": 2.5}
                 axes.annotate("", (x, y), (-12, 0), textcoords="offset points", arrowprops=arrow)
         axes.margins(0.1)
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = axis.get_view_interval()
-            digits = "25" if high < 100 * low else ""
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(partial(_minor_tick, digits))
+        _logarithmic_ticks(axes.xaxis, x_floor, axes.axvline)
+        _logarithmic_ticks(axes.yaxis, y_floor, axes.axhline)
         for biased, (marker, color) in _STYLE.items():
             axes.plot([], [], marker, color=color, markersize=5, label="biased" if biased else "unbiased")
         axes.plot([], [], "o", color="0.4", markerfacecolor="white", markersize=5, label="no bias seen")
@@ -734,15 +732,41 @@ ROUNDING = 1e-5
 """Relative figures below this are 0 but for rounding, in float32."""
 
 
-def _above_rounding(values: Sequence[float]) -> list[float]:
-    """The values, with those that are rounding put at a third of the least of the others."""
+def _above_rounding(values: Sequence[float]) -> tuple[float | None, list[float]]:
+    """Places on a logarithmic axis, which has none for 0.
+
+    Returns:
+        Where 0 is drawn, a third of the least value above rounding, or None where nothing is 0 but for rounding; and
+        the values, with those in its place.
+    """
+    if all(value > ROUNDING for value in values):
+        return None, list(values)
     floor = min((value for value in values if value > ROUNDING), default=3 * ROUNDING) / 3
-    return [floor if value <= ROUNDING else value for value in values]
+    return floor, [floor if value <= ROUNDING else value for value in values]
 
 
-def _minor_tick(digits: str, value: float, position: int | None = None) -> str:
-    """The value, if it begins with one of the digits."""
-    return f"{value:g}" if f"{value:e}"[0] in digits else ""
+def _logarithmic_ticks(axis: Axis, floor: float | None, draw_line: Callable[..., Any]) -> None:
+    """Writes numbers at powers of ten, at 2 and 5 times these on a short axis, and 0 where it is drawn, at ``floor``.
+
+    A dashed line parts that place from the values.
+    """
+    from matplotlib.ticker import FixedLocator, LogLocator
+
+    low, high = axis.get_view_interval()
+    digits = "25" if high < 100 * low else ""
+    least, drawn = low, [] if floor is None else [floor]
+    if floor is not None and axis.get_data_interval()[1] > floor:
+        least = floor * 3**0.5
+        draw_line(least, color="0.7", lw=0.6, linestyle=(0, (4, 3)), zorder=0)
+    elif floor is not None:
+        least = math.inf
+    for locate, place, kept in (
+        (LogLocator(), axis.set_major_locator, drawn),
+        (LogLocator(subs=range(2, 10)), axis.set_minor_locator, []),
+    ):
+        place(FixedLocator([*kept, *(value for value in locate.tick_values(low, high) if least <= value <= high)]))
+    axis.set_major_formatter(lambda value, _: "0" if value == floor else f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
 
 
 def _number_points(

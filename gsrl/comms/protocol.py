@@ -167,7 +167,9 @@ class Protocol:
         return attribute_information(self.messages, self.meanings, self.lengths)
 
     def draw_dependence(self, path: str | Path | None = None, title: str | None = None) -> Figure:
-        """Draws :meth:`dependence`: which position tells of which attribute.
+        """Draws :meth:`dependence`: which position tells of which attribute, as a heat map.
+
+        Of one attribute it draws bars beside its entropy, which is all that there is to tell.
 
         Args:
             path: Where to save it; None: nowhere.
@@ -177,6 +179,8 @@ class Protocol:
             ModuleNotFoundError: matplotlib is missing.
         """
         values = self.dependence()
+        if len(values) == 1:
+            return self._draw_information(values[0], path, title)
         figure, axes = _axes(values.shape[1], values.shape[0])
         image = axes.imshow(values, vmin=0, cmap="Blues", aspect="auto")
         figure.colorbar(image, ax=axes, label="mutual information (bits)")
@@ -186,6 +190,21 @@ class Protocol:
             axes.text(position, a, f"{value:.2f}", ha="center", va="center", color=color)
         positions, attributes = (list(map(str, range(1, 1 + size))) for size in values.T.shape)
         _label(axes, "position", positions, "attribute", attributes)
+        return _finish(figure, axes, title, path)
+
+    def _draw_information(self, values: NDArray[np.float64], path: str | Path | None, title: str | None) -> Figure:
+        entropy = float(attribute_information(self.meanings, self.meanings)[0, 0])
+        figure, axes = _axes(len(values), 1, height=3.2)
+        bars = axes.bar(range(len(values)), values, width=0.6, color="#6baed6")
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2)
+        axes.axhline(entropy, color="black", linestyle="--", linewidth=1, label=f"all there is to tell: {entropy:.2f}")
+        axes.set_xlim(-1, len(values))
+        axes.set_ylim(0, 1.25 * max(entropy, np.finfo(float).tiny))
+        axes.legend(loc="upper right", frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("position")
+        axes.set_ylabel("mutual information (bits)")
+        axes.set_xticks(range(len(values)), map(str, range(1, 1 + len(values))))
         return _finish(figure, axes, title, path)
 
     def _key(self, index: int) -> tuple[int, list[int]]:
@@ -212,13 +231,13 @@ def _diagnostics_extra() -> Iterator[None]:
         raise ModuleNotFoundError(f'tables and pictures need {error.name}: pip install "gsrl[diagnostics]"') from None
 
 
-def _axes(columns: int, rows: int) -> tuple[Figure, Axes]:
-    """A figure of its own, apart from pyplot's, about as large as its cells."""
+def _axes(columns: int, rows: int, height: float | None = None) -> tuple[Figure, Axes]:
+    """A figure of its own, apart from pyplot's, about as large as its cells; or of a height in inches."""
     with _diagnostics_extra():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    width, height = (min(14.0, max(4.0, 2.0 + 0.3 * cells)) for cells in (columns, rows))
-    figure = Figure(figsize=(width, height), layout="constrained")
+    width, tall = (min(14.0, max(4.0, 2.0 + 0.3 * cells)) for cells in (columns, rows))
+    figure = Figure(figsize=(width, tall if height is None else height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 

@@ -14,6 +14,7 @@ from agents.scores import interquartile_mean
 from benchmarks import coverage
 from benchmarks.stats import (
     expanded_confidence,
+    holm,
     interval,
     iqm,
     iqm_curve,
@@ -194,3 +195,11 @@ def test_few_seeds_need_the_wider_interval() -> None:
     assert shares["percentile"] < 0.94
     assert shares["expanded"] > 0.90
     assert shares["expanded width"] > 1.15 * shares["percentile width"]
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: .005 * 4, .01 * 3, .03 * 2, and .04 * 1, which may not be below the one before it.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
+    assert holm([0.04]) == [0.04]
+    assert len(holm([])) == 0

@@ -131,6 +131,19 @@ def test_pictures_show_the_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(dependence_figure.axes[0].images[0].get_array(), protocol().dependence())
 
 
+def test_of_one_attribute_bars_show_what_each_position_tells() -> None:
+    # Four values; the first symbol tells which half, the second nothing.
+    figure = protocol(
+        messages=np.array([[1, 3], [1, 3], [2, 3], [2, 3]]),
+        lengths=np.full(4, 2),
+        meanings=np.arange(4)[:, None],
+    ).draw_dependence(title="one attribute")
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([1.0, 0.0])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 2.0)  # log2(4)
+
+
 @pytest.mark.parametrize("count", [2, 100])
 def test_large_languages_are_drawn_without_labels(count: int) -> None:
     numbers = np.arange(count)

@@ -610,6 +610,13 @@ def test_figure(tmp_path):
         assert points[name][0] == pytest.approx(expected)
         assert points[name][1] == pytest.approx(math.sqrt(statistics.variance * statistics.calls) / NORM, rel=1e-4)
     assert (points["exact"] < [points[name] for name in names[1:]]).all()
+    # Bias and variance of `exact` are 0, and shown as 0: a tick of its own, no arrow below it, and no other number.
+    for axis, place in zip((left.xaxis, left.yaxis), points["exact"], strict=True):
+        shown = {tick.get_loc(): tick.label1.get_text() for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())}
+        assert shown.pop(place) == "0"
+        assert min(shown) > place
+        assert float(next(filter(None, shown.values()))) == pytest.approx(next(k for k, v in shown.items() if v))
+    assert sum(text.arrow_patch is not None for text in left.texts if not text.get_text()) == 3  # of the other hollow
     assert sorted(text.get_text() for text in left.texts if text.get_text()) == [str(k) for k in range(1, 8)]
 
 

@@ -15,9 +15,20 @@ import pandas as pd
 import pytest
 
 from agents.common import UsageError
-from benchmarks import report
-from benchmarks.analysis import EVERYWHERE, Analysis, analyse, read_benchmark
+from benchmarks import figures, report
+from benchmarks.analysis import (
+    EVERYWHERE,
+    LEADERS,
+    Analysis,
+    Entry,
+    Gradient,
+    Panel,
+    analyse,
+    ratios,
+    read_benchmark,
+)
 from benchmarks.page import PALETTE, colours, duration, number, page, steps_text, ticks, variants
+from benchmarks.stats import Interval, holm, mann_whitney
 from benchmarks.tables import RESULTS
 
 
@@ -82,7 +93,7 @@ def test_numbers_of_an_environment(tmp_path: Path) -> None:
     assert (good.steps, good.seconds, good.speed) == (300, 9.0, 50.0)
     assert (good.reached, good.steps_to, good.seconds_to) == (3, 200, 6.0)
     assert (bad.reached, bad.steps_to, bad.seconds_to) == (1, math.inf, math.inf)  # one of three is not half
-    assert panel.winner is good
+    assert panel.best is good
     assert panel.pair("good", "bad long").probability.estimate == 1
     assert panel.pair("bad long", "good").probability.estimate == 0
     assert panel.ties == ["bad long"]  # three seeds cannot tell them apart
@@ -94,7 +105,7 @@ def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
     analysis = analysed(tmp_path, ROWS, META)
     panel = analysis.headline
     assert panel.name == EVERYWHERE
-    good = panel.winner
+    good = panel.best
     np.testing.assert_allclose(good.scores[0], [0.9, 0.91, 0.92])
     np.testing.assert_allclose(good.scores[1], [0.9, 0.89, 0.88])
     assert good.iqm.estimate == pytest.approx(0.9)  # .88 and .92 are left out
@@ -108,7 +119,7 @@ def test_environments_together_are_on_one_scale(tmp_path: Path) -> None:
 def test_a_run_that_diverged_is_counted_and_marked(tmp_path: Path) -> None:
     rows = [row | {"diverged": int(row["label"] == "good" and row["seed"] == 1)} for row in ROWS]
     analysis = analysed(tmp_path, rows, META)
-    assert [panel.winner.diverged for panel in analysis.panels] == [2, 1, 1]
+    assert [panel.best.diverged for panel in analysis.panels] == [2, 1, 1]
     assert analysis.diverged == ("good on A-v0: 1 of 3 seeds", "good on B-v0: 1 of 3 seeds")
     note = "Diverged, and counted with the score of their parameters before: good on A-v0: 1 of 3 seeds"
     for text in (report.markdown(analysis), page(analysis)):
@@ -171,15 +182,13 @@ def test_two_labels_of_an_agent_share_a_colour_and_more_do_not(tmp_path: Path) -
 
 
 def test_agents_in_lockstep_share_their_cost(tmp_path: Path) -> None:
-    entry = analysed(
-        tmp_path, [r for s in range(2) for r in run("a", "A-v0", s, [1.0, 2.0], members=2)]
-    ).headline.winner
+    entry = analysed(tmp_path, [r for s in range(2) for r in run("a", "A-v0", s, [1.0, 2.0], members=2)]).headline.best
     assert (entry.seconds, entry.speed) == (3.0, 100.0)
 
 
 def test_curves_of_other_steps_are_interpolated(tmp_path: Path) -> None:
     rows = [*run("a", "A-v0", 0, [0.0, 1.0, 2.0]), *run("a", "A-v0", 1, [0.0, 4.0], 150)]
-    curve = analysed(tmp_path, rows).headline.winner.curve
+    curve = analysed(tmp_path, rows).headline.best.curve
     np.testing.assert_allclose(curve.steps, [150, 225, 300])  # where both have been evaluated
     np.testing.assert_allclose(curve.returns.estimate, [(0.5 + 0) / 2, (1.25 + 2) / 2, (2 + 4) / 2])
 
@@ -254,10 +263,61 @@ def test_the_first_words_say_who_is_ahead(tmp_path: Path) -> None:
     ]
     text = words(apart)
     assert "a is ahead" in text
-    assert "beats b 100 %" in text
+    assert "ends above b 100 %" in text
     level = [r for s in range(10) for label in "ab" for r in run(label, "A-v0", s, [0.0, float(s)])]
-    assert "Not told apart from it: b." in words(level)
+    assert "a is not told apart from b" in words(level)
+    many = [r for s in range(10) for label in "abcd" for r in run(label, "A-v0", s, [0.0, float(s)])]
+    many += [r for s in range(10) for r in run("e", "A-v0", s, [0.0, -9.0 - s])]
+    assert "a is not told apart from 3 others" in words(many)
+    assert "is told apart from the other 1. Not told apart from it: b, c and d." in words(many)
     assert "There is nothing to compare it with." in words(run("a", "A-v0", 0, [1.0]))
+
+
+def test_means_of_280_and_23_are_not_told_apart_where_seeds_are_too_few(tmp_path: Path) -> None:
+    rows = [r for s in range(2) for label, to in (("a", 280), ("b", 23)) for r in run(label, "A-v0", s, [to + s / 9.0])]
+    analysis = analysed(tmp_path, rows)
+    text = page(analysis)
+    assert "</i> is not told apart from b</p>" in text
+    assert "With so few seeds no two agents could be told apart, whatever their scores." in text
+    assert "**a** has the highest IQM on A-v0: IQM 280.1" in report.markdown(analysis)
+    assert "not told apart from it: b, nor could any two agents be with so few seeds." in report.markdown(analysis)
+    assert not re.search(r"leads|ahead|nose", text + report.markdown(analysis))
+
+
+def test_pairs_are_told_apart_with_holms_correction(tmp_path: Path) -> None:
+    # Ten seeds each; b is above a as far as p = .02, and c is far above both.
+    scores = {"a": np.arange(10.0), "b": np.arange(10) + 3.5, "c": np.arange(10) + 50.0}
+    rows = [r for label, own in scores.items() for s in range(10) for r in run(label, "A-v0", s, [own[s]])]
+    analysis = analysed(tmp_path, rows)
+    panel = analysis.headline
+    p = mann_whitney([scores["a"]], [scores["b"]])
+    assert 0.01 < p < 0.05
+    assert panel.pair("a", "b").adjusted == pytest.approx(p)  # the last of three: not multiplied
+    assert panel.pair("a", "c").adjusted == pytest.approx(3 * mann_whitney([scores["a"]], [scores["c"]]))
+    table = pd.read_csv(report.write(tmp_path, tmp_path)[2])
+    assert list(table.columns)[3:] == ["probability", "low", "high", "p_value", "p_adjusted"]
+    assert [(row["first"], row["second"]) for _, row in table.iterrows()] == [("c", "b"), ("c", "a"), ("b", "a")]
+    np.testing.assert_allclose(table["p_adjusted"], holm(table["p_value"]), rtol=1e-5)
+    # Beside a fourth that is like a, what had p < .05 is told apart no more.
+    rows += [r for s in range(10) for r in run("d", "A-v0", s, [s + 0.5])]
+    panel = analysed(tmp_path, rows).headline
+    assert panel.pair("a", "b").p_value == pytest.approx(p)
+    assert not panel.pair("a", "b").told_apart
+    assert not panel.pair("b", "a").told_apart
+    assert panel.pair("c", "b").told_apart
+
+
+def test_names_are_shown_as_they_are_in_markdown(tmp_path: Path) -> None:
+    label, env = "a|b<i>&c_d`*", "E|[x](y)$_{-v0"
+    rows = [r for name in (label, "-d") for s in range(2) for r in run(name, env, s, [1.0, 2.0])]
+    meta = {"suite": "s<u>", "summary": "# *not*\na [link](x)", "plans": [], "sessions": []}
+    text = report.markdown(analysed(tmp_path, rows, meta))
+    assert "# Benchmark s\\<u\\>\n\n\\# \\*not\\* a \\[link\\](x)\n" in text
+    assert "## E\\|\\[x\\](y)$\\_{-v0\n" in text
+    assert "| a\\|b\\<i\\>\\&c\\_d\\`\\* |" in text
+    assert "| \\-d |" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {9, 4}
 
 
 def test_there_must_be_results(tmp_path: Path) -> None:
@@ -279,3 +339,148 @@ def test_numbers_as_people_write_them() -> None:
     assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert ticks(22, 500) == [100, 200, 300, 400, 500]
     assert ticks(3, 3) == [3]
+
+
+# Pictures
+
+
+def entries(*scores: Sequence[float]) -> tuple[Entry, ...]:
+    """Of labels a, b, ..., in this order."""
+    return tuple(
+        Entry(
+            chr(97 + i),
+            "x",
+            (np.array(own, dtype=float),),
+            len(own),
+            Interval(np.mean(own), min(own), max(own)),
+            1,
+            1,
+            1,
+        )
+        for i, own in enumerate(scores)
+    )
+
+
+def test_what_is_far_from_most_does_not_squeeze_an_axis() -> None:
+    panel = Panel("A-v0", entries(range(100, 120), [*range(100, 119), -900], [-5000] * 2), (), threshold=90.0)
+    low, high = panel.score_range()
+    assert (low, high) == (90, 119)  # the threshold is near; two means and the outlier are not
+    assert Panel("A-v0", entries([1, 1, 1, 1], [1, 1, 1, 0]), ()).score_range() == (0, 1)  # nothing is far
+    # A mean just outside of the inner fence, 1.5 interquartile ranges from the middle half, is drawn all the same.
+    panel = Panel("A-v0", entries(range(100, 130), range(100, 130), [75, 75]), ())
+    assert panel.score_range()[0] == 75
+
+
+def test_labels_move_apart_as_little_as_can_be() -> None:
+    assert figures.spread([0.5, 0.1], 0.1) == [0.5, 0.1]
+    assert figures.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.6, 0.5, 0.4])  # the first is the upper
+    assert figures.spread([1.0, 1.0, 0.0], 0.1) == pytest.approx([1.0, 0.9, 0.0])  # and stay inside
+    assert figures.spread([0.3, 0.5, 0.52], 0.1) == pytest.approx([0.3, 0.46, 0.56])
+    assert figures.spread([], 0.1) == []
+
+
+def gradient(label: str, *snr: float) -> Gradient:
+    steps = 100.0 * np.arange(1, 1 + len(snr))
+    return Gradient(label, "A-v0", steps, np.array(snr), *(np.ones(len(snr)) for _ in range(3)))
+
+
+def test_ratios_of_zero_and_infinity_have_places_of_their_own() -> None:
+    found = ratios([gradient("a", 1.0, 0.0), gradient("b", math.inf, 4.0), gradient("c", math.nan, 2.0)])
+    assert (found.low, found.high) == (1, 4)
+    assert found.zero < 1
+    assert found.infinite > 4
+    np.testing.assert_array_equal(found.lines["a"][1], [1, found.zero])
+    np.testing.assert_array_equal(found.lines["b"][1], [found.infinite, 4])
+    np.testing.assert_array_equal(found.lines["c"][1], [math.nan, 2])
+    assert found.drawn(found.zero)
+    assert not ratios([gradient("a", 1.0)]).drawn(found.zero)
+    assert ratios([gradient("a", 0.0, math.inf)]).drawn(ratios([gradient("a", 0.0)]).zero)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The pictures of six agents in five environments, whose names no one should read as mathematics."""
+    kept: dict[str, Any] = {}
+    tmp_path = tmp_path_factory.mktemp("pictures")
+    labels = ["f $_{", "_e", "d", "c", "b", "a"]
+    envs = [f"{letter}-v0 $x_$" for letter in "VWXYZ"]
+    rows = [
+        r
+        for env in envs
+        for rank, label in enumerate(labels)
+        for seed in range(3)
+        for r in run(
+            label,
+            env,
+            seed,
+            [0.0, 10.0 * rank + seed - (1000 if rank == 5 and seed == 0 else 0)],
+            100 + 900 * (env == envs[0] and rank == 0),
+        )
+    ]
+    write(tmp_path, rows, {**META, "environments": [{"name": env, "low": 0.0, "high": 50.0} for env in envs]})
+    figures_of = {"snr": [0.0, 1.0], "cosine": 1.0, "relative_bias": 0.0, "relative_bias_error": 0.0}
+    pd.DataFrame({"label": "a", "env": envs[0], "seed": 0, "step": [100, 200], **figures_of}).to_csv(
+        tmp_path / "gradients.csv", index=False
+    )
+    analysis = analyse(*read_benchmark(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: kept.setdefault(path.stem, self))
+        figures.draw(analysis, tmp_path)
+    return {**kept, "analysis": analysis}
+
+
+def test_pictures_have_no_holes_and_one_kind_of_axis(drawn: dict[str, Any]) -> None:
+    for name, panels in (("scores", 6), ("curves", 5)):
+        figure = drawn[name]
+        axes = figure.axes
+        assert len(axes) == panels
+        figure.draw_without_rendering()
+        rows: dict[int, list[Any]] = {}
+        for each in axes:
+            rows.setdefault(each.get_subplotspec().rowspan.start, []).append(each)
+        assert {len(row) for row in rows.values()} == ({3} if panels == 6 else {3, 2})
+        for row in rows.values():  # each reaches from the left to the right
+            assert row[0].get_subplotspec().colspan.start == 0
+            assert row[-1].get_subplotspec().colspan.stop == row[-1].get_gridspec().ncols
+    assert {each.get_xscale() for each in drawn["curves"].axes} == {"log"}  # one run is ten times as long as others
+    captions = drawn["scores"].texts
+    assert [caption.get_position()[1] for caption in captions] == [
+        pytest.approx(0, abs=0.02)
+    ]  # below, not over the titles
+    assert "logarithmic scale" in page(drawn["analysis"])
+
+
+def test_lines_have_names_beside_them_and_leaders_alone_have_bands(drawn: dict[str, Any]) -> None:
+    for name in ("curves", "profiles"):
+        axes = drawn[name].axes[-1]
+        ranked = [entry.label for entry in drawn["analysis"].panels[-1 if name == "curves" else 0].entries]
+        assert [text.get_text() for text in axes.texts] == ranked
+        assert len(axes.collections) == LEADERS
+        heights = [text.get_position()[1] for text in axes.texts]
+        if name == "curves":  # which end in the order of the ranks
+            assert heights == sorted(heights, reverse=True)
+        assert drawn[name].legends == []
+    bands = ET.fromstring(page(drawn["analysis"]).partition("\n")[2]).findall(".//{*}g")
+    shown = [band for band in bands if "rest" not in band.get("class").split()]
+    assert len(shown) == 6 * LEADERS + 1  # profiles and five environments; and the one line of a gradient
+
+
+def test_outliers_are_marked_at_the_edge(drawn: dict[str, Any]) -> None:
+    axes = drawn["scores"].axes[-1]
+    low, _ = axes.get_xlim()
+    assert low > -100
+    triangles = [line for line in axes.lines if line.get_marker() == "<"]
+    assert len(triangles) == 1
+    assert 'class="seed less"' in page(drawn["analysis"])
+
+
+def test_a_ratio_of_zero_is_drawn_as_zero(drawn: dict[str, Any]) -> None:
+    (axes,) = drawn["gradients"].axes
+    assert [text.get_text() for text in axes.texts] == ["0", "a"]
+    line = next(line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] == 100)
+    zero = axes.texts[0].get_position()[1]
+    np.testing.assert_allclose(line.get_ydata(), [zero, 1])
+    axes.figure.draw_without_rendering()
+    named = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
+    assert all(float(name) > zero for name in named)
+    assert re.search(r'<span style="top:[\d.]+%">0</span>', page(drawn["analysis"]))
