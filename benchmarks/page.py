@@ -557,7 +557,7 @@ def _how(analysis: Analysis) -> str:
         "it; unlike a median, it uses half of them.",
         "95 %": "Intervals of a stratified bootstrap over seeds, widened for few seeds so that they hold the true "
         "value as often as they say: see benchmarks/results/coverage.md.",
-        "Told apart": "By Mann and Whitney's test within environments, with Holm's correction for all pairs of the "
+        "Told apart": "By Mann and Whitney's exact test within environments, with Holm's correction for all pairs of a "
         "table: where all agents are equal, some pair is told apart in 5 % of tables at most. pairs.csv has p-values.",
         "Cost": "Seconds of one core for a run, evaluations included. Agents trained in lock-step share the time of "
         "their process: it is divided by their number.",

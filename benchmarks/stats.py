@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, norm, t, trim_mean
+from scipy.stats import bootstrap, norm, rankdata, t, trim_mean
 
 __all__ = [
     "CONFIDENCE",
@@ -44,6 +45,9 @@ FEW = 10
 """Seeds below which an interval is a rough one."""
 RESAMPLES = 5_000
 """Of a bootstrap, unless told otherwise."""
+
+COUNTED = 100
+"""Scores of a stratum up to which a test counts all ways to share them out."""
 
 Array = NDArray[np.floating]
 Strata = Sequence[Array]
@@ -182,25 +186,42 @@ def probability_of_improvement(x: Strata, y: Strata, **arguments: Any) -> Interv
 def mann_whitney(x: Strata, y: Strata) -> float:
     r"""P-value of Mann and Whitney's test that neither of two tends to be above the other, within strata.
 
-    .. math:: z = \frac{|\sum_i (U_i - m_i n_i / 2)| - 1/2}{\sqrt{\sum_i \operatorname{Var} U_i}}
+    .. math:: p = P\left(|\textstyle\sum_i (U_i - m_i n_i / 2)| \ge |\text{the one observed}|\right)
 
-    Two-sided, by the normal law with a correction for continuity, and variances for ties. With one stratum it is
-    ``scipy.stats.mannwhitneyu(method="asymptotic")``.
+    Two-sided and exact: over all ways to share out the scores of each stratum, ties as they are. Where a stratum has
+    more than :data:`COUNTED` scores, the normal law with a correction for continuity takes the place of counting; with
+    few it is no good in the tails, which is where a correction for many tests looks.
 
     Args:
         x: Scores by environment.
         y: Scores in the same environments.
     """
-    shift, variance = 0.0, 0.0
+    shift, variance = 0, 0.0  # of twice the sum of U - mn/2, a whole number
+    law, middle = np.ones(1), 0
+    counted = all(len(first) + len(second) <= COUNTED for first, second in zip(x, y, strict=True))
     for first, second in zip(x, y, strict=True):
         m, n = len(first), len(second)
-        _, ties = np.unique(np.concatenate([first, second]), return_counts=True)
-        total = m + n
-        shift += m * n * (float(rank_probabilities(first, second)) - 0.5)
-        variance += m * n / 12 * (total + 1 - float((ties**3 - ties).sum()) / (total * (total - 1)))
+        ranks = np.rint(2 * rankdata(np.concatenate([first, second]))).astype(int)
+        mean = m * (m + n + 1)  # of the sum of the first m
+        shift += int(ranks[:m].sum()) - mean
+        variance += m * n * float(ranks.var(ddof=1)) / (m + n)
+        if counted:
+            law, middle = np.convolve(law, _sums(tuple(sorted(ranks.tolist())), m)), middle + mean
     if variance == 0:  # all are equal
         return 1.0
-    return float(min(1.0, 2 * norm.sf((abs(shift) - 0.5) / math.sqrt(variance))))
+    if counted:
+        return float(min(1.0, law[np.abs(np.arange(len(law)) - middle) >= abs(shift)].sum()))
+    return float(min(1.0, 2 * norm.sf((abs(shift) - 1) / math.sqrt(variance))))
+
+
+@lru_cache(maxsize=1024)  # without ties, ranks are the same again and again
+def _sums(values: tuple[int, ...], count: int) -> NDArray[np.float64]:
+    """Probability of each sum of ``count`` of the ascending values, drawn without replacement."""
+    ways = np.zeros((count + 1, sum(values[-count:]) + 1))
+    ways[0, 0] = 1
+    for value in values:
+        ways[1:, value:] += ways[:-1, : ways.shape[1] - value].copy()
+    return np.asarray(ways[count] / ways[count].sum())
 
 
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from benchmarks import analysis
 from benchmarks.analysis import Entry
 from benchmarks.stats import Interval
 
-AGENTS, SEEDS, REPORTS = 9, 10, 100
+AGENTS, SEEDS, REPORTS = 9, 10, 60
 
 SCORES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "normal": lambda rng: rng.normal(size=SEEDS),
@@ -20,7 +20,7 @@ SCORES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "environments"), [("normal", 1), ("with a ceiling", 3)])
+@pytest.mark.parametrize(("kind", "environments"), [("normal", 1), ("with a ceiling", 2)])
 def test_of_nine_identical_agents_a_pair_is_told_apart_in_a_twentieth_of_the_tables(
     kind: str, environments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
