@@ -12,8 +12,12 @@ __all__ = ["is_concrete", "is_number", "positive"]
 
 
 def is_concrete(tensor: Tensor) -> bool:
-    """Returns whether the values of ``tensor`` can be read: it is eager, and no ``torch.func`` transform wraps it."""
-    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    """Returns whether the values of ``tensor`` can be read: it is eager, and nothing transforms or records it."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._is_tracing()
+    )
 
 
 def is_number(value: object) -> bool:

@@ -547,8 +547,8 @@ class ReplayBuffer(BaseBuffer):
 
     def _checked_indices(self, action: np.ndarray) -> NDArray[np.int64]:
         """Choice indices `[W, n]` of actions, or an error."""
-        if action.dtype == np.int64:
-            indices = action.reshape(self._num_envs, -1) - self._first_actions
+        if (action.dtype.kind in "iu" and action.dtype.itemsize < 8) or action.dtype == np.int64:
+            indices = action.reshape(self._num_envs, -1) - self._first_actions  # int64
             # A negative one, read as unsigned, is larger than any size.
             if (indices.view(np.uint64) < self._sizes).all():
                 return indices

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from gsrl._validation import is_concrete
-from gsrl.relaxations import gumbel_argmax, gumbel_max, masked_logits
+from gsrl.relaxations import gumbel_max, masked_logits, perturbed_logits
 
 __all__ = ["MAX_SUPPORT", "FactoredCategorical", "kl_divergence"]
 
@@ -119,7 +119,16 @@ class FactoredCategorical(Distribution):
             noise: Gumbel noise ``[*batch, n, K]``; drawn if None.
             generator: Source of the noise; torch's default one if None.
         """
-        return gumbel_argmax(self.logits.detach(), noise=noise, generator=generator)
+        return self.perturbed(noise=noise, generator=generator).argmax(-1)
+
+    def perturbed(self, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draws logits plus Gumbel noise, ``[*batch, n, K]``: of their arg max, :meth:`sample_indices`.
+
+        Args:
+            noise: Gumbel noise ``[*batch, n, K]``; drawn if None.
+            generator: Source of the noise; torch's default one if None.
+        """
+        return perturbed_logits(self.logits.detach(), noise=noise, generator=generator)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one-hot matrices.

@@ -48,11 +48,13 @@ class ActionHead(nn.Linear):
         """
         logits = super().forward(features)
         logits = logits.view(*logits.shape[:-1], self.codec.n, self.codec.K)
-        if mask is None:
-            mask = self.mask
-        elif self.mask is not None:
-            mask = mask & self.mask
-        return FactoredCategorical(logits, mask, validate_args=validate_args)
+        return FactoredCategorical(logits, self.legal(mask), validate_args=validate_args)
+
+    def legal(self, mask: Tensor | None) -> Tensor | None:
+        """The choices of a mask that the space has; None: all."""
+        if mask is None or self.mask is None:
+            return self.mask if mask is None else mask
+        return mask & self.mask
 
     def extra_repr(self) -> str:
         """The features and the action space."""

@@ -35,6 +35,7 @@ __all__ = [
     "gumbel_softmax",
     "logistic_noise",
     "masked_logits",
+    "perturbed_logits",
     "replace_value",
     "straight_through",
 ]
@@ -151,7 +152,23 @@ def gumbel_argmax(logits: Tensor, *, noise: Tensor | None = None, generator: tor
     Returns:
         int64 ``[...]``.
     """
-    return (_cast_up(logits) + perturbation(logits, noise, generator)).argmax(-1)
+    return perturbed_logits(logits, noise=noise, generator=generator).argmax(-1)
+
+
+def perturbed_logits(
+    logits: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws ``logits + G``, of which the arg max is an exact sample; see :func:`gumbel_max`.
+
+    Args:
+        logits: ``[..., K]``. Values are not checked.
+        noise: Gumbel noise of the shape of ``logits``; drawn if None.
+        generator: Source of the noise if none is given; torch's default one if None.
+
+    Returns:
+        ``[..., K]``, in float32 at least.
+    """
+    return _cast_up(logits) + perturbation(logits, noise, generator)
 
 
 def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:

@@ -447,7 +447,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 legal = torch.as_tensor(to_matrix(codec, self._last_masks), device=self.device)
             uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), legal)
             indices = uniform.sample_indices(noise=noise, generator=self.generator)
-            actions = codec.from_indices(indices).cpu().numpy()
+            actions = self.policy.to_actions(indices.cpu().numpy())
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
             actions = self.policy.act(self._last_obs, self._last_masks, noise)

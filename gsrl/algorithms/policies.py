@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel, BasePolicy
 from stable_baselines3.common.torch_layers import (
@@ -25,7 +26,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gsrl._validation import is_concrete
 from gsrl.checkpoint import register
+from gsrl.checks import check_observations, largest
 from gsrl.distributions import FactoredCategorical
 from gsrl.heads import ActionHead
 from gsrl.masking import to_matrix
@@ -286,7 +289,7 @@ class ActorPolicy(BasePolicy):
     def _set_actor(self, actor: Actor) -> None:
         self.actor = actor
         codec = actor.head.codec
-        self._first_action = codec.from_indices(np.zeros(codec.n, np.int64)).astype(np.int64)
+        self._first_action: np.ndarray = codec.from_indices(np.zeros(codec.n, np.int64))
         self._mask: Tensor | None = None
         self.generator = None
 
@@ -311,7 +314,12 @@ class ActorPolicy(BasePolicy):
             deterministic: Whether the most probable choices are taken.
             action_masks: Flat masks ``[L]`` or ``[n_envs, L]``, True where a choice is legal, see :mod:`gsrl.masking`.
 
+        Returns:
+            Actions ``[n_envs, *action_space.shape]`` of the dtype of the space, or that of the one observation; and
+            ``state``.
+
         Raises:
+            gsrl.checks.NonFiniteError: An observation or a parameter is not finite; the message says which.
             ValueError: ``action_masks`` has another length, or leaves a factor without a legal choice.
         """
         codec = self.actor.head.codec
@@ -326,8 +334,12 @@ class ActorPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         policy = self.actor(observation, self._mask)
-        one_hot = policy.mode if deterministic else policy.sample(generator=self.generator)
-        return self.actor.head.codec.from_indices(one_hot.argmax(-1))
+        scores = policy.logits.detach() if deterministic else policy.perturbed(generator=self.generator)
+        if not is_concrete(scores):
+            return to_space_dtype(self.actor.head.codec, self.actor.head.codec.from_indices(scores.argmax(-1)))
+        check_observations(observation, policy.batch_shape)
+        indices = largest(scores, observation, self.actor)
+        return torch.as_tensor(self.to_actions(indices), device=scores.device)
 
     @torch.no_grad()
     def act(
@@ -344,20 +356,24 @@ class ActorPolicy(BasePolicy):
             noise: Gumbel noise ``[n_envs, n, K]``; drawn if None.
 
         Returns:
-            ``[n_envs, *action_space.shape]``.
+            ``[n_envs, *action_space.shape]``, of the dtype of the space.
 
         Raises:
+            gsrl.checks.NonFiniteError: An observation or a parameter is not finite; the message says which.
             ValueError: ``action_masks`` leaves a factor without a legal choice.
         """
         head = self.actor.head
         device = head.weight.device
         mask = None if action_masks is None else torch.as_tensor(to_matrix(head.codec, action_masks), device=device)
-        policy = self.actor(obs_as_tensor(observations, device), mask)
-        return self.to_actions(policy.sample_indices(noise=noise, generator=self.generator))
+        tensors = obs_as_tensor(observations, device)
+        policy = self.actor(tensors, mask)
+        scores = policy.perturbed(noise=noise, generator=self.generator)
+        return self.to_actions(largest(scores, tensors, self.actor))
 
-    def to_actions(self, indices: Tensor) -> np.ndarray:
-        """Actions of the space, int64 ``[B, *action_space.shape]``, from indices of choices ``[..., n]``, unchecked."""
-        return indices.cpu().numpy().reshape(-1, *self._first_action.shape) + self._first_action
+    def to_actions(self, indices: NDArray[np.int64]) -> np.ndarray:
+        """Actions ``[B, *action_space.shape]``, of the dtype of the space, from indices ``[..., n]``, unchecked."""
+        first = self._first_action
+        return indices.reshape(-1, *first.shape).astype(first.dtype, copy=False) + first
 
     def set_training_mode(self, mode: bool) -> None:
         """Switches to training or evaluation mode, where that is a change."""
@@ -366,6 +382,11 @@ class ActorPolicy(BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         raise NotImplementedError("a policy is saved with its algorithm: use the algorithm's save.")
+
+
+def to_space_dtype(codec: OneHotCodec, actions: Tensor) -> Tensor:
+    """Actions in the dtype of their space: what Stable-Baselines3 makes NumPy arrays of, and hands to environments."""
+    return actions.to(torch.from_numpy(np.empty(0, codec.space.dtype)).dtype)
 
 
 def _set_training_mode(module: nn.Module, mode: bool) -> None:
@@ -522,11 +543,11 @@ class HeadDistribution(CategoricalDistribution):
 
     def sample(self) -> Tensor:
         """Actions, by torch's default generator: the one that Stable-Baselines3 seeds."""
-        return self.codec.from_indices(self.distribution.sample().argmax(-1))
+        return to_space_dtype(self.codec, self.codec.from_indices(self.distribution.sample_indices()))
 
     def mode(self) -> Tensor:
         """The most probable actions."""
-        return self.codec.from_indices(self.distribution.mode.argmax(-1))
+        return to_space_dtype(self.codec, self.codec.from_indices(self.distribution.logits.argmax(-1)))
 
 
 class CategoricalActorCriticPolicy(ActorCriticPolicy):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gsrl.checkpoint import register
+from gsrl.checks import largest
 from gsrl.comms.agents import Receiver, Sender
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise, make_estimator
@@ -364,6 +365,7 @@ class Channel(nn.Module):
         generator: torch.Generator | None = None,
         *,
         deterministic: bool = True,
+        validate_args: bool = True,
     ) -> Message:
         """Sends messages in execution: they are always hard.
 
@@ -372,6 +374,11 @@ class Channel(nn.Module):
             sender_input: What it sees, ``[*batch, ...]``.
             generator: Source of the channel's noise, and of samples; torch's default one if None.
             deterministic: Whether the most probable symbols are sent; otherwise they are sampled.
+            validate_args: Whether the sender's logits are checked.
+
+        Raises:
+            gsrl.checks.NonFiniteError: A logit is NaN; the message says which input or parameter of the sender is not
+                finite.
         """
 
         def choose(policy: FactoredCategorical, t: int) -> Tensor:
@@ -379,7 +386,9 @@ class Channel(nn.Module):
                 return policy.mode
             return policy.sample(noise=gumbel_noise(policy.logits.shape, generator=generator).to(policy.logits.device))
 
-        symbols, _ = self._speak(sender, sender_input, choose)
+        symbols, policies = self._speak(sender, sender_input, choose)
+        if validate_args:
+            largest(torch.cat([policy.logits for policy in policies], -2), sender_input, sender)
         _, *disturbance = self.draw_disturbance(symbols.shape[:-2], generator)
         on_device = (None if each is None else each.to(symbols.device) for each in disturbance)
         return self.transmit(symbols, ChannelNoise((), *on_device))

@@ -35,6 +35,7 @@ from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of
+from gsrl.checks import check_observations, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
@@ -321,7 +322,7 @@ class DIAL:
     All agents of a team share one network, which is told who it is. With ``"dial"`` the gradient passes the messages;
     ``"rial"`` learns what to say by REINFORCE; with ``"none"`` nothing is heard. Teams of different seeds share
     nothing: each has the initialisation, episodes and noise of its seed, whatever its company, and parameters differ by
-    rounding alone. A team whose loss is not finite is reported by a warning and frozen.
+    rounding alone. A team whose loss or values are not finite is reported by a warning and frozen.
 
     Args:
         env: A function that makes a :class:`TalkingEnv`; each team gets its own.
@@ -587,7 +588,7 @@ class DIAL:
         for t in range(env.horizon):
             context, routes, masks = self._inputs(turns, last)
             values, messages, state = self._step(context, routes, messages, state, noise[:, t])
-            last = self._explore(values.cpu().numpy(), masks)
+            last = self._explore(self._finite(values, context, range(S)), masks)
             results = [own.env.step(chosen.argmax(-1)) for own, chosen in zip(self._members, last, strict=True)]
             turns = [turn for turn, _, _ in results]
             rewards, begun, over = (
@@ -598,6 +599,19 @@ class DIAL:
             stored = (masks, last, rewards, begun.astype(np.float32), (~over).astype(np.float32))
             columns.append([context, routes, *(torch.from_numpy(array).to(self.device) for array in stored)])
         return Batch._make([*(torch.stack(column, 1) for column in zip(*columns, strict=True)), noise])
+
+    def _finite(self, scores: Tensor, context: Tensor, indices: Sequence[int]) -> NDArray[np.float32]:
+        """Reads back what teams choose by, ``[len(indices), B, ...]``.
+
+        Teams of which a number is NaN are frozen, and go on with zeros; an observation that is not finite is an error.
+        """
+        values, is_nan = to_numpy(scores)
+        if is_nan:
+            check_observations(context, context.shape[:2])
+            for row in np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(1)):
+                self.learner.alive[indices[int(row)]] = False
+            values = np.nan_to_num(values, nan=0.0)
+        return values
 
     def _draw_noise(self) -> Tensor:
         """Of the messages of all teams, ``[S, T, ...]``."""
@@ -715,22 +729,24 @@ class DIAL:
             seed: Of the episodes, beside the team's own.
 
         Raises:
-            ValueError: ``episodes`` is below 1.
+            ValueError: ``episodes`` is below 1, or the environment gives what is not finite.
         """
         if not isinstance(episodes, int) or episodes < 1:
             raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
         results = []
-        for own, loss in zip(self.seeds, self._losses, strict=True):
+        for index, own in enumerate(self.seeds):
             rng = np.random.default_rng([own, seed])
-            results.append(self._play(loss, self._make_env() if env is None else env(), episodes, rng, scramble))
+            results.append(self._play(index, self._make_env() if env is None else env(), episodes, rng, scramble))
+        self._report_diverged()
         returns, lengths, best = zip(*results, strict=True)
         return DIALEvaluation(np.stack(returns), np.stack(lengths), None if best[0] is None else np.stack(best))
 
     @torch.no_grad()
     def _play(
-        self, loss: DIALLoss, env: Any, episodes: int, rng: np.random.Generator, scramble: bool
+        self, index: int, env: Any, episodes: int, rng: np.random.Generator, scramble: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
         """Returns, lengths and best returns ``[N]`` of one team."""
+        loss = self._losses[index]
         turn = env.reset(episodes, rng)
         best = env.best_returns() if hasattr(env, "best_returns") else None
         last = np.zeros((episodes, env.n_agents, env.n_actions), np.float32)
@@ -746,7 +762,9 @@ class DIAL:
             values, policy, state = look(loss.network, context, heard, state)
             if self.communication != "none":
                 messages = policy.mode
-            last = np.eye(env.n_actions, dtype=np.float32)[np.where(masks, values.cpu().numpy(), -np.inf).argmax(-1)]
+                self._finite(policy.logits.unsqueeze(0), context.unsqueeze(0), [index])
+            (finite,) = self._finite(values.unsqueeze(0), context.unsqueeze(0), [index])
+            last = np.eye(env.n_actions, dtype=np.float32)[np.where(masks, finite, -np.inf).argmax(-1)]
             lengths += ~over
             turn, rewards, over = env.step(last.argmax(-1))
             returns += rewards.mean(-1)

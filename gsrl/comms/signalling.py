@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from gsrl import checkpoint
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of
+from gsrl.checks import NonFiniteError, check_observations, largest
 from gsrl.comms.agents import (
     DiscriminationReceiver,
     MLPReceiver,
@@ -294,6 +295,7 @@ class SignallingGame:
                 f"got {self.batch_size}. A population draws a multiple of its size."
             )
         batch = _to(game.sample(2, generator), self.device)
+        check_observations(batch.sender_input, batch.sender_input.shape[:-1], "sender_input")
         given = (batch.sender_input.shape[-1], game.sender_features)
         if given[0] != given[1]:
             raise ValueError(f"game must give senders its sender_features, {given[1]} numbers, but gives {given[0]}.")
@@ -449,6 +451,10 @@ class SignallingGame:
             row |= {f"train/{name}": x().item() for name, x in changing.items() if isinstance(x, Temperature)}
         return rows
 
+    def _alive(self) -> list[bool]:
+        """Which games have not diverged."""
+        return self.learner.alive.tolist() if isinstance(self.learner, LockstepLearner) else [True]
+
     def _make_loggers(self, name: str) -> None:
         names = [name] if self.is_single else [f"{name}_seed_{seed}" for seed in self.seeds]
         self.loggers = [
@@ -506,6 +512,7 @@ class SignallingGame:
             seed: Of the episodes and the noise, beside the game's own.
 
         Raises:
+            gsrl.checks.NonFiniteError: A parameter of a single game is not finite. One of several games is frozen.
             ValueError: ``episodes`` is below 1, ``seed`` is below 0, or there are no such meanings.
         """
         if episodes is not None and (not isinstance(episodes, int) or episodes < 1):
@@ -513,14 +520,27 @@ class SignallingGame:
         if seed < 0:
             raise ValueError(f"seed must be at least 0, but got {seed}.")
         listed = episodes is None and self._lists_episodes and deterministic and not scramble
-        results = []
-        for own, loss in zip(self.seeds, self._members, strict=True):
-            generator = torch.Generator().manual_seed(seed_of(np.random.SeedSequence([own, seed])))
+
+        def play(index: int, *, validate_args: bool) -> dict[str, NDArray[Any]]:
+            sequence = np.random.SeedSequence([self.seeds[index], seed])
+            generator = torch.Generator().manual_seed(seed_of(sequence))
             if listed:
                 batch = self.game.inputs(split)
             else:
                 batch = self.game.sample(SAMPLED_EPISODES if episodes is None else episodes, generator, split)
-            results.append(self._play(loss, batch, generator, scramble=scramble, deterministic=deterministic))
+            how = {"scramble": scramble, "deterministic": deterministic, "validate_args": validate_args}
+            return self._play(self._members[index], batch, generator, **how)
+
+        results = []
+        for index, is_alive in enumerate(self._alive()):
+            try:
+                results.append(play(index, validate_args=is_alive))
+            except NonFiniteError:
+                if not isinstance(self.learner, LockstepLearner):
+                    raise
+                self.learner.alive[index] = False  # the others go on
+                results.append(play(index, validate_args=False))
+        self._report_diverged()
         columns = {name: np.stack([result[name] for result in results]) for name in results[0]}
         count = columns["correct"].shape[1]
         weights = self.game.probabilities(split).double().numpy() if listed else np.full(count, 1 / count)
@@ -534,16 +554,26 @@ class SignallingGame:
 
     @torch.no_grad()
     def _play(
-        self, loss: SignallingLoss, batch: GameBatch, generator: torch.Generator, *, scramble: bool, deterministic: bool
+        self,
+        loss: SignallingLoss,
+        batch: GameBatch,
+        generator: torch.Generator,
+        *,
+        scramble: bool,
+        deterministic: bool,
+        validate_args: bool,
     ) -> dict[str, NDArray[Any]]:
         on_device = _to(batch, self.device)
-        message = loss.channel.send(loss.sender, on_device.sender_input, generator, deterministic=deterministic)
+        how = {"deterministic": deterministic, "validate_args": validate_args}
+        message = loss.channel.send(loss.sender, on_device.sender_input, generator, **how)
         heard = message
         if scramble:
             order = torch.randperm(message.received.shape[-3], generator=generator).to(self.device)
             ends = None if message.ends is None else message.ends.index_select(-1, order)
             heard = message._replace(received=message.received.index_select(-3, order), ends=ends)
         output = heard.read(loss.receiver, on_device.receiver_input)
+        if validate_args:
+            largest(output.unsqueeze(-2), heard.received, loss.receiver)
         symbols = message.symbols.argmax(-1)
         lengths = message.length.long()
         if self.channel.variable_length:
@@ -584,12 +614,11 @@ class SignallingGame:
             {"agents": loss.state_dict(), "learner": learner.state_dict(), "generator": generator.get_state()}
             for loss, learner, generator in zip(self._members, self._learners, self._generators, strict=True)
         ]
-        alive = self.learner.alive.tolist() if isinstance(self.learner, LockstepLearner) else [True]
         return {
             "members": members,
             "num_updates": self.num_updates,
             "history": self.history,
-            "alive": alive,
+            "alive": self._alive(),
             "diverged": self._diverged,
         }
 

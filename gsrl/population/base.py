@@ -7,7 +7,7 @@ import inspect
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
 
@@ -27,6 +27,8 @@ from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl.algorithms.base import Algorithm
+from gsrl.checks import check_observations, raise_non_finite, to_numpy
+from gsrl.distributions import FactoredCategorical
 from gsrl.learner import LockstepLearner
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
@@ -95,7 +97,7 @@ class Population:
     numbers and environments that ``algorithm(policy, env, seed=seed)`` would have. So its streams of random numbers do
     not depend on its company at all, and its parameters only by rounding.
 
-    A member whose loss is not finite is reported by a warning and frozen; the others go on.
+    A member whose loss or policy is not finite is reported by a warning and frozen; the others go on.
 
     What is made is an object of the subclass for the algorithm: :class:`gsrl.population.OffPolicyPopulation` or
     :class:`gsrl.population.OnPolicyPopulation`.
@@ -236,7 +238,7 @@ class Population:
                 raise ValueError("members must not have networks with dropout: they have no generators for it.")
         self._actor_tensors = self.learner.tensors("actor")
         traceable = self.compile or is_traceable(members[0].policy.actor.modules())
-        choose = Traced(self._choices, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
+        choose = Traced(self._scores, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
         self._traced_choose = choose if traceable else None
         self._fingerprint = Fingerprint(members[0].policy.actor)
         self._generators = [member.generator for member in members]
@@ -336,17 +338,28 @@ class Population:
             deterministic: Whether the most probable choices are taken; else they are sampled.
 
         Raises:
+            gsrl.checks.NonFiniteError: An observation or a parameter is not finite; the message says which.
             ValueError: There are not equally many observations of each member.
         """
         tensors, _ = self._members[0].policy.obs_to_tensor(observations)
         count = len(tree_leaves(tensors)[0])
         if count % len(self):
             raise ValueError(f"observations must be equally many of each of {len(self)} members, but got {count}.")
+        check_observations(tensors, (count,))
         noise = None if deterministic else self._action_noise(count // len(self))
-        return self._choose(tensors, action_masks, noise)
+        return self._choose(tensors, action_masks, noise, freeze=False)
 
-    def _choose(self, tensors: Any, action_masks: NDArray[Any] | None, noise: Tensor | None) -> NDArray[Any]:
-        """:meth:`predict` for observations that are tensors, and known to fit; without noise, the most probable."""
+    def _choose(
+        self, tensors: Any, action_masks: NDArray[Any] | None, noise: Tensor | None, *, freeze: bool = True
+    ) -> NDArray[Any]:
+        """:meth:`predict` for observations that are tensors, and known to fit; without noise, the most probable.
+
+        Args:
+            tensors: Observations.
+            action_masks: Flat masks.
+            noise: Gumbel noise, or None.
+            freeze: Whether a member whose parameters are not finite, or too large, is frozen; otherwise it is an error.
+        """
         first = self._members[0]
         first.policy.set_training_mode(False)
         mask = None
@@ -357,25 +370,47 @@ class Population:
         with torch.no_grad():
             inputs = (tensors, mask, noise)
             is_same = self._traced_choose is not None and self._fingerprint.is_same()
-            choices = self._traced_choose(*inputs) if is_same and self._traced_choose is not None else None
-            if choices is None:
-                choices = self._choices(self._actor_tensors, *inputs)
-        return first.policy.to_actions(choices)
+            scores = self._traced_choose(*inputs) if is_same and self._traced_choose is not None else None
+            if scores is None:
+                scores = self._scores(self._actor_tensors, *inputs)
+        values, is_nan = to_numpy(scores)
+        if is_nan:
+            values = self._without_nan(values, tensors, mask, freeze=freeze)
+        return first.policy.to_actions(values.argmax(-1))
 
-    def _choices(
-        self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None
-    ) -> Tensor:
-        """Indices of choices, ``[S, m, n]``: the most probable ones, or those that the noise decides."""
+    def _without_nan(
+        self, scores: NDArray[Any], observations: Any, mask: Tensor | None, *, freeze: bool
+    ) -> NDArray[Any]:
+        """Scores ``[S, m, n, K]`` by which members that are frozen, or are frozen now, take legal choices, any."""
+        check_observations(observations, scores.shape[:2])
+        lost = np.isnan(scores).any((1, 2, 3))
+        if not freeze and (lost & self.learner.alive.cpu().numpy()).any():
+            raise_non_finite(scores, observations, self._named_tensors())
+        self.learner.alive.logical_and_(torch.as_tensor(~lost, device=self.device))
+        self._report_diverged()
+        uniform = torch.zeros(scores.shape[1:])
+        for index in np.flatnonzero(lost):
+            legal = self._members[0].policy.actor.head.legal(None if mask is None else mask[index])
+            scores[index] = uniform if legal is None else uniform.masked_fill(~legal.cpu(), -torch.inf)
+        return scores
 
-        def choose_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
-            policy = functional_call(
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers that actions depend on, of each member."""
+        for name, stacked in self._actor_tensors.items():
+            for index, tensor in enumerate(stacked):
+                yield f"{name} of member {index}", tensor
+
+    def _scores(self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """What choices are made by, ``[S, m, n, K]``: logits, or logits and noise."""
+
+        def score_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
+            policy: FactoredCategorical = functional_call(
                 self._members[0].policy.actor, actor, (observations, mask), tie_weights=self.learner.is_tied
             )
-            one_hot = policy.mode if noise is None else policy.sample(noise=noise)
-            return one_hot.argmax(-1)
+            return policy.logits if noise is None else policy.perturbed(noise=noise)
 
         in_dims = (0, 0, None if mask is None else 0, None if noise is None else 0)
-        return vmap(choose_one, in_dims=in_dims)(actor, observations, mask, noise)
+        return vmap(score_one, in_dims=in_dims)(actor, observations, mask, noise)
 
     def _action_noise(self, count: int) -> Tensor:
         """Gumbel noise of ``count`` actions of each member."""
@@ -543,7 +578,9 @@ class Population:
         returns: list[list[float]] = [[] for _ in range(len(self))]
         observations, masks = env.reset(), current_masks(env)
         while any(targets):
-            actions = self.predict(observations, masks, deterministic=deterministic)
+            tensors, _ = self._members[0].policy.obs_to_tensor(observations)
+            noise = None if deterministic else self._action_noise(n_envs)
+            actions = self._choose(tensors, masks, noise)
             observations, _, dones, infos = env.step(actions)
             masks = current_masks(env, infos, dones)
             for row in dones.nonzero()[0].tolist():

@@ -160,7 +160,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             legal = self._grouped(torch.as_tensor(matrix, device=self.device))
         noise = self._acting_noise()
         uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
-        return self._members[0].policy.to_actions(uniform.sample(noise=noise).argmax(-1))
+        return self._members[0].policy.to_actions(uniform.sample_indices(noise=noise).cpu().numpy())
 
     def _acting_noise(self) -> Tensor:
         if self._exploration is None:
