@@ -142,7 +142,7 @@ def make_tasks(suite: str, plans: Iterable[Plan], finished: set[Key]) -> list[Ta
     """
     tasks = []
     for plan in plans:
-        left = [seed for seed in range(plan.seeds) if Key(plan.label, plan.config.env, seed) not in finished]
+        left = [seed for seed in plan.seed_range if Key(plan.label, plan.config.env, seed) not in finished]
         for block in _blocks(left) if plan.lockstep else [[seed] for seed in left]:
             seeds = len(block) if plan.lockstep else None
             tasks.append(Task(suite, plan.label, dataclasses.replace(plan.config, seed=block[0], seeds=seeds)))
@@ -382,7 +382,7 @@ def bench(
     for task in tasks:  # before any work
         if is_run(out / "runs" / task.name):
             prepare(task, out / "runs" / task.name, command)
-    planned = {Key(plan.label, plan.config.env, seed) for plan in plans for seed in range(plan.seeds)}
+    planned = {Key(plan.label, plan.config.env, seed) for plan in plans for seed in plan.seed_range}
     failed: list[Outcome] = []
     waiting = set(tasks)
     stop = Stop()
@@ -427,6 +427,8 @@ def _finished_folders(suite: Suite, out: Path) -> list[tuple[Path, str]]:
         plan = plans.get((label, config.env))
         if plan is None:  # of an earlier form of the suite: no plan would say what its rows are
             continue
+        if config.seed >= plan.config.seed:  # a task has some of the seeds
+            config = dataclasses.replace(config, seed=plan.config.seed)
         there, ours = _described(dataclasses.replace(plan, config=config)), _described(plan)
         if there != ours:
             raise UsageError(_begun_with(folder, there, ours))
@@ -474,7 +476,8 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
     for plan, config in zip(plans, (plan.config for plan in suite.plans), strict=True):
         place = (plan["label"], plan["env"])
         if place in present and place in before:
-            there, ours = ({**each, "seeds": None} for each in (before[place], plan))
+            # Results that were made before there was a first seed begin with 0.
+            there, ours = ({"first_seed": 0, **each, "seeds": None} for each in (before[place], plan))
             # Settings that the agent has been given since were at their defaults, which are what it did before.
             there["settings"] = {**dataclasses.asdict(type(config.settings)()), **there["settings"]}
             there = json.loads(json.dumps(there))
@@ -506,7 +509,8 @@ def _described(plan: Plan) -> dict[str, Any]:
     config = dataclasses.asdict(plan.config)
     names = ("agent", "env", "steps", "n_envs", "eval_every", "eval_episodes", "gradient_samples", "settings")
     how = {"lockstep": plan.lockstep, "compile": plan.config.compile}
-    return {"label": plan.label, "seeds": plan.seeds, **how, **{name: config[name] for name in names}}
+    seeds = {"seeds": plan.seeds, "first_seed": plan.config.seed}
+    return {"label": plan.label, **seeds, **how, **{name: config[name] for name in names}}
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

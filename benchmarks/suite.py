@@ -32,6 +32,7 @@ SHIPPED = Path(__file__).parent / "suites"
 
 DEFAULTS: dict[str, Any] = {
     "seeds": int,
+    "first_seed": int,
     "steps": int,
     "times": int,
     "n_envs": int,
@@ -57,6 +58,8 @@ LABEL = re.compile(r"[\w .+×-]+")
 """What a label may consist of: it becomes part of a folder's name."""
 MOST_CHARACTERS = 100
 """Of a label."""
+LEAST = {"first_seed": 0, "gradient_samples": 0}
+"""Of what is counted; 1 unless it stands here."""
 TOO_MANY = 10**12
 """Of steps, and of all else that is counted."""
 MOST_RUNS = 100_000
@@ -91,9 +94,14 @@ class Plan:
     label: str
     """What tells it from other variants of the agent."""
     seeds: int
-    """How many, from 0 on."""
+    """How many."""
     config: Config[Any]
     """What is run, with the first seed; ``seeds`` is set where agents are trained in lock-step."""
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds."""
+        return range(self.config.seed, self.config.seed + self.seeds)
 
     @property
     def lockstep(self) -> bool:
@@ -280,6 +288,7 @@ class _Reader:
             # An agent without such a gradient is beside the point, not a mistake, where all have this default.
             gradient_samples=options.get("gradient_samples", 0) if agent in with_estimator() else 0,
             # In one process, as those that talk always are: how members are shared out must not depend on the machine.
+            seed=options.get("first_seed", 0),
             seeds=seeds if lockstep else None,
             processes=1 if lockstep and not talks else None,
             compile=lockstep and not talks and steps >= COMPILED_STEPS,
@@ -299,8 +308,8 @@ class _Reader:
                 raise self.error(where, f"unknown key; {nearest(name, known)}")
             if not _is_a(value, known[name]):
                 raise self.error(where, f"must be {_described(known[name])}, but is {_shown(value)}")
-            if known[name] is int and value < 1 and name != "gradient_samples":
-                raise self.error(where, f"must be at least 1, but is {value}")
+            if known[name] is int and value < (least := LEAST.get(name, 1)):
+                raise self.error(where, f"must be at least {least}, but is {value}")
             if known[name] is int and value >= TOO_MANY:
                 raise self.error(where, f"must be below {TOO_MANY}, but is {_shown(value)}")
 
@@ -322,6 +331,9 @@ class _Reader:
                 raise self.error(f"{key}.each.{name}", f"must be a list of values, but is {_shown(values)}")
         factors = [len(table["agents"]), len(table.get("environments", environments)), *map(len, each.values())]
         runs = math.prod(factors) * {**defaults, **table}.get("seeds", 1)
+        last = {**defaults, **table}.get("first_seed", 0) + {**defaults, **table}.get("seeds", 1) - 1
+        if last >= 2**31:
+            raise self.error(key, f"seeds must be below 2**31, but the last is {last}")
         if others + runs > MOST_RUNS:
             raise self.error(key, f"a suite must have at most {MOST_RUNS} runs, but this makes {others + runs}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -227,6 +228,9 @@ def test_finished_folders_of_other_settings_are_not_taken(
     error = capsys.readouterr().err
     assert "CartPole-v1_gumbel-sac_seeds0-1 was begun with batch_size 16 instead of 32: remove it" in error
     assert not (out / "results.csv").exists()
+    path.write_text(SUITE.replace("seeds = 2", "seeds = 2\nfirst_seed = 100"))
+    assert bench(path, out) == 2
+    assert "was begun with first_seed 0 instead of 100: remove it" in capsys.readouterr().err
     # What is not of the suite is left alone.
     path.write_text(A2C_ALONE)
     assert bench(path, out) == 0
@@ -464,6 +468,9 @@ def test_what_is_left_to_do(suite: Path) -> None:
     done = finished_runs([row("gumbel-sac", 0), row("a2c", 0)])
     left = runner.make_tasks("tiny", plans, done)
     assert [(task.config.seed, task.config.seeds) for task in left] == [(1, 1)]
+    later = [dataclasses.replace(plan, config=dataclasses.replace(plan.config, seed=100)) for plan in plans]
+    left = runner.make_tasks("tiny", later, finished_runs([row("gumbel-sac", 0), row("gumbel-sac", 100)]))
+    assert [task.name for task in left] == ["CartPole-v1_gumbel-sac_seeds101-101", "CartPole-v1_a2c_seed100"]
     assert runner.choose(plans, ["a*"]) == [plans[1]]
     assert runner.choose(plans, ["CartPole-v1"]) == list(plans)
     assert runner.choose(plans, ["CartPole-v1", "a2c"]) == [plans[1]]

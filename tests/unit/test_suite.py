@@ -70,6 +70,14 @@ def test_what_a_file_stands_for(tmp_path: Path) -> None:
     assert plans["a2c", "Acrobot-v1"].config.steps == AGENTS["a2c"].TUNED["Acrobot-v1"]["steps"]
 
 
+def test_seeds_may_begin_anywhere(tmp_path: Path) -> None:
+    text = GOOD.replace("seeds = 2", "seeds = 2\nfirst_seed = 7").replace("seeds = 3", "seeds = 3\nfirst_seed = 100")
+    ranges = {plan.label: plan.seed_range for plan in read_suite(write(tmp_path, text)).plans}
+    assert ranges["gumbel-sac"] == ranges["a2c"] == range(100, 103)
+    assert ranges["a2c 8 long"] == range(7, 9)
+    assert {plan.config.seed for plan in read_suite(write(tmp_path, GOOD)).plans} == {0}
+
+
 def test_compiled_are_long_runs_in_lockstep_alone(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path, GOOD.replace("steps = 400", "steps = 5_000")))
     compiled = {plan.label for plan in suite.plans if plan.config.compile and plan.config.env == "CartPole-v1"}
@@ -178,7 +186,14 @@ def test_none_is_a_word(tmp_path: Path) -> None:
         ("seeds = 3", f"seeds = {'[' * 50_000}", "mine.toml cannot be read: it is nested too deeply"),
         ("seeds = 3", "seeds = 3" + "0" * 5_000, "mine.toml is not TOML: Exceeds the limit"),
         ("steps = 400", "steps = 4" + "0" * 40, "environments.CartPole-v1.steps: must be below 1000000000000"),
-        ("seeds = 3", "seeds = 3_000_000_000", "must have at most 100000 runs, but this makes 12000000000"),
+        ("seeds = 3", "first_seed = -1", "mine.toml: first_seed: must be at least 0, but is -1"),
+        (
+            "seeds = 3",
+            "seeds = 3\nfirst_seed = 2147483646",
+            "runs[1]: seeds must be below 2**31, but the last is 21474836",
+        ),
+        ("seeds = 3", "seeds = 3_000_000_000", "seeds must be below 2**31, but the last is 2999999999"),
+        ("seeds = 3", "seeds = 30_000", "runs[1]: a suite must have at most 100000 runs, but this makes 120000"),
         ("n_steps = [8, 16]", f"n_steps = {[8] * 60_000}", "must have at most 100000 runs, but this makes 120012"),
         ('label = "{agent} {n_steps} long"', 'label = "a/b"', "runs[2].label: 'a/b' must consist of letters"),
         ('label = "{agent} {n_steps} long"', "", "runs: 'a2c' on CartPole-v1 stands there twice"),
