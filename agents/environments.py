@@ -23,7 +23,7 @@ from gsrl.masking import adapt, shows_masks
 
 __all__ = ["EnvironmentFailure", "check_environment", "check_origin", "make_environment", "make_environments"]
 
-EXTRAS = ("box2d", "minatar", "mujoco")
+EXTRAS = ("box2d", "minatar", "minigrid", "mujoco")
 """Extras of this project that hold what an environment needs."""
 
 NEED_JAX = ("phys2d/", "tabular/")

@@ -1,8 +1,8 @@
 """Continuous control with discrete actions: each dimension takes one of a few values.
 
 ``gsrl/Pendulum-11bins-v1`` is ``Pendulum-v1`` with 11 values of the torque, the extremes among them, and so on for
-:data:`BASES`; another number is asked for by ``gym.make("gsrl/Pendulum-11bins-v1", bins=5)``. Any environment can be
-wrapped in :class:`DiscretizeEnds`.
+:data:`BASES`; ``gsrl/Hopper-5bins-v5`` has 5. Another number is asked for by
+``gym.make("gsrl/Pendulum-11bins-v1", bins=3)``. Any environment can be wrapped in :class:`DiscretizeEnds`.
 
 ``gsrl/Pendulum-11centers-v1`` and so on are the same through Gymnasium's own ``DiscretizeAction``, which takes the
 centres of the bins: 11 of them in [-1, 1] reach ±10/11 only, so that full torque is never given.
@@ -91,14 +91,14 @@ def make(base: str, bins: int, *, ends: bool = True, **kwargs: Any) -> gym.Env[A
     return DiscretizeAction(TransformReward(env, float), bins, multidiscrete=True)
 
 
-for _base in BASES:
+for _base, _bins in [*((base, 11) for base in BASES), ("Hopper-v5", 5)]:
     _name, _, _version = _base.rpartition("-v")
     _spec = gym.spec(_base)
     for _values, _ends in (("bins", True), ("centers", False)):
         gym.register(
-            f"gsrl/{_name}-11{_values}-v{_version}",
+            f"gsrl/{_name}-{_bins}{_values}-v{_version}",
             f"{__name__}:make",
             reward_threshold=_spec.reward_threshold,
             max_episode_steps=_spec.max_episode_steps,
-            kwargs={"base": _base, "bins": 11, "ends": _ends},
+            kwargs={"base": _base, "bins": _bins, "ends": _ends},
         )

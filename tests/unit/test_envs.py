@@ -18,14 +18,28 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_by_sb3
 
 from envs import probes
+from envs.deep_sea import DeepSea
 from envs.discretized import BASES, DiscretizeEnds
 from envs.grid import DIRECTIONS, LAYOUT, REACH, MaskedGrid, UnmaskedGrid
 from envs.matching import BitMatch, FactoredMatch, LargeDiscrete, Rounds
+from envs.minigrid import TASKS
+from envs.scaled import SCALED
 
 MATCHING: list[Callable[..., Rounds]] = [FactoredMatch, BitMatch, LargeDiscrete]
-IDS = [f"gsrl/{name}-v0" for name in ("FactoredMatch", "BitMatch", "LargeDiscrete", "MaskedGrid", "UnmaskedGrid")]
+IDS = [
+    f"gsrl/{name}-v0"
+    for name in ("FactoredMatch", "BitMatch", "LargeDiscrete", "MaskedGrid", "UnmaskedGrid", "DeepSea")
+]
 PROBES = [f"gsrl/Probe{name}-v0" for name in probes.__all__ if name != "Probe"]
-DISCRETIZED = [f"gsrl/{base.replace('-v', f'-11{values}-v')}" for base in BASES for values in ("bins", "centers")]
+DISCRETIZED = [
+    f"gsrl/{base.replace('-v', f'-{bins}{values}-v')}"
+    for base, bins in [*((base, 11) for base in BASES), ("Hopper-v5", 5)]
+    for values in ("bins", "centers")
+]
+WRAPPED = [
+    *(f"gsrl/MiniGrid-{task}-v0" for task in TASKS),
+    *(f"gsrl/{base.replace('-v', f'-x{factor:g}-v')}" for base, factor in SCALED),
+]
 
 Policy = Callable[[np.ndarray], Any]
 
@@ -76,23 +90,23 @@ def trajectory(env: gym.Env, seed: int, steps: int = 60) -> list[Any]:
 
 def test_all_that_is_registered_is_checked() -> None:
     ours = {env_id for env_id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs.")}
-    assert {*IDS, *PROBES, *DISCRETIZED} == ours
+    assert {*IDS, *PROBES, *DISCRETIZED, *WRAPPED} == ours
 
 
-@pytest.mark.parametrize("env_id", [*IDS, *PROBES, *DISCRETIZED])
+@pytest.mark.parametrize("env_id", [*IDS, *PROBES, *DISCRETIZED, *WRAPPED])
 def test_the_checkers_of_gymnasium_and_of_sb3_pass(env_id: str) -> None:
     try:
         env = gym.make(env_id)
     except DependencyNotInstalled as error:
         pytest.skip(str(error))
-    if env_id not in DISCRETIZED:  # which are wrappers themselves
+    if env_id in IDS or env_id in PROBES:  # the others are wrappers themselves
         env = env.unwrapped
     env = FirstLegal(env) if isinstance(env, MaskedGrid) else env
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # Of wrappers.
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
-        if env_id in DISCRETIZED:  # of the bases
+        if env_id in DISCRETIZED or env_id in WRAPPED:  # of the bases
             warnings.filterwarnings("ignore", message=".*A Box observation space m.* value is.*infinity.*")
         if env_id == "gsrl/ProbeStart-v0":  # DiscreteSAC does support it
             warnings.filterwarnings("ignore", message="Discrete action space .*non-zero start .*not supported")
@@ -101,7 +115,7 @@ def test_the_checkers_of_gymnasium_and_of_sb3_pass(env_id: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", [env_id for env_id in IDS if "DeepSea" not in env_id])  # which draws nothing
 def test_the_seed_decides_everything(env_id: str) -> None:
     first, again, other = (trajectory(gym.make(env_id), seed) for seed in (3, 3, 4))
     assert first == again
@@ -604,3 +618,83 @@ def test_spaces_and_bins_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         DiscretizeEnds(Recorder(space), bins)
+
+
+# Deep sea
+
+
+def test_a_dive_pays_at_its_end_alone_and_costs_a_little_on_the_way() -> None:
+    env = DeepSea(size=4)
+    observation, _ = env.reset(seed=0)
+    rewards = []
+    for row in range(4):
+        assert np.argwhere(observation.reshape(4, 4)).tolist() == [[row, row]]
+        observation, reward, terminated, truncated, _ = env.step(np.int64(env.optimal_action()))
+        rewards.append(reward)
+        assert (terminated, truncated) == (row == 3, False)
+    assert rewards == pytest.approx([-0.0025, -0.0025, -0.0025, 0.9975])
+    assert sum(rewards) == pytest.approx(env.optimal_return) == 0.99
+    assert not observation.any()
+
+
+def test_one_step_to_the_left_and_the_treasure_is_out_of_reach() -> None:
+    env = DeepSea(size=4)
+    for mistake in range(4):
+        env.reset(seed=0)
+        rewards = []
+        for row in range(4):
+            right = env.optimal_action()
+            rewards.append(env.step(np.int64(1 - right if row == mistake else right))[1])
+        assert sum(rewards) == pytest.approx(-0.0025 * 3)
+
+
+def test_which_action_leads_to_the_right_is_drawn_once() -> None:
+    assert np.array_equal(DeepSea()._right, DeepSea()._right)
+    assert 0.3 < DeepSea()._right.mean() < 0.7
+    assert not np.array_equal(DeepSea()._right, DeepSea(mapping_seed=1)._right)
+
+
+@pytest.mark.parametrize("action", [2, -1])
+def test_other_actions_than_left_and_right_are_refused(action: int) -> None:
+    env = DeepSea()
+    env.reset()
+    with pytest.raises(ValueError, match=r"action must be 0 or 1"):
+        env.step(np.int64(action))
+
+
+def test_a_sea_of_one_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="size must be at least 2, but got 1"):
+        DeepSea(size=1)
+
+
+# Other units
+
+
+@pytest.mark.parametrize(("base", "factor"), SCALED)
+def test_rewards_in_another_unit_are_the_same_but_for_the_factor(base: str, factor: float) -> None:
+    try:
+        envs = [gym.make(name) for name in (base, f"gsrl/{base.replace('-v', f'-x{factor:g}-v')}")]
+    except DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    for env in envs:
+        env.reset(seed=0)
+        env.action_space.seed(0)
+    for _ in range(10):
+        plain, scaled = (env.step(env.action_space.sample()) for env in envs)
+        assert scaled[1] == pytest.approx(factor * plain[1])
+        assert np.array_equal(scaled[0], plain[0])
+
+
+# MiniGrid
+
+
+def test_the_view_is_shown_as_symbols() -> None:
+    try:
+        env = gym.make("gsrl/MiniGrid-Empty-8x8-v0")
+    except DependencyNotInstalled as error:
+        pytest.skip(str(error))
+    observation, _ = env.reset(seed=0)
+    shown = env.unwrapped.gen_obs()
+    assert observation[:-1].reshape(7, 7, 3).tolist() == shown["image"].tolist()
+    assert observation[-1] == shown["direction"] == 0  # to the right
+    assert env.observation_space.nvec.tolist() == [11, 6, 3] * 49 + [4]
