@@ -10,17 +10,23 @@
   python run_agent.py list       list the agents and where they are tuned
 
 Each command has --help; `train --agent X --env Y --help` shows the settings of that agent, tuned for that environment.
+--version says which version of gsrl this is.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
+import io
 import json
 import math
+import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,15 +38,16 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, talking
+    from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, similar, talking, tuned_settings
     from agents.common import UsageError
-    from agents.config import Config, default_config, is_run, new_folder, read_config, read_json
+    from agents.config import Config, default_config, is_run, new_folder, option, read_config, read_json
     from agents.environments import check_environment
     from agents.lockstep import number_of_processes
     from agents.populations import folder_of
     from agents.runs import evaluate_run, resume, start
     from agents.scores import interquartile_mean
-    from agents.training import TrainingError, describe_times
+    from agents.training import ANSWERED, describe_times
+    from gsrl._version import __version__
     from gsrl.checkpoint import CheckpointError
     from gsrl.diagnostics import Comparison
 except ModuleNotFoundError as error:
@@ -61,6 +68,7 @@ LEFT_OUT_FIRST = ("memory", "of mean", "mse", "time", "snr")
 """Columns of the table of gradients that a narrow console does without, in this order."""
 
 Settings = TypeVar("Settings")
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -223,11 +231,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name; the process's own if None.
 
     Returns:
-        Exit code: 0; 1 when training cannot go on; 2 when the command line cannot be used; 130 when it was interrupted.
+        Exit code: 0; 1 when it cannot go on for a reason that is neither the command line's nor this project's; 2 when
+        the command line cannot be used; 130 when it was interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["-h"], ["--help"]):
+    if argv[:1] in (["-h"], ["--help"], ["help"]):
         print(__doc__)
+        return 0
+    if argv == ["--version"]:
+        print(f"gsrl {__version__}")
         return 0
     commands = {
         "train": _train,
@@ -245,12 +257,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in commands:
             raise UsageError(f"unknown command {name!r}; {nearest(name, commands)}")
         return commands[name](argv)
-    except (UsageError, CheckpointError) as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 1
+    except ANSWERED as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError | CheckpointError) else 1
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
@@ -267,6 +279,73 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def _read_options(kind: type[Options], command: str, argv: list[str], default: Any = None) -> Options:
+    """Reads the options of a command.
+
+    Args:
+        kind: Dataclass of the options.
+        command: Name of the command.
+        argv: What follows it.
+        default: What options are unless they are given; None: those of the class.
+
+    Raises:
+        UsageError: They cannot be read; the message is tyro's, in one sentence, or offers the nearest name.
+        SystemExit: Help was asked for, and has been shown.
+    """
+    answer = io.StringIO()
+    chosen: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with redirect_stderr(answer):
+            options, unknown = tyro.cli(
+                kind,
+                **chosen,
+                prog=f"{PROGRAM} {command}",
+                args=argv,
+                config=(tyro.conf.OmitArgPrefixes,),
+                return_unknown_args=True,
+            )
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise UsageError(_in_a_sentence(answer.getvalue(), command)) from None
+    print(answer.getvalue(), end="", file=sys.stderr)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        near = similar(name, _option_names(kind if default is None else default)) if name[:1] == "-" else []
+        reason = f"unknown option {name}" if name[:1] == "-" else f"unexpected {name!r}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{PROGRAM} {command} --help lists what there is"
+        raise UsageError(f"{reason}; {hint}")
+    return options
+
+
+def _option_names(options: Any) -> list[str]:
+    """Names of the options that a dataclass stands for, those of dataclasses inside it among them."""
+    names = []
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name, None)
+        if dataclasses.is_dataclass(value):
+            names += _option_names(value)
+        elif "Positional" not in str(each.type):
+            names.append(option(each.name))
+    return names
+
+
+def _in_a_sentence(answer: str, command: str) -> str:
+    """What tyro answers to a mistake in a box of several lines, as one."""
+    lines = [line.strip(" │|╭╮╰╯─-") for line in answer.splitlines()]
+    text = " ".join(line for line in lines[1:] if line)  # the first is the title of the box
+    text = re.split("For full helptext|Argument helptext", text)[0].strip()
+    choice = re.fullmatch(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)\.", text)
+    if choice:
+        choices = re.findall("'([^']*)'", choice[3])
+        near = similar(choice[1], choices)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"{choice[2]} must be {' or '.join(choices)}, but got {choice[1]!r}{hint}"
+    text = re.sub(r"^Error parsing (\S+):", r"\1:", text)
+    text = re.sub(r"^Missing from .*?: (.*)\. \(required\)$", r"missing: \1", text)
+    return f"{text}; {PROGRAM} {command} --help explains it"
+
+
 def _train(argv: list[str]) -> int:
     # Agent and environment say which other options there are, and their defaults.
     parser = _Parser()
@@ -280,24 +359,18 @@ def _train(argv: list[str]) -> int:
         return _resume(known.resume, argv)
 
     agent = get_agent(known.agent)
-    env = known.env or (next(iter(agent.ENVIRONMENTS)) if known.agent in TALKERS else "CartPole-v1")
-    check_environment(env, known.agent)
-    default = default_config(known.agent, env, known.steps, lockstep=known.seeds is not None)
-    options: TrainOptions[Any] = tyro.cli(
-        TrainOptions[agent.Settings],  # type: ignore[name-defined]
-        default=TrainOptions(default),
-        prog=f"{PROGRAM} train",
-        args=argv,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    config = options.run
+    env = next(iter(agent.ENVIRONMENTS)) if known.agent in TALKERS else "CartPole-v1"
+    env = check_environment(env if known.env is None else known.env, known.agent)
+    default = TrainOptions(default_config(known.agent, env, known.steps, lockstep=known.seeds is not None))
+    options: TrainOptions[Any] = _read_options(TrainOptions[agent.Settings], "train", argv, default)  # type: ignore[name-defined]
+    config = dataclasses.replace(options.run, env=env)
     seeds = f"seed{config.seed}"
     if config.seeds is not None and not (config.agent in TALKERS and config.seeds == 1):
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
-    if config.env not in agent.TUNED:
+    if tuned_settings(config.agent, config.env) is None:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
 
@@ -325,15 +398,10 @@ def _search(argv: list[str]) -> int:
     agent = get_agent(known.agent)
     if known.agent in TALKERS:
         raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} talks in others")
-    check_environment(known.env, known.agent)
-    options: SearchOptions[Any] = tyro.cli(
-        SearchOptions[agent.Settings],  # type: ignore[name-defined]
-        default=SearchOptions(default_config(known.agent, known.env, known.steps, lockstep=True)),
-        prog=f"{PROGRAM} search",
-        args=argv,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    config = options.run
+    env = check_environment(known.env, known.agent)
+    default = SearchOptions(default_config(known.agent, env, known.steps, lockstep=True))
+    options: SearchOptions[Any] = _read_options(SearchOptions[agent.Settings], "search", argv, default)  # type: ignore[name-defined]
+    config = dataclasses.replace(options.run, env=env)
     folder = options.out or new_folder(RUNS, f"search_{config.env}_{config.agent}")
     if (folder / "search.json").exists():
         raise UsageError(
@@ -430,7 +498,7 @@ def _lost(summary: Mapping[str, Any]) -> str:
 
 
 def _evaluate(argv: list[str]) -> int:
-    options = tyro.cli(EvalOptions, prog=f"{PROGRAM} eval", args=argv)
+    options = _read_options(EvalOptions, "eval", argv)
     config = read_config(options.run, trusted=options.trust)
     talks = config.agent in TALKERS
     folders = [options.run]
@@ -473,7 +541,7 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _protocol(argv: list[str]) -> int:
-    options = tyro.cli(ProtocolOptions, prog=f"{PROGRAM} protocol", args=argv)
+    options = _read_options(ProtocolOptions, "protocol", argv)
     language = talking.language_of(options.run, options.seed)
     written = language.write(options.out or language.folder)
     Console().print(language.protocol.rich(language.title))
@@ -483,7 +551,7 @@ def _protocol(argv: list[str]) -> int:
 
 
 def _gradients(argv: list[str]) -> int:
-    options = tyro.cli(GradientsOptions, prog=f"{PROGRAM} gradients", args=argv)
+    options = _read_options(GradientsOptions, "gradients", argv)
     if not 0 < options.temperature < math.inf:
         raise UsageError(f"--temperature must be positive and finite, but got {options.temperature}")
     if options.num_samples < 2:
@@ -543,7 +611,7 @@ def _fitted(comparison: Comparison, title: str, console: Console) -> Table:
 
 
 def _bench(argv: list[str]) -> int:
-    options = tyro.cli(BenchOptions, prog=f"{PROGRAM} bench", args=argv)
+    options = _read_options(BenchOptions, "bench", argv)
     from benchmarks import runner
     from benchmarks.suite import read_suite
 
@@ -576,7 +644,7 @@ def _bench(argv: list[str]) -> int:
 
 
 def _report_benchmark(argv: list[str]) -> int:
-    options = tyro.cli(ReportOptions, prog=f"{PROGRAM} report", args=argv)
+    options = _read_options(ReportOptions, "report", argv)
     from benchmarks.report import write
 
     written = write(options.folder, options.out or options.folder)
@@ -585,7 +653,7 @@ def _report_benchmark(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    tyro.cli(ListOptions, prog=f"{PROGRAM} list", args=argv)
+    _read_options(ListOptions, "list", argv)
     table = Table(title="Agents")
     table.add_column("agent", no_wrap=True)
     table.add_column("what it is")

@@ -56,7 +56,18 @@ from agents import (
 from agents.common import UsageError
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["AGENTS", "TALKERS", "Defaults", "defaults", "get_agent", "in_lockstep", "nearest", "with_estimator"]
+__all__ = [
+    "AGENTS",
+    "TALKERS",
+    "Defaults",
+    "defaults",
+    "get_agent",
+    "in_lockstep",
+    "nearest",
+    "similar",
+    "tuned_settings",
+    "with_estimator",
+]
 
 AGENTS: dict[str, ModuleType] = {
     "gumbel-sac": gumbel_sac,
@@ -120,10 +131,21 @@ def defaults(name: str, env_id: str) -> Defaults:
         UsageError: There is no such agent.
     """
     agent = get_agent(name)
-    tuned = dict(agent.TUNED.get(env_id, {}))
+    tuned = dict(tuned_settings(name, env_id) or {})
     steps = tuned.pop("steps", 100_000)
     n_envs = tuned.pop("n_envs", 1)
     return Defaults(steps, n_envs, agent.Settings(**tuned))
+
+
+def tuned_settings(name: str, env_id: str) -> dict[str, Any] | None:
+    """Returns what differs from an agent's defaults on an environment; None where it has not been tuned.
+
+    Args:
+        name: A key of :data:`AGENTS` or :data:`TALKERS`.
+        env_id: Name of the environment, with the module that registers it or without.
+    """
+    tuned: dict[str, Any] | None = get_agent(name).TUNED.get(env_id.rpartition(":")[2])
+    return tuned
 
 
 def in_lockstep() -> list[str]:
@@ -139,7 +161,36 @@ def with_estimator() -> list[str]:
 def nearest(name: str, names: Iterable[str]) -> str:
     """Says which of ``names`` are nearest to a misspelt one, or lists them when none is near."""
     names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = similar(name, names)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+
+
+def similar(name: str, names: Iterable[str]) -> list[str]:
+    """Returns those of ``names`` that may have been meant by a misspelt one.
+
+    Capitals do not count, nor how words are joined: ``st_gumbel`` is ``st-gumbel``. ``lr`` is short for
+    ``learning-rate``, and ``MaskedGrid-v0`` for ``gsrl/MaskedGrid-v0``.
+    """
+    names = sorted(names)
+    meant, plain = _plain(name), {each: _plain(each) for each in names}
+    return (
+        [each for each in names if plain[each] == meant]
+        or [each for each in names if plain[each].endswith(f"/{meant}") or _initials(plain[each]) == meant]
+        or [
+            each
+            for close in difflib.get_close_matches(meant, dict.fromkeys(plain.values()), n=3, cutoff=0.5)
+            for each in names
+            if plain[each] == close
+        ]
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").strip("- ")
+
+
+def _initials(plain: str) -> str:
+    words = plain.split("-")
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""

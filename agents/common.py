@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -23,8 +24,16 @@ SMALL_IMAGES = range(3, 36)
 """Sides of an image, in pixels, that ``SmallCNN`` takes and Stable-Baselines3's ``NatureCNN`` does not."""
 
 
+SHARES = ("gamma", "tau", "gae_lambda", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+"""Settings that lie between 0 and 1; Stable-Baselines3 takes any number."""
+
+
+POSITIVE = ("learning_rate", "max_grad_norm", "clip_range")
+"""Settings that are finite and above 0."""
+
+
 class UsageError(ValueError):
-    """A mistake of the user's: the command line answers with the message alone. Other errors show where they arose."""
+    """A mistake of the user's: the command line answers with the message alone, see ``agents.training.ANSWERED``."""
 
 
 def constructor_arguments(
@@ -41,13 +50,22 @@ def constructor_arguments(
         decaying: Settings that fall linearly to 0 with ``linear_decay``.
 
     Raises:
-        ValueError: A whole number is too small; the message names it.
+        ValueError: A number is out of range; the message names it.
     """
     arguments = {field.name: getattr(settings, field.name) for field in fields(settings)}
     for field in fields(settings):
         least = LEAST.get(field.name, 1)
         if field.type == "int" and arguments[field.name] < least:
             raise ValueError(f"{field.name} must be at least {least}, but got {arguments[field.name]}")
+        value = arguments[field.name]
+        if field.name in SHARES and not 0 <= value <= 1:
+            raise ValueError(f"{field.name} must be in [0, 1], but got {value}")
+        if field.name in POSITIVE and value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{field.name} must be a positive number, but got {value}")
+    if not all(width >= 1 for width in arguments["net_arch"]):
+        raise ValueError(
+            f"net_arch must hold widths of at least 1, but got {' '.join(map(str, arguments['net_arch']))}"
+        )
 
     policy_kwargs: dict[str, Any] = {"net_arch": list(arguments.pop("net_arch"))}
     policy_kwargs |= {name: arguments.pop(name) for name in ("layer_norm", "critic") if name in arguments}

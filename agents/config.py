@@ -49,6 +49,9 @@ COMPILED_STEPS = 5_000
 EPISODES_OF_TALKERS = 10_000
 """Episodes of an evaluation of agents that talk, where not all there are can be listed."""
 
+MOST_THREADS = 1024
+"""Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
+
 NOT_FOR_TALKERS = ("n_envs", "processes", "gradient_samples", "stop_at")
 """Options that agents that talk do without."""
 
@@ -108,6 +111,8 @@ class Config(Generic[Settings]):
             raise UsageError(f"--checkpoint-seconds must be at least 0, but got {self.checkpoint_seconds}")
         if self.gradient_samples < 0 or self.gradient_samples == 1:
             raise UsageError(f"--gradient-samples must be 0 or at least 2, but got {self.gradient_samples}")
+        if self.threads > MOST_THREADS:
+            raise UsageError(f"--threads must be at most {MOST_THREADS}, but got {self.threads}")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be at least 0 and below 2**31, but got {self.seed}")
         self._check_lockstep()
@@ -178,6 +183,8 @@ def refusals(agent: str, settings: Any) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except MemoryError as error:
+        raise UsageError(f"{agent} needs more memory than there is: {error}; try a smaller --buffer-size") from error
     except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
         names = "|".join(field.name for field in dataclasses.fields(settings))
         reason = re.sub(rf"\b({names})(?= must )", lambda match: option(match[1]), str(error))
@@ -193,12 +200,12 @@ def is_run(folder: Path) -> bool:
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """Returns the path of a folder, numbered when there is one of that name."""
+    """Returns the path of a folder; when there is one of that name, that of its second run, its third, and so on."""
     name = re.sub("[/:]", "-", name)
     folder, number = root / name, 1
     while folder.exists():
         number += 1
-        folder = root / f"{name}-{number}"
+        folder = root / f"{name}_run{number}"  # a mere number would be read as a seed
     return folder
 
 
@@ -257,8 +264,7 @@ def parse_config(path: Path, *, trusted: bool = False) -> Config[Any]:
         raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
     if not trusted:
         check_origin(config.env, path)
-    check_environment(config.env, config.agent)
-    return config
+    return dataclasses.replace(config, env=check_environment(config.env, config.agent))
 
 
 def write_config(folder: Path, config: Config[Any], command: Sequence[str], steps: int) -> None:

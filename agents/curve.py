@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from agents.scores import interquartile_mean
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and only pictures need it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_learning_curve", "plot_population", "plot_search"]
 
@@ -42,7 +43,7 @@ def plot_learning_curve(
         episodes: Rows with ``steps`` and ``return``.
         finished: Whether the last evaluation is the final one, which is marked.
     """
-    figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
+    figure = _new_figure(4.2)
     axes = figure.add_subplot()
     if episodes:
         steps, returns = _columns(episodes, "steps", "return")
@@ -86,7 +87,7 @@ def plot_population(
         decimals: Of numbers in the legend.
         diverged_at: Steps after which each agent diverged, which is marked by a cross; None: it did not.
     """
-    figure = Figure(figsize=(7, 4.2), dpi=200, layout="constrained")
+    figure = _new_figure(4.2)
     axes = figure.add_subplot()
     if best is not None:
         label = f"the best there can be: {best:.{decimals}f}"
@@ -132,7 +133,7 @@ def plot_search(
         scores: Scores of each of the settings, at the rungs that it reached; of one that diverged, at those before.
         diverged_at: Steps after which each diverged, which is marked by a cross; None: it did not.
     """
-    figure = Figure(figsize=(7, 6.2), dpi=200, layout="constrained")
+    figure = _new_figure(6.2)
     names = list(grid)
     halves = figure.add_gridspec(2, 1, height_ratios=(3, 2))
     axes = figure.add_subplot(halves[0])
@@ -175,8 +176,16 @@ def plot_search(
     figure.savefig(path)
 
 
+def _new_figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7, height), dpi=200, layout="constrained")
+
+
 def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RETURN) -> None:
     """Names the axes of a learning curve, and takes away what is not needed."""
+    from matplotlib.ticker import EngFormatter
+
     axes.set_title(title, loc="left", color=INK)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import traceback
-from contextlib import closing
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
@@ -19,52 +25,196 @@ import envs  # noqa: F401  # registers the environments of the checkout
 from agents import AGENTS, TALKERS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
-from gsrl.masking import adapt, shows_masks
+from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
+from gsrl.spaces import OneHotCodec
 
 __all__ = ["EnvironmentFailure", "check_environment", "check_origin", "make_environment", "make_environments"]
 
 EXTRAS = ("box2d", "minatar", "minigrid", "mujoco")
 """Extras of this project that hold what an environment needs."""
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)
+"""Rewards are learned from in single precision."""
+
+NUMBERS = frozenset({float, int, np.float64, np.float32})
+INTEGERS = frozenset({int, np.int64})
+BOOLEANS = frozenset({bool, np.bool_})
+
 NEED_JAX = ("phys2d/", "tabular/")
 """Beginnings of the names that are not suggested: no extra of this project makes them work."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """An environment raised while it was reset or stepped; the message says what and where."""
+    """An environment raised, or returned what no agent can use; the message says what and where."""
 
 
 class _Watched(gym.Wrapper):
-    """Tells what the environment raises from what its users raise."""
+    """Tells what the environment does wrong from what its users do: all that it returns is looked at here.
+
+    A quick look at each step lets the usual pass; what it does not know is looked at closely.
+
+    Args:
+        env: The environment.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        self._spaces: dict[Any, spaces.Space] = {**space} if isinstance(space, spaces.Dict) else {None: space}
+        self._fits = _quick_look(space)
+        discrete = isinstance(env.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+        self._codec = OneHotCodec(env.action_space) if discrete else None
+        self._mask_shape = (sum(self._codec.sizes),) if self._codec is not None and self._codec.n == 1 else None
+        self._masked = False
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         """Resets the environment."""
         try:
-            return self.env.reset(**arguments)
+            observation, info = self.env.reset(**arguments)
         except Exception as error:
-            raise self._failure("reset", error) from error
+            raise self._raised("reset", error) from error
+        self._masked = isinstance(info, dict) and info.get(MASK_KEY) is not None
+        if not (self._fits(observation) and type(info) is dict and not self._masked):
+            self._look_closely("reset", observation, info)
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment."""
         try:
-            return self.env.step(action)
+            outcome: tuple[Any, ...] = self.env.step(action)
+            observation, reward, terminated, truncated, info = outcome
         except Exception as error:
-            raise self._failure(f"step({action})", error) from error
+            raise self._raised(f"step({action})", error) from error
+        if not (
+            type(reward) in NUMBERS
+            and -LARGEST_REWARD <= reward <= LARGEST_REWARD
+            and type(terminated) in BOOLEANS
+            and type(truncated) in BOOLEANS
+            and self._fits(observation)
+            and type(info) is dict
+            and (self._fits_mask(info.get(MASK_KEY)) if self._masked else MASK_KEY not in info)
+        ):
+            self._look_closely(f"step({action})", observation, info, reward, terminated, truncated)
+        return observation, reward, terminated, truncated, info
 
-    def _failure(self, call: str, error: Exception) -> EnvironmentFailure:
+    def close(self) -> None:
+        """Closes the environment."""
+        try:
+            super().close()
+        except Exception as error:
+            raise self._raised("close", error) from error
+
+    def _fits_mask(self, mask: Any) -> bool:
+        """A quick look at a mask, of one factor, in single bytes."""
+        if type(mask) is not np.ndarray or mask.shape != self._mask_shape or mask.itemsize > 1:
+            return False
+        entries = mask.tobytes()
+        return 1 in entries and max(entries) == 1
+
+    def _look_closely(
+        self, call: str, observation: Any, info: Any, reward: Any = 0.0, terminated: Any = False, truncated: Any = False
+    ) -> None:
+        """Raises ``EnvironmentFailure`` for what fits no space, is not finite, or is of another kind."""
+        try:
+            for key, space in self._spaces.items():
+                try:
+                    part = observation if key is None else observation[key]
+                except (KeyError, IndexError, TypeError):
+                    raise ValueError(f"observation must have an entry {key!r}, but is {observation!r}") from None
+                _check_observation("observation" if key is None else f"observation[{key!r}]", part, space)
+            _check_reward(reward)
+            for name, end in (("terminated", terminated), ("truncated", truncated)):
+                if not np.shape(end) == () or np.asarray(end).dtype != np.bool_:
+                    raise ValueError(f"{name} must be a boolean, but is {end!r}")
+            if not isinstance(info, dict):
+                raise ValueError(f"info must be a dict, but is {info!r}")
+            mask = info.get(MASK_KEY)
+            if not terminated:  # the last mask of all is not needed
+                if (mask is not None) != self._masked:
+                    raise ValueError(f"info must hold {MASK_KEY!r} at every reset and step, or never")
+                if mask is not None and self._codec is not None:
+                    check_masks(self._codec, mask, f"info[{MASK_KEY!r}]")
+        except ValueError as error:
+            reason = f"{self._name} returned what cannot be used from {call}: {error}"
+            raise EnvironmentFailure(reason) from error
+
+    def _raised(self, call: str, error: Exception) -> EnvironmentFailure:
         innermost = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(innermost.filename).name}, line {innermost.lineno}"
-        name = self.spec.id if self.spec is not None else str(self.unwrapped)
-        return EnvironmentFailure(f"{name} raised {type(error).__name__} in {call}: {error} ({place})")
+        return EnvironmentFailure(f"{self._name} raised {type(error).__name__} in {call}: {error} ({place})")
+
+    @property
+    def _name(self) -> str:
+        return self.spec.id if self.spec is not None else str(self.unwrapped)
 
 
-def check_environment(env_id: str, agent: str) -> None:
+def _quick_look(space: spaces.Space) -> Callable[[Any], bool]:
+    """Returns a function that knows the usual observations of a space; of others it says nothing by False."""
+    if isinstance(space, spaces.Dict):
+        looks = {key: _quick_look(part) for key, part in space.items()}
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, dict) and all(key in value and look(value[key]) for key, look in looks.items())
+
+    elif isinstance(space, spaces.Box):
+        shape, dtype, is_float, vdot = space.shape, space.dtype, space.dtype.kind == "f", np.vdot
+
+        def fits(value: Any) -> bool:
+            return (
+                type(value) is np.ndarray
+                and value.shape == shape
+                and value.dtype == dtype
+                # One cheap number, which is finite only if all entries are; or rarely not, when it overflows.
+                and (not is_float or math.isfinite(vdot(value, value)))
+            )
+
+    elif isinstance(space, spaces.Discrete):
+        start, end = int(space.start), int(space.start + space.n)
+
+        def fits(value: Any) -> bool:
+            return type(value) in INTEGERS and start <= value < end
+
+    else:
+        return space.contains
+    return fits
+
+
+def _check_observation(name: str, value: Any, space: spaces.Space) -> None:
+    if not isinstance(space, spaces.Box):
+        if not space.contains(value):
+            raise ValueError(f"{name} must be in {space}, but is {value!r}")
+        return
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of unequal lengths
+        raise ValueError(f"{name} must be an array, but is {value!r}") from None
+    if array.shape != space.shape:
+        raise ValueError(f"{name} must have shape {space.shape}, but has {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must hold real numbers, but is {value!r}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, but is {value!r}")
+
+
+def _check_reward(reward: Any) -> None:
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):  # of what is no real number, or is several
+        value = math.nan
+    if isinstance(reward, str | bytes | np.complexfloating) or not abs(value) <= LARGEST_REWARD:
+        raise ValueError(f"reward must be a finite number of single precision, but is {reward!r}")
+
+
+def check_environment(env_id: str, agent: str) -> str:
     """Sees that an environment exists and suits the agent; one of Gymnasium's is made, to see that it can be.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it. Of agents
             that talk, one of their own.
         agent: A key of :data:`agents.AGENTS` or :data:`agents.TALKERS`.
+
+    Returns:
+        Its whole name, with the version that Gymnasium takes where ``env_id`` has none.
 
     Raises:
         UsageError: It does not; the message says what to do.
@@ -73,21 +223,54 @@ def check_environment(env_id: str, agent: str) -> None:
         known = TALKERS[agent].ENVIRONMENTS
         if env_id not in known:
             raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, known)}")
-        return
+        return env_id
     talkers = [name for name, other in TALKERS.items() if env_id in other.ENVIRONMENTS]
     if talkers:
         raise UsageError(f"{env_id} is for agents that talk ({', '.join(talkers)}), and {agent} does not")
-    with closing(_make(env_id)) as env:
+    env = _make(env_id)
+    try:
         try:
             check_for_nested_spaces(env.observation_space)
             get_obs_shape(env.observation_space)
-        except NotImplementedError as error:
+            _check_not_empty(env.observation_space)
+        except (NotImplementedError, ValueError) as error:
             raise UsageError(f"{agent} cannot read what {env_id} shows: {error}") from error
         action_spaces = get_agent(agent).ACTION_SPACES
         if not isinstance(env.action_space, action_spaces):
             names = " or ".join(space.__name__ for space in action_spaces)
             raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {env.action_space}")
         _check_masks(env, env_id, agent)
+    finally:
+        with suppress(Exception):  # one that cannot be closed is of use all the same
+            env.close()
+    return full_name(env_id)
+
+
+def full_name(env_id: str) -> str:
+    """Returns the name of an environment with its version, the highest there is where the name has none.
+
+    Args:
+        env_id: Gymnasium's name of the environment, of one that is registered; any other is returned as it is.
+    """
+    module, colon, name = env_id.rpartition(":")
+    try:
+        namespace, base, version = parse_env_id(name)
+    except gym.error.Error:
+        return env_id
+    latest = find_highest_version(namespace, base)
+    if name in gym.registry or version is not None or latest is None:
+        return env_id
+    return f"{module}{colon}{get_env_id(namespace, base, latest)}"
+
+
+def _check_not_empty(space: spaces.Space) -> None:
+    """Raises ``ValueError`` if there is nothing in an observation, or in a part of it, that a network could read."""
+    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
+    if not parts:
+        raise ValueError(f"{space} has no entry")
+    for part in parts:
+        if isinstance(part, spaces.Box) and (part.shape == () or 0 in part.shape):
+            raise ValueError(f"{part} has {'no dimension' if part.shape == () else 'no entry'}")
 
 
 def check_origin(env_id: str, path: Path) -> None:
@@ -139,10 +322,13 @@ def make_environment(env_id: str) -> gym.Env:
 
 def _make(env_id: str) -> gym.Env:
     try:
-        return gym.make(env_id)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # whose name is said
+            return gym.make(env_id)
     except UnregisteredEnv as error:
-        known = [name for name in gym.registry if not name.startswith(NEED_JAX)]
-        raise UsageError(f"unknown environment {env_id!r}; {nearest(env_id.rpartition(':')[2], known)}") from error
+        module, colon, _ = env_id.rpartition(":")
+        known = [f"{module}{colon}{name}" for name in gym.registry if not name.startswith(NEED_JAX)]
+        raise UsageError(f"unknown environment {env_id!r}; {nearest(env_id, known)}") from error
     except (DependencyNotInstalled, ModuleNotFoundError) as error:
         # Gymnasium's environments name its extra; other extras are named after the package that is missing.
         named = re.search(r"gymnasium\[(\w+)\]", str(error))
@@ -150,7 +336,7 @@ def _make(env_id: str) -> gym.Env:
         remedy = f'pip install -e ".[{extra}]"' if extra in EXTRAS else str(error)
         raise UsageError(f"{env_id} needs packages that are not installed: {remedy}") from error
     except Exception as error:  # environments raise what they like
-        raise UsageError(f"{env_id} cannot be made: {error}") from error
+        raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
 
 
 def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:

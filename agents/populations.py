@@ -30,7 +30,7 @@ from agents.lockstep import Member, Members, number_of_processes
 from agents.logs import CsvLog, TensorBoardLog
 from agents.rewind import why_not_rewindable
 from agents.scores import interquartile_mean
-from agents.training import CURVE_EPISODES, DivergenceError, Training, carry_out, progress_bar
+from agents.training import CURVE_EPISODES, DivergenceError, Training, carry_out, describe_steps, progress_bar
 from gsrl import checkpoint
 from gsrl.masking import adapt
 from gsrl.timing import Stopwatch
@@ -182,7 +182,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
                     self.save_checkpoint()
                 if self.members.learning:
                     self._advance(pace)
-                    bar.update(self.steps - bar.n)
+                    bar.update(min(self.steps, self.config.steps) - bar.n)
                     self._show(bar)
         if self.last_log < self.steps:
             self.log()
@@ -262,7 +262,8 @@ class PopulationRun(Training[NDArray[np.float64]]):
             self._measure_gradients(self.gradients)
         self._record(rows, episodes)
         result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {len(means)} seeds{self._lost()}"
-        tqdm.write(f"{self.steps} of {self.config.steps} steps: {result}, {episodes} episodes each", sys.stderr)
+        steps = describe_steps(self.steps, self.config.steps)
+        tqdm.write(f"{steps}: {result}, {episodes} episodes each", sys.stderr)
         return returns
 
     def _record(self, rows: Sequence[Mapping[str, float]], episodes: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -145,11 +146,14 @@ def why_not_rewindable(make: Callable[[], gym.Env]) -> str | None:
     Returns:
         None if both go the same way; else how they differ.
     """
-    first, second = Rewindable(make()), Rewindable(make())
-    space = copy.deepcopy(first.action_space)  # the environment's own generator is not to be drawn from
-    space.seed(0)
+    instances: list[Rewindable] = []
     rng = np.random.default_rng(0)
     try:
+        for _ in range(2):
+            instances.append(Rewindable(make()))
+        first, second = instances
+        space = copy.deepcopy(first.action_space)  # the environment's own generator is not to be drawn from
+        space.seed(0)
         for seed in (0, None):  # what an episode leaves behind must not matter in the next
             _, info = first.reset(seed=seed)
             for _ in range(TRIAL_STEPS):
@@ -163,8 +167,9 @@ def why_not_rewindable(make: Callable[[], gym.Env]) -> str | None:
     except Exception as error:  # environments raise what they like
         return str(error) if isinstance(error, RewindError) else f"{type(error).__name__}: {error}"
     finally:
-        first.close()
-        second.close()
+        for instance in instances:
+            with suppress(Exception):
+                instance.close()
     return None
 
 

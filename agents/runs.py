@@ -48,6 +48,7 @@ from agents.training import (
     Training,
     carry_out,
     derived_seed,
+    describe_steps,
     progress_bar,
     set_threads,
 )
@@ -275,7 +276,7 @@ class _Recorder(BaseCallback):
                 episode = info["episode"]
                 self.run.episodes.append({"steps": self.num_timesteps, "return": episode["r"], "length": episode["l"]})
                 self._show(episode["r"])
-        self.bar.update(self.training_env.num_envs)
+        self.bar.update(min(self.num_timesteps, self.run.config.steps) - self.bar.n)
         return True
 
     def _show(self, episode_return: float) -> None:
@@ -360,7 +361,7 @@ class _Run(Training[list[float]]):
         self.tensorboard.write(scalars, dict.fromkeys(scalars, ()), steps)
         self.last_evaluation = steps
         result = f"{statistics['mean_return']:.1f} ± {statistics['std_return']:.1f} over {episodes} episodes"
-        tqdm.write(f"{steps} of {self.config.steps} steps: {result}", sys.stderr)
+        tqdm.write(f"{describe_steps(steps, self.config.steps)}: {result}", sys.stderr)
         return returns
 
     def state(self) -> dict[str, Any]:

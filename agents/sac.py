@@ -6,6 +6,7 @@ Baselines3 Zoo publishes (``hyperparams/sac.yml``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,4 +64,6 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> SAC:
             Stable-Baselines3 does.
         device: Where its networks are.
     """
+    if isinstance(settings.ent_coef, str) and not re.fullmatch(r"auto(_\d+(\.\d*)?)?", settings.ent_coef):
+        raise ValueError(f"ent_coef must be a number, auto, or auto_0.1 and the like, but got {settings.ent_coef!r}")
     return SAC(**constructor_arguments(env, settings), seed=seed, device=device)

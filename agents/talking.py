@@ -32,7 +32,7 @@ from agents.interruption import Stop
 from agents.lockstep import Member
 from agents.populations import PopulationRun, folder_of
 from agents.scores import interquartile_mean
-from agents.training import carry_out, set_threads
+from agents.training import carry_out, describe_steps, set_threads
 from gsrl import checkpoint
 from gsrl.comms import Protocol, SignallingGame, metrics
 
@@ -296,7 +296,8 @@ class _TalkingRun(PopulationRun):
         self._record(rows, scores.shape[1])
         seeds = f"IQM {interquartile_mean(means):.3f}, worst {min(means):.3f} of {len(means)} seeds{self._lost()}"
         result = seeds if len(means) > 1 else f"{means[0]:.3f}"
-        tqdm.write(f"{self.steps} of {self.config.steps} episodes: {unit(self.config)} {result}", sys.stderr)
+        episodes_done = describe_steps(self.steps, self.config.steps, "episodes")
+        tqdm.write(f"{episodes_done}: {unit(self.config)} {result}", sys.stderr)
         return scores
 
     def plot(self, *, finished: bool) -> None:

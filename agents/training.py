@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from agents.common import UsageError
 from agents.config import Config, write_config, write_json
 from agents.environments import EnvironmentFailure
 from agents.interruption import Interrupted, Stop
@@ -26,6 +27,7 @@ from gsrl import checkpoint
 from gsrl.timing import Stopwatch
 
 __all__ = [
+    "ANSWERED",
     "CURVE_EPISODES",
     "EVALUATION_ENVS",
     "DivergenceError",
@@ -33,6 +35,7 @@ __all__ = [
     "TrainingError",
     "carry_out",
     "derived_seed",
+    "describe_steps",
     "describe_times",
     "progress_bar",
     "set_threads",
@@ -68,6 +71,11 @@ class TrainingError(RuntimeError):
 
 class DivergenceError(TrainingError):
     """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
+
+
+ANSWERED = (UsageError, checkpoint.CheckpointError, TrainingError, EnvironmentFailure, OSError)
+"""What a command answers by its message alone: what the user, a file, the environment or the machine is to blame for.
+All other exceptions are faults of this project's, and show where they arose."""
 
 
 class Training(ABC, Generic[Returns]):
@@ -309,6 +317,11 @@ def carry_out(
 def progress_bar(config: Config[Any], steps: int) -> tqdm:
     """The bar of a run that has come to some steps. It is for people: off where stderr is a file."""
     return tqdm(total=config.steps, initial=steps, unit="step", mininterval=0.5, dynamic_ncols=True, disable=None)
+
+
+def describe_steps(steps: int, total: int, unit: str = "steps") -> str:
+    """Says how many steps of a run are done; the last rollout or update may go beyond those asked for."""
+    return f"{steps} of {total} {unit}" if steps <= total else f"{steps} {unit} ({total} asked for)"
 
 
 def set_threads(threads: int) -> None:

@@ -143,7 +143,7 @@ def read_suite(name: str, *, trusted: bool = False) -> Suite:
     path = Path(name)
     if path.suffix != ".toml":
         if name not in shipped():
-            raise UsageError(f"unknown suite {name!r}; {nearest(name, shipped())}; or give the path of a .toml file")
+            raise UsageError(f"unknown suite {name!r}, and no path of a .toml file; {nearest(name, shipped())}")
         path = SHIPPED / f"{name}.toml"
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))

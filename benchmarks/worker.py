@@ -74,10 +74,8 @@ def main(argv: Sequence[str]) -> int:
     """Carries out the task; returns an exit code as ``run_agent.py train`` would."""
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     from agents import runs
-    from agents.common import UsageError
     from agents.config import is_finished, is_run, parse_config
-    from agents.training import TrainingError
-    from gsrl.checkpoint import CheckpointError
+    from agents.training import ANSWERED
 
     folder = Path(argv[0])
     command = json.loads((folder / TASK).read_text(encoding="utf-8"))["command"]
@@ -89,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
             summary = runs.resume(folder, None, None, command)
         else:
             return 0
-    except (UsageError, CheckpointError, TrainingError) as error:
+    except ANSWERED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception:

@@ -569,12 +569,17 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     """
     if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise TypeError(f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {action_space}.")
-    for space in observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]:
+    parts = [*observation_space.values()] if isinstance(observation_space, spaces.Dict) else [observation_space]
+    if not parts:
+        raise ValueError(f"env must have observations with an entry, but got {observation_space}.")
+    for space in parts:
         if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise TypeError(
                 "env must have observations that are a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of "
                 f"these, but got {space}."
             )
+        if isinstance(space, spaces.Box) and space.shape == ():
+            raise ValueError(f"env must have observations with a dimension, but got {space}.")
         if 0 in (space.shape or ()):
             raise ValueError(f"env must have observations that are not empty, but got {space}.")
         if isinstance(space, spaces.MultiDiscrete) and len(space.shape) > 1:

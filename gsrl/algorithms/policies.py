@@ -70,6 +70,8 @@ class MLP(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes[1:]):
+            raise ValueError(f"net_arch must hold whole numbers of at least 1, but got {list(sizes[1:])}.")
         self.activation = activation_fn()
         self._is_rectified = type(self.activation) is nn.ReLU
         self.num_members = num_members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from gsrl.estimators.base import Estimator, Noise, Objective
@@ -78,11 +79,13 @@ def make_estimator(name: str, *, shape: tuple[int, int] | None = None, **setting
         **settings: Arguments of its constructor.
 
     Raises:
-        ValueError: ``name`` is unknown; the message lists the names. Or ``shape`` is no pair.
+        ValueError: ``name`` is unknown; the message lists the names, and offers the nearest. Or ``shape`` is no pair.
         TypeError: The estimator has no such setting, or needs one that is missing.
     """
     if name not in ESTIMATORS:
-        raise ValueError(f"name must be one of {sorted(ESTIMATORS)}, but got {name!r}.")
+        near = difflib.get_close_matches(str(name), ESTIMATORS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"name must be one of {sorted(ESTIMATORS)}, but got {name!r}.{hint}")
     if shape is not None and len(shape) != 2:
         raise ValueError(f"shape must be (n, K), factors and choices, but got {shape}.")
     estimator = ESTIMATORS[name]

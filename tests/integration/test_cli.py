@@ -21,12 +21,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
+import gsrl
 import run_agent
 from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, runs, storage
 from agents.common import UsageError, constructor_arguments
 from agents.config import read_config
 from agents.curve import plot_learning_curve
-from agents.environments import check_environment, make_environments
+from agents.environments import EnvironmentFailure, check_environment, make_environments
+from agents.environments import _Watched as Watched
 from agents.logs import CsvLog
 from gsrl import checkpoint
 from gsrl.algorithms.extractors import SmallCNN
@@ -331,14 +333,15 @@ def test_a_bug_while_training_shows_its_traceback(tmp_path: Path, monkeypatch: p
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_cost_the_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise OSError("no font")
 
     monkeypatch.setattr(runs, "plot_learning_curve", broken)
-    with pytest.raises(OSError, match="no font"):
-        train(tmp_path / "run", "a2c", "--steps", "20")
+    argv = ["train", "--agent", "a2c", *SMALL["a2c"], "--steps", "20", "--eval-episodes", "6"]
+    assert exit_code([*argv, "--out", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "run_agent.py: error: no font"
     summary = read_json(tmp_path / "run" / "summary.json")
     assert (summary["status"], summary["eval_episodes"]) == ("finished", 6)
 
@@ -431,6 +434,45 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
     ("argv", "answer"),
     [
         (["tran"], "did you mean train?"),
+        (["train", "--lr", "3e-4"], "error: unknown option --lr; did you mean --learning-rate?"),
+        (["train", "--zzz"], "error: unknown option --zzz; run_agent.py train --help lists what there is"),
+        (["train", "CartPole-v1"], "error: unexpected 'CartPole-v1'; run_agent.py train --help lists"),
+        (["train", "--estimator", "st_gumbel"], "or rloo, but got 'st_gumbel'; did you mean st-gumbel?"),
+        (["train", "--agent", "gumbel_sac"], "unknown agent 'gumbel_sac'; did you mean gumbel-sac?"),
+        (["train", "--env", "MaskedGrid-v0"], "did you mean gsrl/MaskedGrid-v0?"),
+        (["train", "--env", "cartpole-v1"], "did you mean CartPole-v1?"),
+        (["train", "--env", "envs:CartPol-v1"], "did you mean envs:CartPole-v1 or envs:CartPole-v0"),
+        (["train", "--env", ""], "error: environment '' cannot be made: Malformed environment ID"),
+        (
+            ["train", "--env", "CliNothing-v0"],
+            "gumbel-sac cannot read what CliNothing-v0 shows: Box(0.0, 1.0, (), float32)",
+        ),
+        (["train", "--env", "CliNoEntry-v0"], "An empty Dict observation space is not allowed"),
+        (["train", "--net-arch", "0"], "error: gumbel-sac cannot be made with these settings: --net-arch must hold"),
+        (
+            ["train", "--net-arch", "0", "--seeds", "2", "--processes", "1"],
+            "--net-arch must hold widths of at least 1, but",
+        ),
+        (
+            ["train", "--agent", "ppo", "--net-arch", "8", "-3"],
+            "--net-arch must hold widths of at least 1, but got 8 -3",
+        ),
+        (["train", "--agent", "dqn", "--gamma", "2"], "--gamma must be in [0, 1], but got 2.0"),
+        (
+            ["train", "--agent", "ppo", "--learning-rate", "-1"],
+            "--learning-rate must be a positive number, but got -1.0",
+        ),
+        (
+            ["train", "--agent", "sac", "--env", "Pendulum-v1", "--ent-coef", "no"],
+            "--ent-coef must be a number, auto, or",
+        ),
+        (
+            ["train", "--buffer-size", "100000000000000"],
+            "gumbel-sac needs more memory than there is: buffer_size is too",
+        ),
+        (["train", "--threads", "100000"], "error: --threads must be at most 1024, but got 100000"),
+        (["bench", "smok"], "unknown suite 'smok', and no path of a .toml file; did you mean smoke?"),
+        (["eval"], "error: missing: PATH Folder of the run; run_agent.py eval --help explains it"),
         (["train", "--agent", "gumble-sac"], "did you mean gumbel-sac"),
         (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(AGENTS | TALKERS))}"),
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
@@ -446,7 +488,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--seed", "-1"], "error: --seed must be at least 0"),
         (["train", "--checkpoint-seconds", "-1"], "--checkpoint-seconds must be at least 0, but got -1.0"),
         (["train", "--device", "abacus"], "--device 'abacus' cannot be used"),
-        (["train", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
+        (["train", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
         (["train", "--temperature", "0"], "--temperature must be positive, but got 0.0"),
         (["train", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
         (["train", "--agent", "dqn", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
@@ -473,8 +515,44 @@ def test_mistakes_are_answered_before_any_work(
     monkeypatch.chdir(tmp_path)
     assert exit_code(argv) == 2
     captured = capsys.readouterr()
-    assert answer in captured.err + captured.out
+    (error,) = (line for line in captured.err.splitlines() if "Warning" not in line and "logger.warn" not in line)
+    assert error.startswith("run_agent.py: error: ")
+    assert answer in error
+    assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_agent.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gsrl {gsrl.__version__}\n"
+
+
+def test_pictures_alone_import_what_draws_them() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run_agent; print('matplotlib' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
+
+
+def test_a_name_without_a_version_is_that_of_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "--agent", "dqn", "--env", "CartPole", "--steps", "20", "--eval-episodes", "1"]
+    assert run_agent.main(argv) == 0
+    assert "is not tuned for" not in capsys.readouterr().err
+    config = read_config(tmp_path / "runs" / "CartPole-v1_dqn_seed0")
+    assert (config.env, config.settings) == ("CartPole-v1", defaults("dqn", "CartPole-v1").settings)
+    for short, whole in (("gsrl/MaskedGrid", "gsrl/MaskedGrid-v0"), ("envs:CartPole", "envs:CartPole-v1")):
+        assert check_environment(short, "gumbel-sac") == whole
+    assert defaults("dqn", "envs:CartPole-v1") == defaults("dqn", "CartPole-v1")
+    stored = json.loads((tmp_path / "runs" / "CartPole-v1_dqn_seed0" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "env": "CartPole"}))  # of an earlier version
+    assert read_config(tmp_path).env == "CartPole-v1"
+
+
+def test_steps_beyond_those_asked_for_are_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "run", "a2c", "--steps", "33")
+    assert "40 steps (33 asked for): " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_environment_that_is_not_installed_names_the_extra(
@@ -526,7 +604,7 @@ def test_a_folder_is_never_written_over(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert run_agent.main(["train", "--agent", "ppo", *SMALL["ppo"], "--eval-episodes", "1"]) == 0
-    names = ["CartPole-v1_ppo_seed0", "CartPole-v1_ppo_seed0-2"]
+    names = ["CartPole-v1_ppo_seed0", "CartPole-v1_ppo_seed0_run2"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
     assert exit_code(["train", "--out", f"runs/{names[0]}"]) == 2
 
@@ -677,6 +755,128 @@ def test_a_baseline_killed_in_the_middle_ends_as_one_that_was_not(
     assert (folder / "episodes.csv").read_text() == (tmp_path / "whole" / "episodes.csv").read_text()
 
 
+# Environments that do wrong
+
+
+class Wrong(gym.Env):
+    """Episodes of ten steps that are right, but for what replaces a part of what is returned at the fourth."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, **replaced: Any) -> None:
+        self.replaced = replaced
+        self.usual = {"observation": np.zeros(3, np.float32), "reward": 1.0, "terminated": False, "info": {}}
+        if "mask" in replaced:
+            self.usual["info"] = {"action_mask": np.array([True, True])}
+            self.replaced = {"info": {} if replaced["mask"] is None else {"action_mask": replaced["mask"]}}
+        self.time = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.time = 0
+        return self.usual["observation"], self.usual["info"]
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        shown = {**self.usual, **(self.replaced if self.time == 4 else {})}
+        if "error" in shown:
+            raise shown["error"]
+        return shown["observation"], shown["reward"], shown["terminated"], self.time == 10, shown["info"]
+
+
+class WrongDict(Wrong):
+    """Observations are dicts."""
+
+    observation_space = spaces.Dict({"a": Wrong.observation_space, "b": spaces.Discrete(3)})
+
+    def __init__(self, **observation: Any) -> None:
+        super().__init__(observation=observation)
+        self.usual["observation"] = {"a": np.zeros(3, np.float32), "b": 0}
+
+
+NAN = np.array([0, np.nan, 0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("env", "answer"),
+    [
+        (Wrong(observation=NAN), "observation must be finite, but is array([ 0., nan,  0.], dtype=float32)"),
+        (Wrong(observation=0.5), "observation must have shape (3,), but has ()"),
+        (Wrong(observation=np.zeros(4, np.float32)), "observation must have shape (3,), but has (4,)"),
+        (Wrong(observation=np.zeros(3, complex)), "observation must hold real numbers, but is array("),
+        (Wrong(observation=[[1], [1, 2], 3]), "observation must be an array, but is [[1], [1, 2], 3]"),
+        (WrongDict(a=NAN, b=0), "observation['a'] must be finite, but is array("),
+        (WrongDict(a=np.zeros(3)), "observation must have an entry 'b', but is {'a': array("),
+        (WrongDict(a=np.zeros(3), b=3), "observation['b'] must be in Discrete(3), but is 3"),
+        (Wrong(reward=np.nan), "reward must be a finite number of single precision, but is nan"),
+        (Wrong(reward=-1e300), "reward must be a finite number of single precision, but is -1e+300"),
+        (Wrong(reward=None), "reward must be a finite number of single precision, but is None"),
+        (Wrong(reward=1j), "reward must be a finite number of single precision, but is 1j"),
+        (Wrong(terminated=None), "terminated must be a boolean, but is None"),
+        (Wrong(info=None), "info must be a dict, but is None"),
+        (Wrong(mask=np.array([False, False])), "info['action_mask'] must leave every factor a legal choice"),
+        (Wrong(mask=np.array([1, 2])), "info['action_mask'] must be boolean, or 0 and 1"),
+        (Wrong(mask=np.ones(3, bool)), "info['action_mask'] must have shape"),
+        (Wrong(mask=None), "info must hold 'action_mask' at every reset and step, or never"),
+    ],
+)
+def test_what_an_environment_returns_is_looked_at_where_it_comes_in(env: gym.Env, answer: str) -> None:
+    watched = Watched(env)
+    watched.reset()
+    for _ in range(3):
+        watched.step(0)
+    with pytest.raises(EnvironmentFailure) as caught:
+        watched.step(1)
+    assert " returned what cannot be used from step(1): " in str(caught.value)
+    assert answer in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        Wrong(observation=[0.0, 0.0, 0.0], reward=np.float16(1), terminated=np.True_),
+        Wrong(observation=np.full(3, 1e30, np.float32), reward=1),  # whose squares overflow
+        Wrong(observation=np.zeros(3), terminated=np.array(False)),
+        Wrong(mask=np.array([0, 1])),
+        Wrong(mask=np.array([0, 1], np.int8)),
+        Wrong(terminated=True, info={"action_mask": np.zeros(2, bool)}),  # nothing is chosen after the end
+        WrongDict(a=np.ones(3, np.float32), b=np.int64(2)),
+    ],
+)
+def test_what_is_unusual_but_of_use_comes_in(env: gym.Env) -> None:
+    watched = Watched(env)
+    watched.reset()
+    for _ in range(4):
+        watched.step(1)
+
+
+gym.register("CliNan-v0", lambda: Wrong(observation=NAN))
+gym.register("CliRaises-v0", lambda: Wrong(error=KeyError("it")))
+
+
+@pytest.mark.parametrize(
+    ("agent", "env_id", "answer"),
+    [
+        ("gumbel-sac", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),
+        ("dqn", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),
+        ("reinforce", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),
+        ("ppo", "CliRaises-v0", "CliRaises-v0 raised KeyError in step("),
+    ],
+)
+def test_what_an_environment_does_wrong_is_a_sentence(
+    agent: str, env_id: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = ["--seeds", "2", "--processes", "1"] if agent == "reinforce" else []
+    argv = ["train", "--agent", agent, *SMALL[agent], "--env", env_id, *seeds, "--out", str(tmp_path / "run")]
+    assert exit_code(argv) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("run_agent.py: error: training failed at ")
+    assert answer in error
+    assert "the checkpoint of 0 steps" in error
+    assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"
+
+
 # Masks of legal actions
 
 
@@ -723,7 +923,19 @@ class NarrowInSight(Narrow):
         return {"place": place, "action_mask": info["action_mask"].astype(np.int8)}, {}
 
 
-for _entry in (Narrow, NarrowByMethod, NarrowInSight):
+class Nothing(Narrow):
+    """Shows a number without a dimension."""
+
+    observation_space = spaces.Box(0, 1, ())
+
+
+class NoEntry(Narrow):
+    """Shows nothing."""
+
+    observation_space = spaces.Dict({})
+
+
+for _entry in (Narrow, NarrowByMethod, NarrowInSight, Nothing, NoEntry):
     gym.register(f"Cli{_entry.__name__}-v0", _entry)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from gsrl.algorithms.extractors import SmallCNN
 from gsrl.checkpoint import CheckpointError
 from gsrl.estimators import ESTIMATORS
 from gsrl.evaluation import evaluate_policy
-from gsrl.population import Episode, PopulationCallback
+from gsrl.population import VECTORS, Episode, PopulationCallback
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature
 from gsrl.vec_env import SyncVecEnv
@@ -221,6 +222,13 @@ def test_company_changes_nothing() -> None:
     crowd = Population(DiscreteSAC, CARTPOLE, [1, 2, 5, 7, 3], **SMALL).learn(150)
     assert_equal(crowd.member(2), alone.member(0))
     assert torch.equal(crowd.member(2).generator.get_state(), alone.member(0).generator.get_state())
+
+
+def test_the_guide_lists_the_settings_that_may_differ() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "populations.md").read_text()
+    listed = re.search(r"What may differ between members is (.*?)\. All other", text, re.DOTALL)
+    assert listed is not None
+    assert tuple(re.findall("`(.*?)`", listed[1])) == VECTORS
 
 
 def test_a_member_that_diverges_is_frozen_and_touches_no_other() -> None:

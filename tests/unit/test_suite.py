@@ -212,7 +212,7 @@ def test_there_must_be_something_to_run(tmp_path: Path) -> None:
     for text, message in (("", "runs: there are none"), ('[[runs]]\nagents = ["a2c"]', "environments: there are none")):
         with pytest.raises(UsageError, match=message):
             read_suite(write(tmp_path, text))
-    with pytest.raises(UsageError, match="unknown suite 'smok'; did you mean smoke"):
+    with pytest.raises(UsageError, match="unknown suite 'smok', and no path of a .toml file; did you mean smoke"):
         read_suite("smok")
     with pytest.raises(UsageError, match=r"none.toml cannot be read: No such file"):
         read_suite(str(tmp_path / "none.toml"))
