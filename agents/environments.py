@@ -28,7 +28,14 @@ from agents.rewind import Rewindable
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["EnvironmentFailure", "check_environment", "check_origin", "make_environment", "make_environments"]
+__all__ = [
+    "EnvironmentFailure",
+    "check_environment",
+    "check_origin",
+    "full_name",
+    "make_environment",
+    "make_environments",
+]
 
 EXTRAS = ("box2d", "minatar", "minigrid", "mujoco")
 """Extras of this project that hold what an environment needs."""

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import TALKERS, get_agent, in_lockstep, nearest, with_estimator
+from agents import TALKERS, get_agent, in_lockstep, nearest, similar, with_estimator
 from agents.common import UsageError
 from agents.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
-from agents.environments import check_environment, check_origin, make_environments
+from agents.environments import check_environment, check_origin, full_name, make_environments
 
 __all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
 
@@ -202,7 +202,8 @@ class _Reader:
             self.check_count(key, table, defaults, environments, sum(plan.seeds for plan in plans))
             plans += self.plans(key, table, defaults, environments)
         self.check_unique(plans)
-        return Suite(self.path.stem, tree.get("summary", ""), tuple(environments.values()), tuple(plans))
+        named = tuple(dataclasses.replace(each, name=full_name(each.name)) for each in environments.values())
+        return Suite(self.path.stem, tree.get("summary", ""), named, tuple(plans))
 
     def plans(
         self,
@@ -262,11 +263,11 @@ class _Reader:
         if not self.trusted:
             check_origin(environment.name, self.path)
         with self.blaming(f"{key}, {agent} on {environment.name}"):
-            check_environment(environment.name, agent)
+            env_id = check_environment(environment.name, agent)
         talks = agent in TALKERS
         lockstep = talks or agent in in_lockstep()
         seeds = options.get("seeds", 1)
-        default = default_config(agent, environment.name, lockstep=lockstep)
+        default = default_config(agent, env_id, lockstep=lockstep)
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
         steps *= options.get("times", 1)
         known = {field.name: field for field in dataclasses.fields(default.settings)}
@@ -278,8 +279,11 @@ class _Reader:
             try:
                 chosen[name] = _converted(value, hints[name])
             except (ValueError, OverflowError):
-                kind = str(known[name].type)
-                raise self.error(f"{key}.settings.{name}", f"must be {kind}, but is {_shown(value)}") from None
+                choices = [choice for choice in typing.get_args(hints[name]) if isinstance(choice, str)]
+                near = similar(value, choices) if isinstance(value, str) else []
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                reason = f"must be {known[name].type}, but is {_shown(value)}{hint}"
+                raise self.error(f"{key}.settings.{name}", reason) from None
         config = dataclasses.replace(
             default,
             settings=dataclasses.replace(default.settings, **chosen),

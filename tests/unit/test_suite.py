@@ -70,6 +70,20 @@ def test_what_a_file_stands_for(tmp_path: Path) -> None:
     assert plans["a2c", "Acrobot-v1"].config.steps == AGENTS["a2c"].TUNED["Acrobot-v1"]["steps"]
 
 
+def test_environments_without_a_version_are_the_latest(tmp_path: Path) -> None:
+    expected = read_suite(write(tmp_path, GOOD))
+    assert (
+        read_suite(write(tmp_path, GOOD.replace("CartPole-v1", "CartPole").replace("Acrobot-v1", "Acrobot")))
+        == expected
+    )
+
+
+def test_a_word_that_is_nearly_right_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    text = GOOD.replace('agents = ["gumbel-sac", "a2c"]', 'agents = ["gumbel-sac"]\nsettings.estimator = "st_gumbel"')
+    with pytest.raises(UsageError, match=r"but is 'st_gumbel'; did you mean st-gumbel\?"):
+        read_suite(write(tmp_path, text))
+
+
 def test_seeds_may_begin_anywhere(tmp_path: Path) -> None:
     text = GOOD.replace("seeds = 2", "seeds = 2\nfirst_seed = 7").replace("seeds = 3", "seeds = 3\nfirst_seed = 100")
     ranges = {plan.label: plan.seed_range for plan in read_suite(write(tmp_path, text)).plans}
@@ -212,7 +226,7 @@ def test_there_must_be_something_to_run(tmp_path: Path) -> None:
     for text, message in (("", "runs: there are none"), ('[[runs]]\nagents = ["a2c"]', "environments: there are none")):
         with pytest.raises(UsageError, match=message):
             read_suite(write(tmp_path, text))
-    with pytest.raises(UsageError, match="unknown suite 'smok', and no path of a .toml file; did you mean smoke"):
+    with pytest.raises(UsageError, match=r"unknown suite .smok., and no path of a .toml file; did you mean smoke"):
         read_suite("smok")
     with pytest.raises(UsageError, match=r"none.toml cannot be read: No such file"):
         read_suite(str(tmp_path / "none.toml"))
