@@ -67,9 +67,9 @@ class Traced:
         self._calls_left: float = after
         self._records: list[_Record] = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the records, which are of this process."""
-        return {**self.__dict__, "_records": []}
+    def __reduce__(self) -> Any:
+        """Refused, for copies and pickles: records are of this process, and read the tensors of one owner."""
+        raise TypeError("a Traced cannot be copied, for it reads the tensors of its owner: make a new one.")
 
     def __call__(self, *inputs: Any) -> Any:
         """Returns what the function returns; None where that is left to the caller.
@@ -183,6 +183,10 @@ class Fingerprint:
         kinds = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
         self._lists = [vars(each)[kind] for each in module.modules() for kind in kinds]
         self._was = list(self._now())
+
+    def __reduce__(self) -> Any:
+        """Refused, for copies and pickles: it would go on watching the objects of another module, or none."""
+        raise TypeError("a Fingerprint cannot be copied, for it watches the objects of one module: make a new one.")
 
     def is_same(self) -> bool:
         """Whether everything is what it was at the beginning."""

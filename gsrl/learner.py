@@ -17,6 +17,17 @@ __all__ = ["Learner", "LockstepLearner", "adam_", "bias_corrections", "clip_by_n
 EAGER_UPDATES = 100
 """Updates before one is recorded, see :class:`gsrl._compile.Traced`: fewer would not earn the time back."""
 
+DERIVED = (
+    "_views",
+    "_gradient_views",
+    "_parameters",
+    "_pointers",
+    "_fingerprint",
+    "_traced_gradients",
+    "_compiled_update",
+)
+"""What a learner makes of its tensors and its loss."""
+
 
 @torch.no_grad()
 def adam_(
@@ -180,6 +191,11 @@ class Learner:
         elif is_traceable(self.loss.modules()):
             read = self._views._replace(exp_avg={}, exp_avg_sq={})
             self._traced_gradients = Traced(self._gradients, "the gradient", read, after=EAGER_UPDATES)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without what :meth:`__setstate__` makes, and tensors without the others' memory."""
+        state = {name: value for name, value in self.__dict__.items() if name not in DERIVED}
+        return {**state, "_tensors": _Tensors(*tree_map(torch.clone, tuple(self._tensors)))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a copy or a pickle, whose tensors are views of one another no more."""
@@ -408,8 +424,19 @@ class LockstepLearner(Learner):
                     )
             if _shapes(other) != _shapes(first):
                 raise ValueError(f"members must have networks of the same shapes, but those of {index} and 0 differ.")
-        # Names, groups and the loss are those of the first member; its tensors are not.
-        self.__dict__.update(first.__dict__)
+        self._learners = list(learners)
+        self._norms = {}
+        self._stack(compile=compile)
+        device = self._tensors.parameters.device
+        self.alive = torch.ones(len(learners), dtype=torch.bool, device=device)
+        self.count = torch.tensor([learner.count for learner in learners], dtype=torch.float64, device=device)
+
+    def _stack(self, *, compile: bool) -> None:
+        """Makes the learners' tensors rows of this one's. Names, groups and the loss are those of the first of them."""
+        learners, first = self._learners, self._learners[0]
+        self.loss, self.betas, self.eps, self.max_grad_norm = first.loss, first.betas, first.eps, first.max_grad_norm
+        self._named, self._groups, self._is_tied = first._named, first._groups, first._is_tied
+        self._sources, self._followers, self._copied = first._sources, first._followers, first._copied
         members = [learner._tensors for learner in learners]
         stacked = _Tensors(
             torch.stack([tensors.parameters for tensors in members]),
@@ -423,12 +450,16 @@ class LockstepLearner(Learner):
         for index, learner in enumerate(learners):
             learner._bind(_member(stacked, index))
             learner._traced_gradients = learner._compiled_update = None  # of the tensors that they had
-        self._norms = {}
-        self._parameters = []
         self._trace(compile=compile)
-        device = self._tensors.parameters.device
-        self.alive = torch.ones(len(learners), dtype=torch.bool, device=device)
-        self.count = torch.tensor([learner.count for learner in learners], dtype=torch.float64, device=device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: the learners, which hold all tensors, and what is said of them here."""
+        return {name: getattr(self, name) for name in ("_learners", "_compile", "_norms", "alive", "count")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or a pickle, in which each learner has tensors of its own."""
+        self.__dict__.update(state)
+        self._stack(compile=self._compile)
 
     def state_dict(self) -> dict[str, Any]:
         """Refused: members are saved, each with its own."""

@@ -13,6 +13,7 @@ factor, then those of the second, and so on; `L = sum(codec.sizes)` in all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
 import gymnasium as gym
@@ -80,22 +81,25 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         mask = np.ones(sum(self.codec.sizes), np.bool_) if terminated else self._mask(observation, info)
         return observation, reward, terminated, truncated, {**info, MASK_KEY: mask}
 
-    def _reader(self, source: MaskSource | None, name: str | None) -> Callable[[Any], Any] | None:
-        """What gives the mask where the info does not, as a function of the observation."""
+    def _reader(self, source: MaskSource | None, name: str | None) -> Callable[[gym.Env, Any], Any] | None:
+        """What gives the mask where the info does not, as a function of the environment and the observation.
+
+        It holds neither: a copy of this wrapper asks its own environment.
+        """
         if callable(source):
-            return lambda observation: source(self.env)
+            return partial(_mask_of_function, source)
         if source not in (None, "info", "method", "observation"):
             raise ValueError(f"`source` must be 'info', 'method', 'observation' or a function, got {source!r}")
         if source in (None, "method"):
             method = name or "action_masks"
             if self.env.has_wrapper_attr(method):
-                return lambda observation: self.env.get_wrapper_attr(method)()
+                return partial(_mask_of_method, method)
             if source == "method":
                 raise ValueError(f"`source` is 'method', but {self.env} has no method {method!r}")
         if source in (None, "observation"):
             key, space = name or MASK_KEY, self.env.observation_space
             if isinstance(space, spaces.Dict) and key in space.spaces:
-                return lambda observation: observation[key]
+                return partial(_mask_of_entry, key)
             if source == "observation":
                 raise ValueError(f"`source` is 'observation', but the observation space has no entry {key!r}: {space}")
         return None
@@ -103,7 +107,7 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
     def _mask(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_]:
         mask = None if self._info_name is None else info.get(self._info_name)
         if mask is None and self._read is not None:
-            mask = self._read(observation)
+            mask = self._read(self.env, observation)
         if mask is None:
             places = "info, method and observation" if self._source is None else self._source
             raise ValueError(f"{self.env} must give an action mask at every reset and step, got none from its {places}")
@@ -111,6 +115,18 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         if mask.ndim != 1:
             raise ValueError(f"the action mask must be a flat array, got shape {mask.shape} from {self.env}")
         return check_masks(self.codec, mask, "the action mask")
+
+
+def _mask_of_function(function: Callable[[gym.Env], ArrayLike], env: gym.Env, observation: Any) -> ArrayLike:
+    return function(env)
+
+
+def _mask_of_method(name: str, env: gym.Env, observation: Any) -> Any:
+    return env.get_wrapper_attr(name)()
+
+
+def _mask_of_entry(key: str, env: gym.Env, observation: Any) -> Any:
+    return observation[key]
 
 
 @overload

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped
@@ -24,7 +24,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import (
+    SubprocVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecNormalize,
+    is_vecenv_wrapped,
+)
 
 from gsrl import checkpoint
 from gsrl._random import default_generator_lent, seed_of
@@ -74,6 +81,21 @@ class Algorithm(BaseAlgorithm):
     policy: ActorPolicy
     generator: torch.Generator
     _init_seed: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the logger, whose files are open. Training makes a new one.
+
+        Raises:
+            TypeError: The environment cannot be copied whole.
+        """
+        kind = _uncopyable(self.env)
+        if kind is not None:
+            raise TypeError(
+                f"an agent whose environment is a {kind} cannot be copied, for the copy would have none: save and load "
+                "it with an environment of its own."
+            )
+        state = {name: value for name, value in self.__dict__.items() if name != "_logger"}
+        return {**state, "_custom_logger": False}
 
     def _refuse(self, arguments: Iterable[str]) -> None:
         for name in arguments:
@@ -594,3 +616,16 @@ def _zip_path(path: Any) -> Any:
         path = pathlib.Path(path)
         return path if path.suffix else path.with_suffix(".zip")
     return path
+
+
+def _uncopyable(env: VecEnv | None) -> str | None:
+    """The class of what is in an environment and does not survive a copy; None: there is nothing of the kind.
+
+    Processes do not; and what ``VecNormalize`` normalises, it leaves out of its own state.
+    """
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            return type(env).__name__
+        env = env.venv
+    inner = env.vector_env.unwrapped if isinstance(env, GymnasiumVecEnv) else env
+    return type(inner).__name__ if isinstance(inner, SubprocVecEnv | AsyncVectorEnv) else None

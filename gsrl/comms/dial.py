@@ -428,6 +428,11 @@ class DIAL:
             for index, loss in enumerate(self._losses)
             if loss.estimator is not None and loss.estimator.state_dict()
         ]
+        self._prepare_acting(compile=compile)
+
+    def _prepare_acting(self, *, compile: bool) -> None:
+        """Makes what :meth:`_step` needs of the learner's tensors."""
+        self._compile = compile
         self._step_of_one = _Step(self._losses[0])
         self._acting = {
             f"loss.{child}.{name}": tensor
@@ -439,6 +444,16 @@ class DIAL:
         self._traced_step = (
             Traced(self._step_of_all, "a step", self._acting, compile=compile, after=100) if is_known else None
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the loggers, whose files are open, and what :meth:`_prepare_acting` makes."""
+        derived = ("_step_of_one", "_acting", "_fingerprint", "_traced_step")
+        return {name: value for name, value in {**self.__dict__, "loggers": []}.items() if name not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or a pickle, whose learner has tensors of its own."""
+        self.__dict__.update(state)
+        self._prepare_acting(compile=self._compile)
 
     # Construction
 

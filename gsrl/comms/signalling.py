@@ -605,6 +605,10 @@ class SignallingGame:
 
     # State
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the loggers, whose files are open. Training makes new ones."""
+        return {**self.__dict__, "loggers": []}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while the games are played, as a tree that :func:`gsrl.checkpoint.save` stores."""
         if isinstance(self.learner, LockstepLearner):
