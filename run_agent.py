@@ -3,6 +3,7 @@
   python run_agent.py train      train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
   python run_agent.py search     search settings by successive halving, many agents in lock-step
   python run_agent.py eval       evaluate the model of a run
+  python run_agent.py plot       draw the learning curve of a run again, or those of several side by side
   python run_agent.py protocol   print and draw the language of a run of signalling agents
   python run_agent.py gradients  measure gradient estimators, on a test problem or on the agent of a run
   python run_agent.py bench      run a suite of agents, environments and seeds, or go on with one
@@ -42,7 +43,9 @@ try:
     from agents.common import UsageError
     from agents.config import Config, default_config, is_run, new_folder, option, read_config, read_json
     from agents.environments import check_environment
+    from agents.files import described
     from agents.lockstep import number_of_processes
+    from agents.plots import plot_runs, unit
     from agents.populations import folder_of
     from agents.runs import evaluate_run, resume, start
     from agents.scores import interquartile_mean
@@ -136,6 +139,19 @@ class EvalOptions:
     """Import the module of an environment module:name, which runs code that the folder chose."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Draw the learning curve of a run again, or those of several runs side by side, a panel for each environment.
+
+    What is drawn are the logs of the runs, also of those that are under way.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    out: Path | None = None
+    """The picture; None for learning_curve.png in the folder of the run, of several for runs/learning_curves.png."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "search": _search,
         "eval": _evaluate,
+        "plot": _plot,
         "protocol": _protocol,
         "gradients": _gradients,
         "bench": _bench,
@@ -261,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 1
     except ANSWERED as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {described(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError | CheckpointError) else 1
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
@@ -527,7 +544,7 @@ def _evaluate(argv: list[str]) -> int:
     decimals = 3 if talks else 1
     caption = None if config.seeds is None else f"interquartile mean {iqm:.{decimals}f}{_lost(summary)}"
     table = Table(title=f"{config.agent} on {config.env}, {kind}", caption=caption)
-    columns = ("episodes", f"mean {talking.unit(config) if talks else 'return'}", "std", "lowest", "highest")
+    columns = ("episodes", f"mean {unit(config) if talks else 'return'}", "std", "lowest", "highest")
     for column in columns if config.seeds is None else ("agent", *columns):
         table.add_column(column, justify="right")
     for folder, result, diverged in zip(folders, results, lost, strict=True):
@@ -537,6 +554,17 @@ def _evaluate(argv: list[str]) -> int:
         name = f"{folder.name}, diverged" if diverged else folder.name
         table.add_row(*(row if config.seeds is None else [name, *row]))
     Console().print(table)
+    return 0
+
+
+def _plot(argv: list[str]) -> int:
+    options = tyro.cli(PlotOptions, prog=f"{PROGRAM} plot", args=argv)
+    if not options.runs:
+        raise UsageError("plot needs the folder of a run, or of several")
+    out = options.out
+    if out is None and len(options.runs) > 1:
+        out = RUNS / "learning_curves.png"
+    print(f"  picture  {plot_runs(options.runs, out)}")
     return 0
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import platform
 import re
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +27,13 @@ from gsrl._version import __version__
 __all__ = [
     "COMPILED_STEPS",
     "Config",
+    "check_files",
+    "check_unchanged",
     "default_config",
     "describe_session",
     "is_finished",
     "is_run",
     "new_folder",
-    "open_folder",
     "option",
     "parse_config",
     "read_config",
@@ -40,8 +43,15 @@ __all__ = [
     "write_json",
 ]
 
-HALF_WRITTEN = (".gsrl-*.tmp", "*.json.*.tmp", "*.csv.*.tmp")
-"""What a killed process may leave of checkpoints and other files, which it writes beside the whole ones."""
+FILES = (
+    *("config.json", "search.json", "summary.json", "checkpoint.zip", "model.zip"),
+    *("progress.csv", "episodes.csv", "evaluations.csv", "times.csv", "gradients.csv", "results.csv"),
+    *("learning_curve.png", "search.png", "results.md"),
+)
+"""What is written into the folder of a run or a search."""
+
+CHANGEABLE = ("steps", "device", "checkpoint_seconds", "sessions")
+"""Options that a run may go on with other values of."""
 
 COMPILED_STEPS = 5_000
 """Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
@@ -209,22 +219,44 @@ def new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def open_folder(folder: Path, *, resumed: bool) -> None:
-    """Makes the folder of a run, or removes what a killed process may have left in it.
-
-    Args:
-        folder: The folder.
-        resumed: Whether it holds the run already.
+def check_files(folder: Path) -> None:
+    """Sees that no folder stands where a file is to be.
 
     Raises:
-        UsageError: It cannot be made.
+        UsageError: One does.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be the folder of a run: {error.strerror}") from error
-    for path in (path for pattern in HALF_WRITTEN for path in folder.glob(pattern) if resumed):
-        path.unlink(missing_ok=True)
+    for path in (folder / name for name in FILES):
+        if path.is_dir():
+            raise UsageError(f"{path} must be a file, but is a folder")
+
+
+def check_unchanged(now: Mapping[str, Any], then: Mapping[str, Any], path: Path) -> None:
+    """Sees that a run goes on with what it was begun with.
+
+    Args:
+        now: What its configuration says, a dict as of a :class:`Config`.
+        then: What its checkpoint was written with.
+        path: Path of the configuration.
+
+    Raises:
+        UsageError: Something else than :data:`CHANGEABLE` differs; the message names it.
+    """
+    now, then = ({**each, **each["settings"]} for each in (now, then))
+    changed = [
+        f"{name} {now[name]} instead of {then[name]}"
+        for name in now
+        if name in then and name not in ("settings", *CHANGEABLE) and _plain(now[name]) != _plain(then[name])
+    ]
+    if changed:
+        raise UsageError(
+            f"{path} was changed since the checkpoint was written: {', '.join(changed)}; change it back, or begin "
+            "another run: only --steps and --device can be others"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON would hold it."""
+    return json.loads(json.dumps(value))
 
 
 def read_config(folder: Path, *, trusted: bool = False) -> Config[Any]:
@@ -243,34 +275,41 @@ def read_config(folder: Path, *, trusted: bool = False) -> Config[Any]:
     return parse_config(folder / "config.json", trusted=trusted)
 
 
-def parse_config(path: Path, *, trusted: bool = False) -> Config[Any]:
+def parse_config(path: Path, *, trusted: bool = False, environment: bool = True) -> Config[Any]:
     """Reads the configuration in a JSON file, which may hold other things beside it.
 
     Args:
         path: Path of the file.
         trusted: Whether the module is imported that the name of the environment may begin with. This runs its code.
+        environment: Whether to see that the environment is there and suits the agent.
 
     Raises:
         UsageError: It was written by another version of this project, or its environment is missing or would be
             imported.
     """
+    stored = read_json(path)
     try:
-        stored = read_json(path)
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
         names = [field.name for field in dataclasses.fields(Config)]
         values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
         config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
-    except (KeyError, TypeError, ValueError) as error:
+        _check_types(config)
+        _check_types(config.settings)
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    if not trusted:
+    if environment and not trusted:
         check_origin(config.env, path)
-    return dataclasses.replace(config, env=check_environment(config.env, config.agent))
+    if environment:
+        config = dataclasses.replace(config, env=check_environment(config.env, config.agent))
+    return config
 
 
 def write_config(folder: Path, config: Config[Any], command: Sequence[str], steps: int) -> None:
     """Writes the configuration of a run, and adds this session to those before it."""
     path = folder / "config.json"
-    earlier = read_json(path)["sessions"] if path.exists() else []
+    earlier = read_json(path).get("sessions", []) if path.exists() else []
     session = {"from_steps": steps, **describe_session(command)}
     write_json(path, {**dataclasses.asdict(config), "sessions": [*earlier, session]})
 
@@ -290,9 +329,44 @@ def describe_session(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _check_types(settings: Any) -> None:
+    """Raises ``UsageError`` unless each value of a dataclass is of its field's type."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not _fits(value, hints[field.name]):
+            raise UsageError(f"{field.name} must be {str(field.type).removeprefix('typing.')}, but got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, as far as settings have them."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object."""
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    """Reads an object.
+
+    Raises:
+        UsageError: The file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} must hold a JSON object, but holds {type(value).__name__}")
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -303,4 +377,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a run that came to its end."""
     path = folder / "summary.json"
-    return path.exists() and read_json(path)["status"] == "finished"
+    return path.exists() and read_json(path).get("status") == "finished"

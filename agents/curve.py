@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.scores import interquartile_mean
+from gsrl._files import save_figure
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and only pictures need it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_learning_curve", "plot_population", "plot_search"]
+__all__ = ["RETURN", "STEPS", "Curve", "plot_curves", "plot_learning_curve", "plot_population", "plot_search"]
 
 INK, ACCENT, FAINT, FINAL = "#333333", "#1f5fa8", "#9db9d8", "#c8501e"
 
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "color": INK, "markersize": 6, "clip_on": False}
 """How what diverged is marked."""
+COLOURS = (ACCENT, FINAL, "#2a8a57", "#8a4fa3", "#b8860b", "#3aa6b9", "#d6608a", "#6b6b6b")
+"""Of the runs in one panel; from the ninth on they come again, with dashes."""
 
 STEPS, RETURN = "environment steps", "return (sum of rewards of an episode)"
 """What the axes of a learning curve are, unless told otherwise."""
@@ -57,7 +60,7 @@ def plot_learning_curve(
             label = f"final evaluation, mean of {evaluations[-1]['episodes']} episodes: {mean[-1]:.1f}"
             axes.plot(steps[-1], mean[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
     _finish(figure, axes, title)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_population(
@@ -110,7 +113,53 @@ def plot_population(
         label = f"diverged: {len(lost)} of {len(returns)} seeds, shown as they were before"
         axes.plot([at for at, _ in lost], [np.interp(at, steps, row) for at, row in lost], label=label, **CROSS)
     _finish(figure, axes, title, x, y)
-    figure.savefig(path)
+    save_figure(figure, path)
+
+
+class Curve(NamedTuple):
+    """The evaluations of a run, of one agent or more."""
+
+    label: str
+    """What tells it from the others."""
+    steps: Sequence[int]
+    """Of the evaluations."""
+    returns: NDArray[np.floating]
+    """Mean return of each agent, ``[agents, evaluations]``."""
+    decimals: int
+    """Of the returns, in the legend."""
+
+
+def plot_curves(path: Path, panels: Mapping[tuple[str, str, str], Sequence[Curve]]) -> None:
+    """Draws several runs side by side: the interquartile mean of each, with its interquartile range.
+
+    Args:
+        path: Path of the picture.
+        panels: The runs of each panel, by its title and the names of its axes.
+    """
+    columns = min(3, len(panels))
+    lines, height = -(-len(panels) // columns), 3.6 + 0.22 * max(map(len, panels.values()))
+    figure = _new_figure(height * lines, max(7.0, 5.2 * columns))
+    every = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in every[len(panels) :]:
+        axes.set_visible(False)
+    for axes, ((title, x, y), curves) in zip(every, panels.items(), strict=False):
+        for index, (label, steps, returns, decimals) in enumerate(curves):
+            color, style = COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--"
+            means = np.array([interquartile_mean(column) for column in returns.T])
+            if len(returns) > 1:
+                lower, upper = np.nanquantile(returns, (0.25, 0.75), axis=0)
+                axes.fill_between(steps, lower, upper, color=color, alpha=0.13, linewidth=0)
+                label = f"{label}, {len(returns)} seeds"
+            label = f"{label}: {means[-1]:.{decimals}f}"
+            axes.plot(steps, means, style, marker="o", color=color, markersize=3.5, linewidth=1.8, label=label)
+        _style(axes, title, x, y)
+        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(-0.02, -0.16))
+    figure.supxlabel(
+        "Greedy evaluations; of several seeds their interquartile mean and range. The numbers are those of the last.",
+        fontsize="x-small",
+        color=INK,
+    )
+    save_figure(figure, path)
 
 
 def plot_search(
@@ -173,16 +222,23 @@ def plot_search(
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(colors=INK)
     panels[0].set_ylabel(f"score at {steps[0]} steps", color=INK)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
-def _new_figure(height: float) -> Figure:
+def _new_figure(height: float, width: float = 7.0) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(7, height), dpi=200, layout="constrained")
+    return Figure(figsize=(width, height), dpi=200, layout="constrained")
 
 
 def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RETURN) -> None:
+    """The same for the only axes of a figure, with the legend below them."""
+    _style(axes, title, x, y)
+    if axes.has_data():
+        figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
+
+
+def _style(axes: Axes, title: str, x: str, y: str) -> None:
     """Names the axes of a learning curve, and takes away what is not needed."""
     from matplotlib.ticker import EngFormatter
 
@@ -195,8 +251,6 @@ def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RET
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
-    if axes.has_data():
-        figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
 
 
 def _columns(rows: Sequence[Mapping[str, str]], *names: str) -> list[np.ndarray]:

@@ -8,12 +8,13 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from stable_baselines3.common.logger import HParam, KVWriter, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.common import UsageError
 from agents.files import write_text
 
 __all__ = ["CsvLog", "ProgressLog", "TensorBoardLog"]
@@ -25,22 +26,40 @@ METRICS = ("eval/mean_return", "eval/std_return")
 class CsvLog:
     """A CSV file that grows by rows, and by columns when a row brings new ones. The first column is ``steps``.
 
-    Each row reaches the file at once. What a killed process left of a row is dropped when the file is opened.
+    Each row reaches the file at once. What a killed process left of a row is dropped by :meth:`truncate`, with which
+    the log begins: until then the file is as it was.
 
     Args:
         path: Path of the file, which is read when there is one.
-        columns: Columns after ``steps`` of a new file.
+        columns: Columns after ``steps`` of a new file, which an old one must have as well.
+        more: Columns after those of a new file, which old ones may lack.
+
+    Raises:
+        UsageError: There is a file, but it is no such log.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = (), more: Sequence[str] = ()) -> None:
         self.path = path
-        self.columns, rows = _read(path) if path.exists() else ([], [])
-        self.columns = self.columns or ["steps", *columns]
-        self._rewrite(rows)
+        self._file: IO[str] | None = None
+        try:
+            self.columns, rows = _read(path) if path.exists() else ([], [])
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8: {error}; put the file back as it was") from error
+        if self.columns and (self.columns[0] != "steps" or not {*columns} <= {*self.columns}):
+            expected, there = (", ".join(names) for names in (["steps", *columns], self.columns))
+            raise UsageError(f"{path} must have the columns {expected}, but has {there}; put the file back as it was")
+        self.columns = self.columns or ["steps", *columns, *more]
+        self._steps = [int(row["steps"]) for row in rows]
+
+    def count_before(self, steps: int) -> int:
+        """Returns the number of rows of fewer steps."""
+        return sum(row < steps for row in self._steps)
 
     def rows(self) -> list[dict[str, str]]:
         """Returns the rows of the file, as text; a column that a row lacks is empty."""
-        return _read(self.path)[1]
+        return _read(self.path)[1] if self.path.exists() else []
 
     def last_step(self) -> int:
         """Returns the steps of the last row; 0 where there is none."""
@@ -53,26 +72,27 @@ class CsvLog:
         if new:
             rows = self.rows()
             self.columns += new
-            self._file.close()
             self._rewrite(rows)
         self._writer.writerow(row)
+        self._steps.append(int(row["steps"]))
 
     def truncate(self, steps: int) -> None:
         """Drops the rows later than ``steps``."""
-        rows = [row for row in self.rows() if int(row["steps"]) <= steps]
-        self._file.close()
-        self._rewrite(rows)
+        self._rewrite([row for row in self.rows() if int(row["steps"]) <= steps])
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+        self.close()
         write_text(self.path, text.getvalue())
+        self._steps = [int(row["steps"]) for row in rows]
         self._file = self.path.open("a", buffering=1, newline="", encoding="utf-8")  # a line at a time
         self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")
 

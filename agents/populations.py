@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.config import Config, open_folder, write_config
-from agents.curve import plot_population
+from agents.config import Config, write_config
 from agents.interruption import Stop
 from agents.lockstep import Member, Members, number_of_processes
 from agents.logs import CsvLog, TensorBoardLog
@@ -88,9 +87,7 @@ def train(config: Config[Any], folder: Path, command: Sequence[str], state: Mapp
     try:
         if state is not None:
             _restore(members, state, folder / "checkpoint.zip", config.env)
-        open_folder(folder, resumed=state is not None)
-        seconds = state["seconds"] if state is not None else {}
-        run = PopulationRun(config, folder, members, seconds, command, rewindable=obstacle is None)
+        run = PopulationRun(config, folder, members, state, command, rewindable=obstacle is None)
     except BaseException:
         members.close()
         raise
@@ -113,7 +110,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         config: What to run.
         folder: Its folder.
         members: The agents, which know the steps done.
-        seconds: Seconds spent by earlier processes, by kind.
+        past: What the checkpoint of earlier processes holds; None: there were none.
         command: The command line, to be recorded beside each model.
         rewindable: Whether checkpoints can hold where the environments are.
     """
@@ -123,7 +120,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         config: Config[Any],
         folder: Path,
         members: Members,
-        seconds: Mapping[str, float],
+        past: Mapping[str, Any] | None,
         command: Sequence[str],
         *,
         rewindable: bool,
@@ -133,7 +130,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         self.command = command
         self.rewindable = rewindable
         self._stopwatch = Stopwatch()
-        super().__init__(config, folder, members.steps, seconds, seeded=True)
+        super().__init__(config, folder, members.steps, past, seeded=True)
         self._last_log = self.progress.last_step()
         self.latest: dict[int, float] = {}
         """Return of the last training episode of each agent."""
@@ -294,8 +291,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         """Raises ``DivergenceError`` if none is left that learns."""
         if all(self.members.diverged):
             raise DivergenceError(
-                f"training diverged: at {self.steps} steps the loss of no seed is finite; the checkpoint of "
-                f"{self.saved_steps} steps in {self.folder} is the last good one"
+                f"training diverged: at {self.steps} steps the loss of no seed is finite; {self.last_good}"
             )
 
     def summarize(self, returns: NDArray[np.float64] | None) -> dict[str, Any]:
@@ -331,23 +327,6 @@ class PopulationRun(Training[NDArray[np.float64]]):
     def _alone(self, seed: int) -> Config[Any]:
         """What an agent would be run with by itself."""
         return dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
-
-    def plot(self, *, finished: bool) -> None:
-        """Draws the curves of all."""
-        rows = self.evaluations.rows()
-        steps = sorted({int(row["steps"]) for row in rows})
-        returns = np.full((len(self.seeds), len(steps)), np.nan)
-        for row in rows:
-            returns[self.seeds.index(int(row["seed"])), steps.index(int(row["steps"]))] = float(row["mean_return"])
-        title = f"{self.config.agent} on {self.config.env}, seeds {self.seeds[0]} to {self.seeds[-1]}"
-        plot_population(
-            self.folder / "learning_curve.png",
-            title,
-            steps,
-            returns,
-            finished=finished,
-            diverged_at=self.diverged_at(),
-        )
 
     def diverged_at(self) -> list[int | None]:
         """Steps after which each diverged; None: it did not."""

@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from agents import TALKERS, get_agent, populations, talking
 from agents.common import UsageError
-from agents.config import Config, is_finished, open_folder, read_config, refusals
-from agents.curve import plot_learning_curve
+from agents.config import Config, check_files, check_unchanged, is_finished, is_run, read_config, refusals
 from agents.environments import make_environments
+from agents.files import occupied
 from agents.gradients import actor_gradient
 from agents.interruption import Stop
 from agents.logs import ProgressLog, TensorBoardLog
@@ -51,6 +51,7 @@ from agents.training import (
     describe_steps,
     progress_bar,
     set_threads,
+    told,
 )
 from gsrl import checkpoint
 from gsrl.evaluation import evaluate_policy
@@ -78,7 +79,12 @@ def start(config: Config[Any], folder: Path, command: Sequence[str]) -> dict[str
         UsageError: The configuration cannot be used; nothing was written.
         TrainingError: Training cannot go on.
     """
-    return _run(config, folder, command, None)
+    config.check()
+    with occupied(folder), told(folder):
+        if is_run(folder):
+            raise UsageError(f"{folder} holds a run already")
+        check_files(folder)
+        return _run(config, folder, command, None)
 
 
 def resume(
@@ -101,18 +107,38 @@ def resume(
         TrainingError: Training cannot go on.
         gsrl.checkpoint.CheckpointError: The checkpoint is damaged, or does not fit the configuration.
     """
-    config = read_config(folder, trusted=trusted)
-    config = dataclasses.replace(
-        config, steps=config.steps if steps is None else steps, device=config.device if device is None else device
-    )
-    config.check()
+    read_config(folder, trusted=trusted)
+    with occupied(folder), told(folder):
+        check_files(folder)
+        stored = read_config(folder)
+        config = dataclasses.replace(
+            stored, steps=stored.steps if steps is None else steps, device=stored.device if device is None else device
+        )
+        config.check()
+        return _run(config, folder, command, _checkpoint(folder, config, steps))
+
+
+def _checkpoint(folder: Path, config: Config[Any], steps: int | None) -> dict[str, Any]:
+    """What the checkpoint of a run holds that is to go on with a configuration.
+
+    Args:
+        folder: Folder of the run.
+        config: The configuration.
+        steps: The steps that were asked for, if any were.
+
+    Raises:
+        UsageError: There is nothing to resume, or nothing left to do.
+        gsrl.checkpoint.CheckpointError: The checkpoint is damaged, or does not fit the configuration.
+    """
     path = folder / "checkpoint.zip"
     if not path.exists():
         raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
-    state = checkpoint.load(path, device=config.device)
+    state: dict[str, Any] = checkpoint.load(path, device=config.device)
     with checkpoint.fitting(path):
         checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds")))
         checkpoint.check_counts(state, "steps")
+    if "config" in state:  # older checkpoints lack it
+        check_unchanged(dataclasses.asdict(config), state["config"], folder / "config.json")
     check_sizes(state, config.settings, path)
     if steps is not None and steps < state["steps"]:  # a last rollout may exceed those of the configuration
         raise UsageError(
@@ -122,7 +148,7 @@ def resume(
         raise UsageError(
             f"{folder} is finished, at {state['steps']} steps; --steps with a larger number goes on with it"
         )
-    return _run(config, folder, command, state)
+    return state
 
 
 def evaluate_run(
@@ -293,7 +319,7 @@ class _Run(Training[list[float]]):
         folder: Its folder.
         model: The agent, which knows the steps done.
         evaluator: What evaluates it.
-        seconds: Seconds spent by earlier processes, by kind.
+        past: What the checkpoint of earlier processes holds; None: there were none.
         rewindable: Whether checkpoints can hold where the environments are.
     """
 
@@ -303,7 +329,7 @@ class _Run(Training[list[float]]):
         folder: Path,
         model: BaseAlgorithm,
         evaluator: Evaluator,
-        seconds: Mapping[str, float],
+        past: Mapping[str, Any] | None,
         *,
         rewindable: bool,
     ) -> None:
@@ -311,7 +337,7 @@ class _Run(Training[list[float]]):
         self.evaluator = evaluator
         self.rewindable = rewindable
         self._stopwatch = Stopwatch()  # of a baseline, which has none
-        super().__init__(config, folder, model.num_timesteps, seconds)
+        super().__init__(config, folder, model.num_timesteps, past)
         self.tensorboard = TensorBoardLog(folder, model.num_timesteps)
         self.tensorboard.write_hyperparameters(config)
         self.progress_log = ProgressLog(self.progress)
@@ -377,7 +403,7 @@ class _Run(Training[list[float]]):
         if names:
             raise DivergenceError(
                 f"training diverged: at {self.model.num_timesteps} steps {len(names)} parameters are not finite, "
-                f"such as {names[0]}; the checkpoint of {self.saved_steps} steps in {self.folder} is the last good one"
+                f"such as {names[0]}; {self.last_good}"
             )
 
     def summarize(self, returns: list[float] | None) -> dict[str, Any]:
@@ -392,15 +418,6 @@ class _Run(Training[list[float]]):
     def save_models(self) -> None:
         save_model(self.folder / "model.zip", self.model)
 
-    def plot(self, *, finished: bool) -> None:
-        plot_learning_curve(
-            self.folder / "learning_curve.png",
-            f"{self.config.agent} on {self.config.env}, seed {self.config.seed}",
-            self.evaluations.rows(),
-            self.episodes.rows(),
-            finished=finished,
-        )
-
     def close(self) -> None:
         """Closes logs and environments."""
         super().close()
@@ -412,7 +429,6 @@ class _Run(Training[list[float]]):
 
 
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
-    config.check()
     if config.agent in TALKERS:
         return talking.train(config, folder, command, state)
     if config.seeds is not None:
@@ -424,9 +440,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
     model = _make_agent(config, make_environments(config.env, config.n_envs, config.seed), config.seed)
     if state is not None:
         _restore(model, state, config, folder)
-    open_folder(folder, resumed=state is not None)
-    seconds = state["seconds"] if state is not None else {}
-    run = _Run(config, folder, model, evaluator, seconds, rewindable=obstacle is None)
+    run = _Run(config, folder, model, evaluator, state, rewindable=obstacle is None)
     what = f"{config.agent} on {config.env}"
     return carry_out(run, command, obstacle, what=what, resumed=state is not None)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import io
 import itertools
 import math
@@ -32,10 +33,11 @@ from agents import defaults, in_lockstep, nearest, runs
 from agents.common import UsageError
 from agents.config import (
     Config,
+    check_files,
+    check_unchanged,
     describe_session,
     is_finished,
     is_run,
-    open_folder,
     option,
     parse_config,
     read_json,
@@ -43,12 +45,13 @@ from agents.config import (
 )
 from agents.curve import plot_search
 from agents.environments import EnvironmentFailure
-from agents.files import write_text
+from agents.files import described, occupied, write_text
 from agents.interruption import Interrupted, Stop
 from agents.lockstep import Member, Members, number_of_processes
 from agents.populations import Pace
 from agents.rewind import why_not_rewindable
-from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares
+from agents.storage import check_sizes
+from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares, told
 from gsrl import checkpoint
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
@@ -226,7 +229,11 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     results = [Result(point, []) for point in points]
     count = len(results) * ladder.seeds_per_setting
     dataclasses.replace(config, seeds=count).check()
-    return _find(config, grid, ladder, results, folder, command, None)
+    with occupied(folder), told(folder):
+        if (folder / "search.json").exists():
+            raise UsageError(f"{folder} holds a search already")
+        check_files(folder)
+        return _find(config, grid, ladder, results, folder, command, None)
 
 
 def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> dict[str, Any]:
@@ -248,19 +255,40 @@ def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> di
     path = folder / "search.json"
     if not path.exists():
         raise UsageError(f"{folder} holds no search: it has no search.json")
-    if is_finished(folder):
-        raise UsageError(f"{folder} is finished")
-    config = parse_config(path, trusted=trusted)
-    stored = read_json(path)
-    grid = {name: tuple(values) for name, values in stored["grid"].items()}
-    state = checkpoint.load(folder / "checkpoint.zip", device=config.device)
-    with checkpoint.fitting(folder / "checkpoint.zip"):
-        names = ("results", "alive", "rung", "places", "members", "seconds", "steps")
-        checkpoint.check_entries(state, dict.fromkeys(names))
-    results = [
-        Result(dict(each["setting"]), list(each["scores"]), each.get("diverged_at")) for each in state["results"]
-    ]
-    return _find(config, grid, Ladder(**stored["ladder"]), results, folder, command, state)
+    parse_config(path, trusted=trusted)
+    with occupied(folder), told(folder):
+        check_files(folder)
+        if is_finished(folder):
+            raise UsageError(f"{folder} is finished")
+        config = parse_config(path)
+        config.check()
+        stored = read_json(path)
+        try:
+            grid = {name: tuple(values) for name, values in stored["grid"].items()}
+            ladder = Ladder(**stored["ladder"])
+            ladder.check()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+        file = folder / "checkpoint.zip"
+        if not file.exists():
+            raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
+        state = checkpoint.load(file, device=config.device)
+        with checkpoint.fitting(file):
+            names = ("results", "alive", "rung", "places", "members", "seconds", "steps")
+            checkpoint.check_entries(state, dict.fromkeys(names))
+            results = [
+                Result(dict(each["setting"]), list(each["scores"]), each.get("diverged_at"))
+                for each in state["results"]
+            ]
+        if "config" in state:  # older checkpoints lack it
+            check_unchanged(described_search(config, grid, ladder), state["config"], path)
+        check_sizes(state, config.settings, file)
+        return _find(config, grid, ladder, results, folder, command, state)
+
+
+def described_search(config: Config[Any], grid: Grid, ladder: Ladder) -> dict[str, Any]:
+    """What a search is, as ``search.json`` holds it."""
+    return {**dataclasses.asdict(config), "grid": grid, "ladder": dataclasses.asdict(ladder)}
 
 
 def _find(
@@ -277,14 +305,12 @@ def _find(
     stop = Stop()
     stop.on_request = search.members.cancel
     try:
-        open_folder(folder, resumed=state is not None)
         if state is None:
             search.save_checkpoint()
         path = folder / "search.json"
         session = {"from_steps": search.steps, **describe_session(command)}
-        earlier = read_json(path)["sessions"] if path.exists() else []
-        more = {"grid": grid, "ladder": dataclasses.asdict(ladder), "sessions": [*earlier, session]}
-        write_json(path, {**dataclasses.asdict(config), **more})
+        earlier = read_json(path).get("sessions", []) if path.exists() else []
+        write_json(path, {**described_search(config, grid, ladder), "sessions": [*earlier, session]})
         print(
             f"searching {len(results)} settings of {config.agent} on {config.env}, with rungs at "
             f"{', '.join(map(str, search.rung_steps))} steps, in {folder}",
@@ -300,9 +326,9 @@ def _find(
                 search.write_results("failed")
                 raise
     except (EnvironmentFailure, OSError) as error:
-        raise TrainingError(
-            f"the search failed at {search.steps} steps: {error}; the newest checkpoint in {folder} is good"
-        ) from error
+        reason = described(error) if isinstance(error, OSError) else error
+        left = "the newest checkpoint in it is good" if (folder / "checkpoint.zip").exists() else "it has no checkpoint"
+        raise TrainingError(f"the search in {folder} failed at {search.steps} steps: {reason}; {left}") from error
     finally:
         search.close()
     return _confirm(config, ladder, search, folder, command)
@@ -506,7 +532,10 @@ class _Search:
             "places": self.members.places,
             "members": None if finished else self.members.state(rewindable=self.rewindable),
             "seconds": self.seconds(),
+            "config": described_search(self.config, self.grid, self.ladder),
         }
+        if not self.folder.is_dir():  # which saving would make again, with nothing else in it
+            raise FileNotFoundError(errno.ENOENT, "the folder was removed", str(self.folder))
         checkpoint.save(self.folder / "checkpoint.zip", tree)
         self.stopwatch.lap("checkpoints")
         end = time.perf_counter()

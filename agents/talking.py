@@ -25,18 +25,18 @@ from tqdm import tqdm
 
 from agents import get_agent
 from agents.common import UsageError
-from agents.config import Config, open_folder, read_config, refusals
-from agents.curve import plot_population
+from agents.config import Config, read_config, refusals
 from agents.files import write_text
 from agents.interruption import Stop
 from agents.lockstep import Member
+from agents.plots import unit
 from agents.populations import PopulationRun, folder_of
 from agents.scores import interquartile_mean
 from agents.training import carry_out, describe_steps, set_threads
 from gsrl import checkpoint
 from gsrl.comms import Protocol, SignallingGame, metrics
 
-__all__ = ["Language", "evaluate_run", "language_of", "train", "unit"]
+__all__ = ["Language", "evaluate_run", "language_of", "train"]
 
 # Entry points
 
@@ -65,9 +65,7 @@ def train(config: Config[Any], folder: Path, command: Sequence[str], state: Mapp
         with checkpoint.fitting(folder / "checkpoint.zip"):
             checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds", "members")))
             talkers.load_state(state["members"])
-    open_folder(folder, resumed=state is not None)
-    seconds = state["seconds"] if state is not None else {}
-    run = _TalkingRun(config, folder, talkers, seconds, command, rewindable=True)
+    run = _TalkingRun(config, folder, talkers, state, command, rewindable=True)
     what = f"{config.agent} in {config.env}" + (f", {config.seeds} in lock-step" if len(run.seeds) > 1 else "")
     return carry_out(run, command, None, what=what, resumed=state is not None)
 
@@ -186,12 +184,6 @@ def language_of(folder: Path, seed: int | None = None) -> Language:
     return Language(f"{config.agent} in {config.env}, seed {config.seed}", folder, protocol, _metrics(protocol, model))
 
 
-def unit(config: Config[Any]) -> str:
-    """What a score is: ``"accuracy"`` or ``"return"``."""
-    kind: str = get_agent(config.agent).ENVIRONMENTS[config.env]
-    return kind
-
-
 # Training
 
 
@@ -299,27 +291,6 @@ class _TalkingRun(PopulationRun):
         episodes_done = describe_steps(self.steps, self.config.steps, "episodes")
         tqdm.write(f"{episodes_done}: {unit(self.config)} {result}", sys.stderr)
         return scores
-
-    def plot(self, *, finished: bool) -> None:
-        rows = self.evaluations.rows()
-        steps = sorted({int(row["steps"]) for row in rows})
-        means = np.full((len(self.seeds), len(steps)), np.nan)
-        for row in rows:
-            means[self.seeds.index(int(row["seed"])), steps.index(int(row["steps"]))] = float(row["mean_return"])
-        config = self.config
-        seeds = f"seeds {self.seeds[0]} to {self.seeds[-1]}" if len(self.seeds) > 1 else f"seed {self.seeds[0]}"
-        plot_population(
-            self.folder / "learning_curve.png",
-            f"{config.agent} in {config.env}, {seeds}",
-            steps,
-            means,
-            finished=finished,
-            x="episodes",
-            y=f"{unit(config)}, hard messages",
-            best=get_agent(config.agent).best_score(config.env, config.settings),
-            decimals=3,
-            diverged_at=self.diverged_at(),
-        )
 
 
 def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:

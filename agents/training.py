@@ -6,6 +6,8 @@ neither changes what is learned.
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -21,8 +23,10 @@ from tqdm import tqdm
 from agents.common import UsageError
 from agents.config import Config, write_config, write_json
 from agents.environments import EnvironmentFailure
+from agents.files import described
 from agents.interruption import Interrupted, Stop
 from agents.logs import CsvLog
+from agents.plots import PICTURE, plot_run
 from gsrl import checkpoint
 from gsrl.timing import Stopwatch
 
@@ -40,6 +44,7 @@ __all__ = [
     "progress_bar",
     "set_threads",
     "time_shares",
+    "told",
 ]
 
 CURVE_EPISODES = 5
@@ -78,6 +83,20 @@ ANSWERED = (UsageError, checkpoint.CheckpointError, TrainingError, EnvironmentFa
 All other exceptions are faults of this project's, and show where they arose."""
 
 
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Turns what the system says of a folder, before its training has begun, into one sentence.
+
+    Raises:
+        TrainingError: The folder cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        left = "its checkpoint is as it was" if (folder / "checkpoint.zip").is_file() else "it holds no checkpoint"
+        raise TrainingError(f"{folder} cannot be written to: {described(error)}; {left}") from error
+
+
 class Training(ABC, Generic[Returns]):
     """A training under way, in its folder.
 
@@ -85,36 +104,55 @@ class Training(ABC, Generic[Returns]):
         config: What to run.
         folder: Its folder.
         steps: Steps done by earlier processes.
-        seconds: Seconds spent by them, by kind.
+        past: What the checkpoint of the newest of them holds; None: there were none.
         seeded: Whether rows of the logs have a column ``seed``, and those of evaluations say whether it had diverged.
 
     Attributes:
         saved_steps: Steps of the newest checkpoint.
+
+    Raises:
+        UsageError: A log is none, or lacks rows of the past; all files are as they were then.
     """
 
     def __init__(
-        self, config: Config[Any], folder: Path, steps: int, seconds: Mapping[str, float], *, seeded: bool = False
+        self, config: Config[Any], folder: Path, steps: int, past: Mapping[str, Any] | None, *, seeded: bool = False
     ) -> None:
         self.config = config
         self.folder = folder
-        self.earlier = seconds
+        self.earlier: Mapping[str, float] = {} if past is None else past["seconds"]
         self.begin = time.perf_counter()
         self.saved_steps = steps
         self.next_save = time.perf_counter() + config.checkpoint_seconds
         first = ["seed"] if seeded else []
         self.progress = CsvLog(folder / "progress.csv", first)
         self.episodes = CsvLog(folder / "episodes.csv", [*first, "return", "length"])
-        last = ["diverged"] if seeded else []
-        self.evaluations = CsvLog(folder / "evaluations.csv", [*first, "mean_return", "std_return", "episodes", *last])
-        for log in (self.progress, self.episodes, self.evaluations):
-            log.truncate(steps)
-        self.last_evaluation = self.evaluations.last_step()
+        more = ["diverged"] if seeded else []
+        self.evaluations = CsvLog(folder / "evaluations.csv", [*first, "mean_return", "std_return", "episodes"], more)
         # Of evaluations too, but apart: these logs are the same however often a run was interrupted, times are not.
         self.times = CsvLog(folder / "times.csv", ["wall_seconds", "train_seconds"])
         self.gradients = CsvLog(folder / "gradients.csv", first) if config.gradient_samples else None
+        self._check_past({} if past is None else past.get("rows", {}))  # checkpoints were once written without
+        for log in (self.progress, self.episodes, self.evaluations):
+            log.truncate(steps)
+        self.last_evaluation = self.evaluations.last_step()
         for log in (log for log in (self.times, self.gradients) if log is not None):
             log.truncate(self.last_evaluation)
         self.stopwatch.start()
+
+    def _logs(self) -> dict[str, CsvLog]:
+        """The logs, by the names of their files."""
+        logs = (self.progress, self.episodes, self.evaluations, self.times, self.gradients)
+        return {log.path.name: log for log in logs if log is not None}
+
+    def _check_past(self, rows: Mapping[str, int]) -> None:
+        """Raises ``UsageError`` if a log has fewer rows than when the checkpoint was written."""
+        for name, log in self._logs().items():
+            there, expected = log.count_before(self.saved_steps), rows.get(name, 0)
+            if there < expected:
+                raise UsageError(
+                    f"{log.path} has {there} rows of the first {self.saved_steps} steps, but had {expected} when the "
+                    "checkpoint was written; put the file back as it was"
+                )
 
     # What there is to train
 
@@ -157,10 +195,6 @@ class Training(ABC, Generic[Returns]):
     def save_models(self) -> None:
         """Saves the agents as they are."""
 
-    @abstractmethod
-    def plot(self, *, finished: bool) -> None:
-        """Draws the learning curve."""
-
     # What is done about it
 
     @property
@@ -186,6 +220,13 @@ class Training(ABC, Generic[Returns]):
             self.save_checkpoint()
             return self._finish("interrupted")
 
+    @property
+    def last_good(self) -> str:
+        """What is left if the training ends here, in words."""
+        if not (self.folder / "checkpoint.zip").exists():
+            return f"there is no checkpoint in {self.folder}"
+        return f"the checkpoint of {self.saved_steps} steps in {self.folder} is the last good one"
+
     def checkpoint_is_due(self) -> bool:
         """Whether the last checkpoint is old enough for another."""
         return time.perf_counter() >= self.next_save
@@ -199,7 +240,15 @@ class Training(ABC, Generic[Returns]):
         begin = time.perf_counter()
         with self.timed("checkpoints"):
             self.check_finite()
-            tree = {"steps": self.steps, "seconds": self.seconds(), **self.state()}
+            if not self.folder.is_dir():  # which saving would make again, with nothing else in it
+                raise FileNotFoundError(errno.ENOENT, "the folder was removed", str(self.folder))
+            tree = {
+                "steps": self.steps,
+                "seconds": self.seconds(),
+                "rows": {name: log.count_before(self.steps) for name, log in self._logs().items()},
+                "config": dataclasses.asdict(self.config),
+                **self.state(),
+            }
             checkpoint.save(self.folder / "checkpoint.zip", tree)
         self.saved_steps = self.steps
         end = time.perf_counter()
@@ -230,7 +279,7 @@ class Training(ABC, Generic[Returns]):
         """Writes models, summary and curve, and returns the summary."""
         self.save_models()
         summary = self.write_summary(status, returns)
-        self.plot(finished=status == "finished")
+        plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
         return summary
 
     def write_summary(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
@@ -254,12 +303,8 @@ class Training(ABC, Generic[Returns]):
 
     def close(self) -> None:
         """Closes the logs."""
-        self.progress.close()
-        self.episodes.close()
-        self.evaluations.close()
-        self.times.close()
-        if self.gradients is not None:
-            self.gradients.close()
+        for log in self._logs().values():
+            log.close()
 
 
 def carry_out(
@@ -298,16 +343,16 @@ def carry_out(
         with stop.listening():
             return training.complete(stop)
     except Exception as error:
-        if (folder / "summary.json").exists():  # only the picture failed
+        if (folder / "summary.json").exists() and not isinstance(error, OSError):  # only the picture failed
             raise
         with suppress(OSError):  # the disk may be full
             training.write_summary("failed")
         training.check_finite()  # the reason, where it is one, of whatever was raised
         if isinstance(error, EnvironmentFailure | OSError):
-            raise TrainingError(
-                f"training failed at {training.steps} steps: {error}; "
-                f"the checkpoint of {training.saved_steps} steps in {folder} is the last good one"
-            ) from error
+            reason = described(error) if isinstance(error, OSError) else error
+            if not folder.is_dir():
+                reason = f"{folder} was removed"
+            raise TrainingError(f"training failed at {training.steps} steps: {reason}; {training.last_good}") from error
         raise
     finally:
         with suppress(OSError):  # rows are written when they are added, so nothing is lost here

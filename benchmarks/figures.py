@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
 from benchmarks.page import colours, number, variants
+from gsrl._files import save_figure
 
 __all__ = ["draw", "spread"]
 
@@ -53,7 +54,7 @@ def draw(analysis: Analysis, folder: Path) -> list[Path]:
         for name, figure in figures.items():
             for kind, metadata in METADATA.items():
                 paths.append(folder / f"{name}.{kind}")
-                figure.savefig(paths[-1], metadata=metadata, dpi=160, bbox_inches="tight")
+                save_figure(figure, paths[-1], metadata=metadata, dpi=160, bbox_inches="tight")
     return paths
 
 

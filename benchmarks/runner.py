@@ -34,6 +34,7 @@ from agents import nearest
 from agents.common import UsageError
 from agents.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
 from agents.environments import check_environment
+from agents.files import occupied
 from agents.interruption import Stop
 from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
@@ -370,6 +371,18 @@ def bench(
         UsageError: The folder holds other results than the suite's, or cannot be used.
     """
     plans = choose(suite.plans, only)
+    with occupied(out):
+        return _bench(suite, plans, out, backend, command, processes)
+
+
+def _bench(
+    suite: Suite,
+    plans: Sequence[Plan],
+    out: Path,
+    backend: Callable[[Callable[[Mapping[Task, float]], None]], Backend],
+    command: Sequence[str],
+    processes: int,
+) -> Summary:
     _record(suite, out, command)
     tables = [read_table(out, table) for table in TABLES]
     for folder, label in _finished_folders(suite, out):
@@ -459,12 +472,8 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
     Plans that the suite has no more are kept as long as they have results.
 
     Raises:
-        UsageError: There are results of a plan that has changed since; or the folder cannot be made.
+        UsageError: There are results of a plan that has changed since.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be a folder: {error.strerror}") from error
     path = out / "suite.json"
     new: dict[str, Any] = {"suite": suite.name, "plans": [], "sessions": []}
     stored = read_json(path) if path.exists() else new

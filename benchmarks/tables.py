@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from agents.common import UsageError
 from agents.config import Config, parse_config, read_json
 from agents.files import write_text
 
@@ -88,8 +89,18 @@ def read_table(folder: Path, table: Table) -> Rows:
     path = folder / table.name
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is no table: {error}; put the file back as it was") from error
+    missing = [name for name in ("label", "env", "seed", "step") if name not in (reader.fieldnames or ())]
+    if missing:
+        raise UsageError(f"{path} lacks the columns {', '.join(missing)}; put the file back as it was")
+    return rows
 
 
 def write_table(folder: Path, table: Table, rows: Sequence[Mapping[str, str]]) -> None:

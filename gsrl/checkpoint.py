@@ -26,7 +26,6 @@ import importlib
 import json
 import math
 import os
-import secrets
 import sys
 import warnings
 import zipfile
@@ -45,6 +44,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import Tensor, nn
 
+from gsrl._files import replacing
 from gsrl._version import __version__
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.schedules import ExponentialSchedule
@@ -105,7 +105,8 @@ def save(path: str | os.PathLike[str] | BinaryIO, tree: Any) -> None:
     except RecursionError:
         raise ValueError("`tree` contains itself, or is nested too deeply to be stored") from None
     if isinstance(path, str | os.PathLike):
-        with _replacing(path) as file:
+        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
             _write(file, text, encoder.arrays)
     elif hasattr(path, "write"):
         _write(path, text, encoder.arrays)
@@ -496,23 +497,6 @@ def _write(file: BinaryIO, text: str, arrays: list[np.ndarray]) -> None:
         for index, array in enumerate(arrays):
             with archive.open(zipfile.ZipInfo(_array_name(index)), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of `path` when the block ends without an error."""
-    target = Path(os.path.realpath(path))  # a link stays a link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".gsrl-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # before the name: a crash must not leave the name with half the data
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _import_name(value: Any) -> str | None:

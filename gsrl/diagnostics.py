@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gsrl._files import save_figure
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
 from gsrl.estimators import Estimator, Exact, Objective, RelaxedControl, make_estimator
 from gsrl.estimators.base import evaluate, replace_rows
@@ -188,7 +189,7 @@ class Comparison:
             self._draw_cosines(right)
             self._draw_bias_and_spread(left)
             if path is not None:
-                figure.savefig(path, dpi=200)
+                save_figure(figure, path, dpi=200)
         return figure
 
     def _draw_bias_and_spread(self, axes: Axes) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gsrl._files import save_figure
 from gsrl.comms.metrics import attribute_information
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _finish(figure: Figure, axes: Axes, title: str | None, path: str | Path | No
     if title:
         axes.set_title(title)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path, dpi=150)
     return figure
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,13 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
+from agents import curve, runs
+from agents.common import UsageError
 from agents.config import read_json, write_json
+from agents.files import occupied
+from gsrl import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHORT = ("--env", "gsrl/ProbeOneStep-v0", "--steps", "40", "--eval-every", "20", "--eval-episodes", "2")
 
@@ -76,6 +86,7 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("command", [["eval"], ["train", "--resume"], ["gradients", "--run"]])
 def test_a_folder_from_elsewhere_imports_nothing(command: list[str], run: Path, marked: Path, answer: Answer) -> None:
     edited(run, env="hostile_envs:gsrl/ProbeOneStep-v0")
+    assert run_agent.main(["plot", str(run)]) == 0  # which needs no environment
     assert answer(*command, run) == (
         f"{run / 'config.json'} names the environment 'hostile_envs:gsrl/ProbeOneStep-v0': making it imports "
         "hostile_envs, which runs that module's code; give --trust if you trust where the file came from"
@@ -115,13 +126,258 @@ def test_settings_of_a_folder_allocate_nothing_that_its_model_does_not_have(run:
     for arch in ([100_000, 100_000], [2_000, 2_000]):
         edited(run, net_arch=arch)
         assert " numbers are there" in answer("eval", run)
+        tree = checkpoint.load(run / "checkpoint.zip")
+        tree.pop("config", None)  # as older checkpoints, or one that was changed with it
+        checkpoint.save(run / "checkpoint.zip", tree)
         assert " numbers are there" in answer("train", "--resume", run, "--steps", 60)
 
 
 def test_a_model_that_diverged_is_not_evaluated(run: Path, answer: Answer) -> None:
-    from gsrl import checkpoint
-
     tree = checkpoint.load(run / "model.zip")
     tree["parameters"]["policy"]["actor.head.weight"].fill_(float("nan"))
     checkpoint.save(run / "model.zip", tree)
     assert "parameters are not finite, such as actor.head.weight: its training diverged" in answer("eval", run)
+
+
+# Edited
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"steps": "1500"}, "steps must be int, but got '1500'"),
+        ({"device": 3}, "device must be str, but got 3"),
+        ({"device": "toaster"}, "--device 'toaster' cannot be used"),
+        ({"seed": "../../x"}, "seed must be int, but got '../../x'"),
+        ({"seed": 5}, "seed 5 instead of 0"),
+        ({"n_envs": 2}, "n_envs 2 instead of 1"),
+        ({"compile": "yes"}, "compile must be bool, but got 'yes'"),
+        ({"learning_rate": "fast"}, "learning_rate must be float, but got 'fast'"),
+        ({"learning_rate": 0.25}, "learning_rate 0.25 instead of 0.0003"),
+        ({"net_arch": [8.5]}, "net_arch must be tuple[int, ...], but got (8.5,)"),
+        ({"critics": "most"}, "critics must be"),
+        ({"agent": "dqn"}, "cannot be used"),
+        ({"sessions": None, "settings": 7}, "cannot be used"),
+    ],
+)
+def test_an_edited_configuration_is_one_sentence(
+    changes: dict[str, Any], reason: str, run: Path, answer: Answer
+) -> None:
+    edited(run, **changes)
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert reason in answer("train", "--resume", run, *(() if "steps" in changes else ("--steps", 60)))
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff\xfe", '{"agent": 1}'])
+@pytest.mark.parametrize("command", [["eval"], ["train", "--resume"]])
+def test_a_configuration_that_is_none(text: str, command: list[str], run: Path, answer: Answer) -> None:
+    (run / "config.json").write_bytes(text.encode("latin-1"))
+    assert answer(*command, run).startswith(str(run / "config.json"))
+
+
+# Damaged
+
+
+def spoil_header(path: Path) -> None:
+    path.write_text("a,b,c\n1,2,3\n")
+
+
+def lose_a_row(path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[2:]]))
+
+
+def damage_a_row(path: Path) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "x" + lines[1], *lines[2:]]))
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def not_utf8(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "reason"),
+    [
+        ("episodes.csv", lose_a_row, "had {} when the checkpoint was written; put the file back as it was"),
+        ("episodes.csv", damage_a_row, "when the checkpoint was written; put the file back as it was"),
+        ("evaluations.csv", Path.unlink, "has 0 rows of the first 40 steps, but had 1 when the checkpoint was written"),
+        ("times.csv", Path.unlink, "has 0 rows of the first 40 steps"),
+        ("evaluations.csv", not_utf8, "is not UTF-8"),
+        (
+            "evaluations.csv",
+            spoil_header,
+            "must have the columns steps, mean_return, std_return, episodes, but has a, b",
+        ),
+        ("progress.csv", become_a_folder, "must be a file, but is a folder"),
+        ("checkpoint.zip", become_a_folder, "must be a file, but is a folder"),
+        ("summary.json", become_a_folder, "must be a file, but is a folder"),
+        ("learning_curve.png", become_a_folder, "must be a file, but is a folder"),
+        ("checkpoint.zip", Path.unlink, "cannot be resumed: it has no checkpoint.zip"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence_and_stays_as_it_is(
+    name: str, spoil: Callable[[Path], None], reason: str, run: Path, answer: Answer
+) -> None:
+    spoil(run / name)
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    said = answer("train", "--resume", run, "--steps", 60)
+    for part in reason.split("{}"):
+        assert part in said
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+# In use by others
+
+
+def test_two_processes_cannot_have_one_folder(run: Path, answer: Answer) -> None:
+    before = (run / "episodes.csv").read_bytes()
+    sentence = f"{run} is in use by another process: wait until that has ended, or choose another folder"
+    with occupied(run):
+        assert answer("train", "--resume", run, "--steps", 60) == sentence
+    assert (run / "episodes.csv").read_bytes() == before
+    new = run.parent / "new"
+    with occupied(new):
+        assert answer("train", *SHORT, "--out", new) == f"{new}" + sentence.removeprefix(str(run))
+        assert answer("search", *SHORT[:4], "--out", new) == f"{new}" + sentence.removeprefix(str(run))
+        assert answer("bench", "smoke", "--out", new) == f"{new}" + sentence.removeprefix(str(run))
+    assert not new.exists()  # nothing was written
+    assert run_agent.main(["train", "--resume", str(run), "--steps", "60"]) == 0
+
+
+def test_the_end_of_a_process_is_the_end_of_its_lock(tmp_path: Path) -> None:
+    source = (
+        "import sys, pathlib; from agents.files import occupied\n"
+        "with occupied(pathlib.Path(sys.argv[1])): print('mine', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"mine\n"
+        with pytest.raises(UsageError, match="in use by another process"), occupied(tmp_path):
+            pass
+        other.kill()
+    with occupied(tmp_path):
+        pass
+
+
+# A disk that is full, or not to be written to
+
+
+def full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_at_the_first_write_promises_no_checkpoint(
+    tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    said = answer("train", *SHORT, "--out", tmp_path / "run", code=1)
+    assert said == f"{tmp_path / 'run'} cannot be written to: No space left on device; it holds no checkpoint"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_at_the_first_checkpoint_promises_none(
+    tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", full)
+    said = answer("train", *SHORT, "--out", tmp_path / "run", code=1)
+    assert said == f"training failed at 0 steps: No space left on device; there is no checkpoint in {tmp_path / 'run'}"
+
+
+def test_a_full_disk_of_a_resumed_run_loses_nothing(run: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        said = answer("train", "--resume", run, "--steps", 60, code=1)
+    assert said == f"{run} cannot be written to: No space left on device; its checkpoint is as it was"
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    assert run_agent.main(["train", "--resume", str(run), "--steps", "60"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_to(run: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)  # who runs this may be allowed everything
+    sentence = f"{run} cannot be written to: Read-only file system"
+    assert answer("train", "--resume", run, "--steps", 60) == sentence
+    assert answer("train", *SHORT, "--out", run.parent / "new") == sentence.replace(str(run), str(run.parent / "new"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+def test_a_folder_that_is_removed_meanwhile_is_not_made_again(
+    tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    evaluate = runs.Evaluator.__call__
+
+    def remove(*arguments: Any, **how: Any) -> Any:
+        shutil.rmtree(folder, ignore_errors=True)
+        return evaluate(*arguments, **how)
+
+    monkeypatch.setattr(runs.Evaluator, "__call__", remove)
+    said = answer("train", *SHORT, "--out", folder, code=1)
+    assert said == f"training failed at 20 steps: {folder} was removed; there is no checkpoint in {folder}"
+    assert not folder.exists()
+
+
+def test_what_a_killed_start_leaves_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".gsrl-0123456789abcdef.tmp", "config.json.01234567.tmp", "mine.tmp"):
+        (folder / name).write_text("half")
+    assert run_agent.main(["train", *SHORT, "--out", str(folder)]) == 0
+    assert [path.name for path in [*folder.glob("*.tmp"), *folder.glob(".*.tmp")]] == ["mine.tmp"]
+
+
+# Pictures
+
+
+def test_a_picture_is_drawn_again_as_it_was(run: Path) -> None:
+    before = (run / "learning_curve.png").read_bytes()
+    (run / "learning_curve.png").unlink()
+    assert run_agent.main(["plot", str(run)]) == 0
+    assert (run / "learning_curve.png").read_bytes() == before
+
+
+def test_a_picture_is_whole_or_the_one_before(run: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
+    before = (run / "learning_curve.png").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    assert answer("plot", run, code=1) == "No space left on device"
+    assert (run / "learning_curve.png").read_bytes() == before
+    assert not list(run.glob(".gsrl-*"))
+
+
+def test_runs_are_drawn_side_by_side(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """A panel for each environment, a line for each run, which says what it ended with."""
+    drawn: list[Any] = []
+    save = curve.save_figure
+    monkeypatch.setattr(curve, "save_figure", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    several = shutil.copytree(run, tmp_path / "several")
+    rows = ["steps,seed,mean_return,std_return,episodes", *(f"{s},{i},{s + i},0,2" for s in (20, 40) for i in range(4))]
+    (edited(several, seeds=4) / "evaluations.csv").write_text("\n".join(rows) + "\n")
+    other = edited(Path(shutil.copytree(run, tmp_path / "other")), env="gsrl/ProbeTwoStep-v0")
+    picture = tmp_path / "pictures" / "all.png"
+    assert run_agent.main(["plot", *map(str, (run, several, other)), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    left, right = drawn[0].axes
+    assert [axes.get_title("left") for axes in (left, right)] == ["gsrl/ProbeOneStep-v0", "gsrl/ProbeTwoStep-v0"]
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels[1] == "several, 4 seeds: 41.5"
+    assert labels[0].startswith("run: ")
+    assert left.lines[1].get_ydata().tolist() == [21.5, 41.5]
+    (other / "evaluations.csv").unlink()
+    assert answer("plot", run, other) == (
+        f"{other} holds no evaluation: plot takes the folder of a run, which has evaluations.csv"
+    )
+    assert answer("plot") == "plot needs the folder of a run, or of several"

@@ -1,0 +1,55 @@
+"""Files that are whole at any moment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["HALF_WRITTEN", "replacing", "save_figure"]
+
+HALF_WRITTEN = ".gsrl-*.tmp"
+"""What a process that is killed while it writes leaves beside a file, as a pattern."""
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a temporary file that takes the place of ``path`` when the block ends without an error.
+
+    Whatever happens, ``path`` is the file of before or the new one, whole.
+
+    Args:
+        path: Path of the file, in a folder that there is. A link stays a link.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".gsrl-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # before the name: a crash must not leave the name with half the data
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], **how: Any) -> None:
+    """Saves a figure of matplotlib, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: Path of the file, whose suffix says the format; a PNG where there is none.
+        **how: Arguments of ``savefig``.
+    """
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_suffix(".png")
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], **how)
