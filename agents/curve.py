@@ -232,7 +232,7 @@ def _new_figure(height: float, width: float = 7.0) -> Figure:
 
 
 def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RETURN) -> None:
-    """The same for the only axes of a figure, with the legend below them."""
+    """Styles the only axes of a figure, and puts its legend below them."""
     _style(axes, title, x, y)
     if axes.has_data():
         figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)

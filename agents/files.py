@@ -48,6 +48,9 @@ def occupied(folder: Path) -> Iterator[None]:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be a folder: {error.strerror}") from error
+    try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

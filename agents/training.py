@@ -279,7 +279,12 @@ class Training(ABC, Generic[Returns]):
         """Writes models, summary and curve, and returns the summary."""
         self.save_models()
         summary = self.write_summary(status, returns)
-        plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
+        try:
+            plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
+        except OSError as error:  # what was learned is there
+            print(
+                f"no picture was drawn: {described(error)}; `run_agent.py plot {self.folder}` does it", file=sys.stderr
+            )
         return summary
 
     def write_summary(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
@@ -343,7 +348,7 @@ def carry_out(
         with stop.listening():
             return training.complete(stop)
     except Exception as error:
-        if (folder / "summary.json").exists() and not isinstance(error, OSError):  # only the picture failed
+        if (folder / "summary.json").exists():  # only the picture failed
             raise
         with suppress(OSError):  # the disk may be full
             training.write_summary("failed")

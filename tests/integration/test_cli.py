@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 import gsrl
 import run_agent
-from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, runs, storage
+from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, plots, runs, storage
 from agents.common import UsageError, constructor_arguments
 from agents.config import read_config
 from agents.curve import plot_learning_curve
@@ -228,7 +228,7 @@ def test_a_run_from_before_an_option_has_its_default(tmp_path: Path) -> None:
 
 def test_resume_takes_no_other_option_than_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train", "--resume", str(tmp_path), "--seed", "3"]) == 2
-    assert "only --steps and --device can go with it; got --seed 3" in capsys.readouterr().err
+    assert "only --steps, --device and --trust can go with it; got --seed 3" in capsys.readouterr().err
     assert exit_code(["train", "--resume", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
 
@@ -338,10 +338,13 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_result(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise OSError("no font")
 
-    monkeypatch.setattr(runs, "plot_learning_curve", broken)
-    argv = ["train", "--agent", "a2c", *SMALL["a2c"], "--steps", "20", "--eval-episodes", "6"]
-    assert exit_code([*argv, "--out", str(tmp_path / "run")]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "run_agent.py: error: no font"
+    with monkeypatch.context() as patched:
+        patched.setattr(plots, "plot_learning_curve", broken)
+        train(tmp_path / "run", "a2c", "--steps", "20")
+    assert f"no picture was drawn: no font; `run_agent.py plot {tmp_path / 'run'}` does it" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "learning_curve.png").exists()
+    assert run_agent.main(["plot", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "learning_curve.png").exists()
     summary = read_json(tmp_path / "run" / "summary.json")
     assert (summary["status"], summary["eval_episodes"]) == ("finished", 6)
 
@@ -394,7 +397,7 @@ def test_an_environment_of_a_module_is_imported_as_gymnasium_does(
 def test_a_run_is_not_written_into_a_file(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     assert exit_code(["train", "--agent", "a2c", "--out", str(tmp_path / path)]) == 2
-    assert f"{tmp_path / path} cannot be the folder of a run" in capsys.readouterr().err
+    assert f"{tmp_path / path} cannot be a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
