@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gsrl._validation import is_concrete, is_number
+from gsrl._validation import is_concrete
 
 __all__ = [
     "binary_concrete",
@@ -229,7 +229,7 @@ def gumbel_softmax(
             ``noise`` has another shape.
     """
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
+    check_temperature(temperature, validate_args, logits)
     # Minus the noise, and a tensor of our own, which may be written over.
     if noise is None:
         negative = _log_exponential(logits.shape, generator, logits.device)
@@ -282,7 +282,7 @@ def straight_through(
             ``noise`` has another shape.
     """
     legal = masked_logits(logits, mask, validate_args=validate_args)
-    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
+    check_temperature(temperature, validate_args, logits)
     hard = _one_hot(legal + perturbation(logits, noise, generator))
     return _cast(_harden(divide(legal, temperature).softmax(-1), hard), logits.dtype)
 
@@ -322,7 +322,7 @@ def binary_concrete(
             does not broadcast to ``logits``; ``noise`` has another shape.
     """
     _check_logits(logits)
-    check_temperature(temperature, validate_args, logits.shape)
+    check_temperature(temperature, validate_args, logits, rowwise=False)
     if mask is not None:
         _check_mask(mask, logits)
     if validate_args and is_concrete(logits) and bool(logits.isnan().any()):
@@ -462,21 +462,28 @@ def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 
 def check_temperature(
-    temperature: float | Tensor, validate_args: bool = True, shape: Sequence[int] | None = None
+    temperature: float | Tensor, validate_args: bool, logits: Tensor | None = None, *, rowwise: bool = True
 ) -> None:
-    """Raises an error unless ``temperature`` is positive, and broadcasts to ``shape`` if that is given.
+    """Raises an error unless ``temperature`` is positive, and fits ``logits`` if they are given.
 
-    The values of a tensor are only read if ``validate_args``.
+    A tensor must then broadcast to ``[..., 1]``, one number a row; or to ``[..., K]``, unless ``rowwise``. Its values
+    are only read if ``validate_args``.
     """
     if isinstance(temperature, Tensor):
-        if shape is not None and temperature.dim() and not _broadcasts(temperature.shape, shape):
-            raise ValueError(
-                f"temperature must be a number, or broadcast to shape {tuple(shape)}, but got a tensor of shape "
-                f"{_shape(temperature)}."
-            )
+        if logits is not None and temperature.dim():
+            shape = (*logits.shape[:-1], 1) if rowwise else _shape(logits)
+            if not _broadcasts(temperature.shape, shape):
+                raise ValueError(
+                    f"temperature must be a number, or broadcast to shape {shape}, but got a tensor of shape "
+                    f"{_shape(temperature)}."
+                )
         if validate_args and is_concrete(temperature) and not bool((temperature > 0).all()):
             raise ValueError(f"temperature must be positive, but got {temperature}.")
-    elif not is_number(temperature):
-        raise TypeError(f"temperature must be a number or a tensor, but got {type(temperature).__name__}.")
-    elif not temperature > 0:
+        return
+    try:
+        positive = temperature > 0
+    except TypeError:
+        kind = type(temperature).__name__
+        raise TypeError(f"temperature must be a number or a tensor, but got {kind}.") from None
+    if not positive:
         raise ValueError(f"temperature must be positive, but got {temperature}.")

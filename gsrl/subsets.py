@@ -153,7 +153,7 @@ def relaxed_subset(
         ValueError: As :func:`gumbel_top_k`; ``temperature`` is not positive.
     """
     legal = _legal_logits(logits, k, mask, validate_args)
-    check_temperature(temperature, validate_args, (*logits.shape[:-1], 1))
+    check_temperature(temperature, validate_args, logits)
     perturbed = legal + perturbation(logits, noise, generator)
     scaled = divide(perturbed, temperature)
     soft = scaled.softmax(-1)
