@@ -141,6 +141,13 @@ class Panel:
                 return pair._replace(first=first, second=second, probability=Interval(1 - estimate, 1 - high, 1 - low))
         raise KeyError((first, second))
 
+    @property
+    def parted(self) -> int:
+        """Where the profiles are furthest apart, in the upper half of :data:`THRESHOLDS`: all of them end at 0."""
+        late = len(THRESHOLDS) // 2
+        shares = np.array([profile.estimate[late:] for profile in self.profiles.values()])
+        return late + int(shares.std(0).argmax())
+
     def score_range(self) -> tuple[float, float]:
         """The lowest and highest score to draw, so that what is far from most does not squeeze the rest.
 

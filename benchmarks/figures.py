@@ -16,10 +16,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
-from benchmarks.page import colours, number, variants
+from benchmarks.page import colours, number, spread, variants
 from gsrl._files import save_figure
 
-__all__ = ["draw", "spread"]
+__all__ = ["draw"]
 
 INK, SOFT, FAINT = "#1b2430", "#5d6978", "#e3e7ec"
 WIDTH = 4.4
@@ -160,10 +160,7 @@ def _profiles(analysis: Analysis) -> Figure:
     profiles = analysis.headline.profiles
     figure, ((axes, _),) = _panels(["performance profiles"], max(4.4, _height(analysis)), 7.4)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
-    # All end at 0: their labels are tied to where they are furthest apart.
-    shares = np.array([profile.estimate for profile in profiles.values()])
-    late = len(THRESHOLDS) // 2
-    at = late + int(shares[:, late:].std(0).argmax())
+    at = analysis.headline.parted
     anchors = {label: (float(THRESHOLDS[at]), float(profile.estimate[at])) for label, profile in profiles.items()}
     _lines(axes, {label: (THRESHOLDS, profile) for label, profile in profiles.items()}, anchors, analysis)
     axes.set_xlabel("normalised score", color=INK)
@@ -253,31 +250,6 @@ def _lines(
         tie.set_clip_on(False)
         text = axes.text(1.035, end, label, transform=axes.transAxes, color=tint[label], parse_math=False)
         text.set(fontsize=SMALL, va="center")
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Moves places between 0 and 1 apart so that none is nearer than the gap to another, in their order.
-
-    They move as little as can be, in the sum of squares, and stay between 0 and 1 unless there are too many.
-
-    Args:
-        places: In any order; of equal ones the first is the upper.
-        gap: Between neighbours.
-    """
-    order = sorted(range(len(places)), key=lambda index: (-places[index], index))
-    blocks: list[list[float]] = []  # the sum and number of what neighbours agree on, from above
-    for rank, index in enumerate(order):
-        blocks.append([places[index] + rank * gap, 1])
-        while len(blocks) > 1 and blocks[-1][0] / blocks[-1][1] > blocks[-2][0] / blocks[-2][1]:
-            total, count = blocks.pop()
-            blocks[-1][0] += total
-            blocks[-1][1] += count
-    levels = [total / count for total, count in blocks for _ in range(int(count))]
-    moved = [0.0] * len(places)
-    for rank, (index, level) in enumerate(zip(order, levels, strict=True)):
-        room = 1 - rank * gap, (len(places) - 1 - rank) * gap
-        moved[index] = max(min(level - rank * gap, room[0]), room[1])
-    return moved
 
 
 def _height(analysis: Analysis) -> float:

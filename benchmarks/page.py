@@ -27,6 +27,7 @@ __all__ = [
     "seeds_text",
     "significant",
     "span",
+    "spread",
     "steps_text",
     "ticks",
     "variants",
@@ -102,7 +103,12 @@ border:2px solid var(--c);background:var(--c)}
 .axis{position:relative;height:17px;font-size:12px;color:var(--soft)}
 .axis span{position:absolute;transform:translateX(-50%);white-space:nowrap}
 .axis .l{transform:none}.axis .r{transform:translateX(-100%)}
-.plot{display:grid;grid-template-columns:auto minmax(0,1fr);gap:2px 8px}
+.plot{display:grid;grid-template-columns:auto minmax(0,1fr) auto;gap:2px 8px}
+.plot .names{position:relative;padding-left:8px;font-size:11.5px;line-height:14px;white-space:nowrap}
+.plot .names u{visibility:hidden}
+.plot .names span{position:absolute;left:8px;transform:translateY(-50%);color:var(--c);cursor:default}
+.plot~.legend{display:none}
+.tie{stroke:var(--c);stroke-width:1;stroke-dasharray:1 4}
 .plot .y{position:relative;min-width:40px;font-size:12px;color:var(--soft)}
 .plot .y span{position:absolute;right:0;transform:translateY(-50%)}
 .plot svg{display:block;width:100%;height:clamp(210px,30vw,330px);overflow:visible}
@@ -155,6 +161,7 @@ main{padding:14px 14px 48px}
 .matrix i,.matrix small{display:none}
 dl.how{grid-template-columns:1fr;gap:0}dl.how dd{margin-bottom:8px}
 h2{font-size:19px;margin-top:34px}
+.plot .names,.tie{display:none}.plot~.legend{display:flex}
 }
 """
 
@@ -219,6 +226,31 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Moves places between 0 and 1 apart so that none is nearer than the gap to another, in their order.
+
+    They move as little as can be, in the sum of squares, and stay between 0 and 1 unless there are too many.
+
+    Args:
+        places: In any order; of equal ones the first is the upper.
+        gap: Between neighbours.
+    """
+    order = sorted(range(len(places)), key=lambda index: (-places[index], index))
+    blocks: list[list[float]] = []  # the sum and number of what neighbours agree on, from above
+    for rank, index in enumerate(order):
+        blocks.append([places[index] + rank * gap, 1])
+        while len(blocks) > 1 and blocks[-1][0] / blocks[-1][1] > blocks[-2][0] / blocks[-2][1]:
+            total, count = blocks.pop()
+            blocks[-1][0] += total
+            blocks[-1][1] += count
+    levels = [total / count for total, count in blocks for _ in range(int(count))]
+    moved = [0.0] * len(places)
+    for rank, (index, level) in enumerate(zip(order, levels, strict=True)):
+        room = 1 - rank * gap, (len(places) - 1 - rank) * gap
+        moved[index] = max(min(level - rank * gap, room[0]), room[1])
+    return moved
+
+
 def colours(analysis: Analysis) -> dict[str, str]:
     """A colour for each label: two labels of one agent share theirs, where there are several agents."""
     agents = {entry.label: entry.agent for panel in analysis.panels for entry in panel.entries}
@@ -251,8 +283,8 @@ def page(analysis: Analysis) -> str:
         _how(analysis),
     ]
     dim = "".join(
-        f"body:has(.legend .{name}:hover) .k:not(.{name}){{opacity:.08}}"
-        f"body:has(.legend .{name}:hover) .{name} .band{{opacity:.25}}"
+        f"body:has(.label.{name}:hover) .k:not(.{name}){{opacity:.08}}"
+        f"body:has(.label.{name}:hover) .{name} .band{{opacity:.25}}"
         for name in style.classes.values()
     )
     return (
@@ -271,10 +303,11 @@ class _Style:
         self.variants = variants(analysis)
         self.classes = {label: f"k{index}" for index, label in enumerate(analysis.labels)}
 
-    def attributes(self, label: str, *classes: str) -> str:
-        """Of an element that is drawn for a label."""
+    def attributes(self, label: str, *classes: str, top: float | None = None) -> str:
+        """Of an element that is drawn for a label, at a height in percent from above."""
         names = [*classes, self.classes[label], *(["long"] if label in self.variants else [])]
-        return f'class="{" ".join(names)}" style="--c:{self.colours[label]}"'
+        place = "" if top is None else f";top:{top:.2f}%"
+        return f'class="{" ".join(names)}" style="--c:{self.colours[label]}{place}"'
 
 
 def _top(analysis: Analysis, style: _Style) -> str:
@@ -403,7 +436,9 @@ def _seed(percent: float) -> str:
 def _everywhere(panel: Panel, style: _Style) -> str:
     lines = {label: (THRESHOLDS, profile) for label, profile in panel.profiles.items()}
     x, y = _linear(0, 1), _upward(0, 1)
-    plot = _plot(lines, x, y, [0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.25, 0.5, 0.75, 1], style, _tick, _percent)
+    plot = _plot(
+        lines, x, y, [0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.25, 0.5, 0.75, 1], style, _tick, _percent, at=panel.parted
+    )
     return (
         "<section><h2>How many runs get how far?</h2>"
         '<p class="soft">Share of the runs whose score is above each value, a mean over environments. Higher is '
@@ -595,8 +630,11 @@ def _plot(
     x_text: Callable[[float], str],
     y_text: Callable[[float], str],
     goal: float | None = None,
+    at: int = -1,
 ) -> str:
-    """Lines with bands, by label: steps, and estimate, low and high."""
+    """Lines with bands, by label as ranked: steps, and estimate, low and high; names are tied to the step ``at``."""
+    heights = [1 - _clipped(y(float(middle[at]))) / 100 for _, (middle, *_) in lines.values()]
+    places = dict(zip(lines, spread(heights, min(0.055, 1 / max(1, len(lines) - 1))), strict=True))
     drawn = [
         f'<line class="grid" x1="0" x2="{WIDTH}" y1="{_at(y, tick, HEIGHT)}" y2="{_at(y, tick, HEIGHT)}"/>'
         for tick in y_ticks
@@ -614,12 +652,19 @@ def _plot(
         line = f'<path class="line" d="M{_points(x, y, steps, middle)}"/>'
         if len(steps) == 1:
             line = line.replace('"/>', 'h6"/>')  # a line of one point would not be seen
+        begin = f"{_at(x, steps[at], WIDTH)} {_at(y, middle[at], HEIGHT)}"
+        band += f'<path class="tie" d="M{begin}H{WIDTH}L{WIDTH + 14} {HEIGHT * (1 - places[label]):.1f}"/>'
         kinds = ["k"] if rank < LEADERS else ["k", "rest"]
         drawn.append(f"<g {style.attributes(label, *kinds)}>{band}{line}</g>")
+    sides = "".join(
+        f"<span {style.attributes(label, 'label', top=100 * (1 - place))}>{escape(label)}</span>"
+        for label, place in places.items()
+    )
+    sides += f"<u>{escape(max(places, key=len, default=''))}</u>"  # for the width
     labels = "".join(f'<span style="top:{y(tick):.2f}%">{y_text(tick)}</span>' for tick in y_ticks)
     return (
         f'<div class="plot"><div class="y">{labels}</div><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'preserveAspectRatio="none" role="img">{"".join(drawn)}</svg>'
+        f'preserveAspectRatio="none" role="img">{"".join(drawn)}</svg><div class="names">{sides}</div>'
         f'<div class="axis">{_axis(x_ticks, x, x_text)}</div></div>'
     )
 
@@ -635,7 +680,9 @@ def _axis(values: Sequence[float], scale: Scale, text: Callable[[float], str]) -
 
 
 def _legend(labels: Sequence[str], style: _Style) -> str:
-    items = "".join(f'<li {style.attributes(label)}><span class="name">{escape(label)}</span></li>' for label in labels)
+    items = "".join(
+        f'<li {style.attributes(label, "label")}><span class="name">{escape(label)}</span></li>' for label in labels
+    )
     return f'<ul class="legend">{items}</ul>'
 
 

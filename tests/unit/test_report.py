@@ -27,7 +27,7 @@ from benchmarks.analysis import (
     ratios,
     read_benchmark,
 )
-from benchmarks.page import PALETTE, colours, duration, number, page, steps_text, ticks, variants
+from benchmarks.page import PALETTE, colours, duration, number, page, spread, steps_text, ticks, variants
 from benchmarks.stats import Interval, holm, mann_whitney
 from benchmarks.tables import RESULTS
 
@@ -372,11 +372,11 @@ def test_what_is_far_from_most_does_not_squeeze_an_axis() -> None:
 
 
 def test_labels_move_apart_as_little_as_can_be() -> None:
-    assert figures.spread([0.5, 0.1], 0.1) == [0.5, 0.1]
-    assert figures.spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.6, 0.5, 0.4])  # the first is the upper
-    assert figures.spread([1.0, 1.0, 0.0], 0.1) == pytest.approx([1.0, 0.9, 0.0])  # and stay inside
-    assert figures.spread([0.3, 0.5, 0.52], 0.1) == pytest.approx([0.3, 0.46, 0.56])
-    assert figures.spread([], 0.1) == []
+    assert spread([0.5, 0.1], 0.1) == [0.5, 0.1]
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.6, 0.5, 0.4])  # the first is the upper
+    assert spread([1.0, 1.0, 0.0], 0.1) == pytest.approx([1.0, 0.9, 0.0])  # and stay inside
+    assert spread([0.3, 0.5, 0.52], 0.1) == pytest.approx([0.3, 0.46, 0.56])
+    assert spread([], 0.1) == []
 
 
 def gradient(label: str, *snr: float) -> Gradient:
@@ -424,7 +424,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     analysis = analyse(*read_benchmark(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: kept.setdefault(path.stem, self))
+        patch.setattr(figures, "save_figure", lambda figure, path, **_: kept.setdefault(path.stem, figure))
         figures.draw(analysis, tmp_path)
     return {**kept, "analysis": analysis}
 
