@@ -52,6 +52,7 @@ try:
     from agents.training import ANSWERED, describe_times
     from gsrl._version import __version__
     from gsrl.checkpoint import CheckpointError
+    from gsrl.comms import DIAL
     from gsrl.diagnostics import Comparison
 except ModuleNotFoundError as error:
     # Only a missing dependency is answered so; a broken module of ours shows its traceback.
@@ -492,10 +493,11 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         result = f"{TALKERS[summary['agent']].ENVIRONMENTS[summary['env']] if talks else 'return'} {result}"
         over += _lost(summary)
         model = folder_of(folder, "*") / "model.zip"
+        own = folder_of(folder, summary["seeds"][0])
     else:
         result = f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
         over = f"over {summary['eval_episodes']} episodes"
-        model = folder / "model.zip"
+        model, own = folder / "model.zip", folder
     times = f"  time        {describe_times(summary['time_shares'])}\n" if "time_shares" in summary else ""
     print(
         f"{summary['agent']} on {summary['env']} after {steps}: {result} {over}\n"
@@ -503,9 +505,20 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         f"  curve       {folder / 'learning_curve.png'}\n"
         f"  logs        tensorboard --logdir {shlex.quote(str(folder))}\n"
         f"  model       {model}\n"
+        f"  in Python   {_opening(summary['agent'], own)}\n"
         f"  checkpoint  {folder / 'checkpoint.zip'}"
     )
     return 0
+
+
+def _opening(agent: str, folder: Path) -> str:
+    """What opens the model of an agent in Python."""
+    algorithm = getattr(get_agent(agent), "ALGORITHM", None)
+    if algorithm is None:
+        return f"agents.runs.load_model({str(folder)!r})"
+    module = "gsrl.comms" if agent in TALKERS else "gsrl"
+    more = ", env" if algorithm is DIAL else ""
+    return f"{module}.{algorithm.__name__}.load({str(folder / 'model.zip')!r}{more})"
 
 
 def _lost(summary: Mapping[str, Any]) -> str:

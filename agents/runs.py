@@ -58,7 +58,7 @@ from gsrl.evaluation import evaluate_policy
 from gsrl.masking import adapt
 from gsrl.timing import Stopwatch
 
-__all__ = ["Evaluator", "evaluate_run", "resume", "start"]
+__all__ = ["Evaluator", "evaluate_run", "load_model", "resume", "start"]
 
 
 # Entry points
@@ -177,15 +177,9 @@ def evaluate_run(
         UsageError: There is no model in the folder, or an argument is out of range.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
-    config = read_config(folder, trusted=trusted)
-    path = folder / "model.zip"
-    if config.seeds is not None:
-        one = populations.folder_of(folder, config.seed)
-        raise UsageError(f"{folder} holds {config.seeds} agents: each is in a folder of its own, such as {one}")
-    if not path.exists():
-        raise UsageError(f"{folder} has no model.zip: its training did not finish")
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, but got {episodes}")
+    config = _config_of_model(folder, trusted=trusted)
     config = dataclasses.replace(
         config,
         seed=config.seed if seed is None else seed,
@@ -194,15 +188,9 @@ def evaluate_run(
     )
     config.check()
     set_threads(config.threads)
-    tree = checkpoint.load(path, device=config.device)
-    check_sizes(tree, config.settings, path)
-    if hasattr(config.settings, "buffer_size"):  # there is nothing to put into it
-        config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, buffer_size=EVALUATION_ENVS))
     evaluator = Evaluator(config.env, config.seed)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about training in as many environments, which is not to be
-            model = _make_agent(config, evaluator.env, config.seed)
-        load_parameters(tree, model, path)
+        model = _load_model(folder, config, evaluator.env)
         returns = evaluator(model, episodes, deterministic=deterministic)
     finally:
         evaluator.close()
@@ -216,6 +204,61 @@ def evaluate_run(
         "std_return": float(np.std(returns)),
         "returns": returns,
     }
+
+
+def load_model(
+    folder: Path | str, *, n_envs: int = 1, device: str | None = None, trusted: bool = False
+) -> BaseAlgorithm:
+    """Opens the final model of a run, of whichever agent of Gymnasium's environments, in environments like its own.
+
+    Those of gsrl's own algorithms are read by their ``load`` too; Stable-Baselines3's are not, as it stores a pickle.
+    What observations were normalised by is in ``model.get_env()``, where they were.
+
+    Args:
+        folder: Folder of the run, of one agent; or of an agent of a run in lock-step, such as ``seed_3`` inside it.
+        n_envs: Environments of ``model.get_env()``.
+        device: Device of the networks; that of the run if None.
+        trusted: Whether the module of an environment ``module:name`` is imported.
+
+    Returns:
+        The model, which predicts and is evaluated; its replay is not kept.
+
+    Raises:
+        UsageError: There is no model in the folder, or it is one of agents that talk.
+        gsrl.checkpoint.CheckpointError: The model is damaged.
+    """
+    folder = Path(folder)
+    config = _config_of_model(folder, trusted=trusted)
+    if config.agent in TALKERS:
+        name = get_agent(config.agent).ALGORITHM.__name__
+        raise UsageError(f"{folder} holds agents that talk: gsrl.comms.{name}.load opens its model.zip")
+    config = dataclasses.replace(config, device=config.device if device is None else device, compile=False)
+    config.check()
+    return _load_model(folder, config, make_environments(config.env, n_envs, config.seed))
+
+
+def _config_of_model(folder: Path, *, trusted: bool) -> Config[Any]:
+    """The configuration of a run of one agent that has left a model, or ``UsageError``."""
+    config = read_config(folder, trusted=trusted)
+    if config.seeds is not None:
+        one = populations.folder_of(folder, config.seed)
+        raise UsageError(f"{folder} holds {config.seeds} agents: each is in a folder of its own, such as {one}")
+    if not (folder / "model.zip").exists():
+        raise UsageError(f"{folder} has no model.zip: its training did not finish")
+    return config
+
+
+def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm:
+    """The model of a run, in some environments."""
+    path = folder / "model.zip"
+    tree = checkpoint.load(path, device=config.device)
+    check_sizes(tree, config.settings, path)
+    if hasattr(config.settings, "buffer_size"):  # there is nothing to put into it
+        config = dataclasses.replace(config, settings=dataclasses.replace(config.settings, buffer_size=env.num_envs))
+    with warnings.catch_warnings(action="ignore"):  # about training in as many environments, which is not to be
+        model = _make_agent(config, env, config.seed)
+    load_parameters(tree, model, path)
+    return model
 
 
 # Training

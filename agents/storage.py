@@ -29,6 +29,9 @@ __all__ = ["check_sizes", "load_parameters", "load_state_dict", "save_model", "s
 OWN = (DiscreteSAC, Reinforce)
 """Algorithms of gsrl's, which know their state themselves."""
 
+OPENED_BY = "agents.runs.load_model, given the folder that the file is in"
+"""What the model file of a baseline says of itself."""
+
 PROGRESS = (
     "num_timesteps",
     "_n_updates",
@@ -92,7 +95,8 @@ def save_model(path: Path, model: BaseAlgorithm) -> None:
         model.save(path)  # which the algorithm's load reads too, without the settings of the run
     else:
         normalization = _normalization_state(model.get_vec_normalize_env())
-        checkpoint.save(path, {"parameters": model.get_parameters(), "normalization": normalization})
+        tree = {"opened_by": OPENED_BY, "parameters": model.get_parameters(), "normalization": normalization}
+        checkpoint.save(path, tree)
 
 
 def check_sizes(tree: Any, settings: Any, path: Path) -> None:

@@ -59,6 +59,7 @@ __all__ = [
     "check_module",
     "fitting",
     "load",
+    "other_kind",
     "register",
     "save",
 ]
@@ -186,6 +187,19 @@ def fitting(path: Any) -> Iterator[None]:
             f"{_file_name(path)} does not fit the settings, or this version of gsrl, {__version__}: "
             f"{reason.rstrip('.')}; train again, or load it with the settings and the version that wrote it"
         ) from error
+
+
+def other_kind(path: Any, name: str, tree: Any) -> CheckpointError:
+    """Returns the error of a file that holds something else; what the file says of how it is opened is in it.
+
+    Args:
+        path: Path of the file.
+        name: Name of the class that cannot read it.
+        tree: What it holds.
+    """
+    opened_by = tree.get("opened_by") if isinstance(tree, dict) else None
+    hint = f" It is opened by {opened_by}." if isinstance(opened_by, str) else ""
+    return CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {name}.{hint}")
 
 
 def check_counts(tree: Mapping[str, Any], *names: str) -> None:

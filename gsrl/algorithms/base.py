@@ -541,7 +541,7 @@ class Algorithm(BaseAlgorithm):
             path = _zip_path(path)
         tree = checkpoint.load(path, device=device, trusted=trusted, replace=replace)
         if not isinstance(tree, dict) or "algorithm" not in tree:
-            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+            raise checkpoint.other_kind(path, cls.__name__, tree)
         needed = ("policy_class", "observation_space", "action_space", "n_envs")
         with checkpoint.fitting(path):
             checkpoint.check_entries(tree, dict.fromkeys(needed))

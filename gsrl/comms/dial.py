@@ -875,7 +875,7 @@ class DIAL:
         """
         tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
         if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
-            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+            raise checkpoint.other_kind(path, cls.__name__, tree)
         with checkpoint.fitting(path):
             teams = cls(
                 env,

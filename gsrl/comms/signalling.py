@@ -698,7 +698,7 @@ class SignallingGame:
         """
         tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
         if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
-            raise checkpoint.CheckpointError(f"{path} is a gsrl checkpoint, but not a saved {cls.__name__}.")
+            raise checkpoint.other_kind(path, cls.__name__, tree)
         with checkpoint.fitting(path):
             seeds, members = tree["seeds"], tree["members"]
             if len(seeds) != len(members):

@@ -125,6 +125,11 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     printed = capsys.readouterr().out
     for name in ("learning_curve.png", "model.zip", "checkpoint.zip", "tensorboard --logdir"):
         assert name in printed
+    algorithm = getattr(get_agent(agent), "ALGORITHM", None)
+    opening = f"agents.runs.load_model({str(folder)!r})"
+    if algorithm is not None:
+        opening = f"gsrl.{algorithm.__name__}.load({str(folder / 'model.zip')!r})"
+    assert f"in Python   {opening}\n" in printed
 
     env_id = WITHOUT_CARTPOLE.get(agent, "CartPole-v1")
     config = read_json(folder / "config.json")
@@ -158,6 +163,14 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     result = json.loads(capsys.readouterr().out)
     assert result["mean_return"] == summary["eval_return_mean"] == np.mean(result["returns"])
     assert result["std_return"] == summary["eval_return_std"]
+    evaluator = runs.Evaluator(env_id, 3)
+    assert evaluator(runs.load_model(folder, n_envs=2), 6) == result["returns"]
+    evaluator.close()
+    if algorithm is None:
+        with pytest.raises(
+            checkpoint.CheckpointError, match=r"not a saved DiscreteSAC. It is opened by agents.runs.load"
+        ):
+            gsrl.DiscreteSAC.load(folder / "model.zip")
 
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn", "gumbel-sac"])
