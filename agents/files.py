@@ -36,8 +36,8 @@ def write_text(path: Path, text: str) -> None:
 def occupied(folder: Path) -> Iterator[None]:
     """Keeps a folder to this process while the block runs, and removes what a killed one may have left half-written.
 
-    The folder is made when missing, and removed again if the block leaves nothing in it. The system ends the lock with
-    the process, however that ends.
+    The folder is made when missing, with those around it, and removed again if the block leaves nothing in it. The
+    system ends the lock with the process, however that ends.
 
     Args:
         folder: The folder.
@@ -45,7 +45,7 @@ def occupied(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: It cannot be made or written to, or another process has it.
     """
-    is_new = not folder.exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,9 +61,9 @@ def occupied(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new:
-                with suppress(OSError):  # there is something in it
-                    folder.rmdir()
+            with suppress(OSError):  # there is something in it
+                for each in made:
+                    each.rmdir()
 
 
 @contextmanager
