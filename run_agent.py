@@ -130,6 +130,8 @@ class EvalOptions:
     """Seed in place of the run's; None repeats the final evaluation of the training."""
     device: str | None = None
     """Device of the networks; None for that of the run."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None for the run's. Not for agents that talk."""
     stochastic: bool = False
     """Sample actions, or messages, instead of taking the most probable ones."""
     scramble: bool = False
@@ -538,10 +540,14 @@ def _evaluate(argv: list[str]) -> int:
     evaluate: Callable[..., dict[str, Any]] = partial(evaluate_run, trusted=options.trust)
     episodes: int | None = 20 if options.episodes is None else options.episodes
     if talks:
+        if options.max_episode_steps is not None:
+            raise UsageError(f"--max-episode-steps is not for agents that talk, and {config.agent} does")
         how |= {"scramble": options.scramble, "split": options.split}
         evaluate, episodes = talking.evaluate_run, options.episodes
     elif options.scramble or options.split != "train":
         raise UsageError(f"--scramble and --split are for agents that talk, and {config.agent} does not")
+    else:
+        how["max_episode_steps"] = options.max_episode_steps
     results = [evaluate(folder, episodes, options.seed, **how) for folder in folders]
     path = options.run / "summary.json"
     summary = read_json(path) if config.seeds is not None and path.exists() else {}

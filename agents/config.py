@@ -62,7 +62,7 @@ EPISODES_OF_TALKERS = 10_000
 MOST_THREADS = 1024
 """Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
 
-NOT_FOR_TALKERS = ("n_envs", "processes", "gradient_samples", "stop_at")
+NOT_FOR_TALKERS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps")
 """Options that agents that talk do without."""
 
 Settings = TypeVar("Settings")
@@ -106,6 +106,8 @@ class Config(Generic[Settings]):
     variance; 0 for none. For soft actor-critic agents."""
     stop_at: float | None = None
     """Mean return of an evaluation at which one of several agents stops to learn; None for never."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None for the environment's own limit, and 10,000 where it has none."""
 
     def check(self) -> None:
         """Checks the numbers and the device.
@@ -113,7 +115,8 @@ class Config(Generic[Settings]):
         Raises:
             UsageError: One cannot be used; the message names its option.
         """
-        for name in ("steps", "n_envs", "threads", "eval_every", "eval_episodes", "seeds", "processes"):
+        counts = ("steps", "n_envs", "threads", "eval_every", "eval_episodes", "seeds", "processes")
+        for name in (*counts, "max_episode_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{option(name)} must be at least 1, but got {value}")

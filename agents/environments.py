@@ -17,7 +17,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
-from stable_baselines3.common.env_util import make_vec_env
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -25,8 +26,10 @@ import envs  # noqa: F401  # registers the environments of the checkout
 from agents import AGENTS, TALKERS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
+from gsrl._random import environment_seeds
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
 from gsrl.spaces import OneHotCodec
+from gsrl.vec_env import LONGEST_EPISODE, seed_environments
 
 __all__ = [
     "EnvironmentFailure",
@@ -212,6 +215,23 @@ def _check_reward(reward: Any) -> None:
         raise ValueError(f"reward must be a finite number of single precision, but is {reward!r}")
 
 
+class _Bounded(TimeLimit):
+    """Truncates episodes where the environment has no time limit, and says so."""
+
+    _elapsed_steps: int  # type: ignore[assignment]  # where Gymnasium writes None
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        if truncated and not terminated and self._elapsed_steps == self._max_episode_steps:
+            warnings.warn(
+                f"{self.spec.id if self.spec is not None else self.unwrapped} has no time limit: an episode was cut "
+                f"off after {self._max_episode_steps} steps; --max-episode-steps sets another bound",
+                stacklevel=2,
+            )
+        return observation, reward, terminated, truncated, info
+
+
 def check_environment(env_id: str, agent: str) -> str:
     """Sees that an environment exists and suits the agent; one of Gymnasium's is made, to see that it can be.
 
@@ -298,31 +318,40 @@ def check_origin(env_id: str, path: Path) -> None:
         )
 
 
-def make_environments(env_id: str, n_envs: int, seed: int) -> VecEnv:
-    """Makes ``n_envs`` environments stepped together, seeded with ``seed``, ``seed + 1`` and so on.
+def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: int | None = None) -> VecEnv:
+    """Makes ``n_envs`` environments stepped together, each seeded by one of its own for the training of an agent.
 
-    Each can be rewound (see :mod:`agents.rewind`), and raises :class:`EnvironmentFailure` whatever goes wrong inside.
-    Masks of legal actions that it gives by a method ``action_masks()`` or in its observations are in its infos as well.
+    Each can be rewound (see :mod:`agents.rewind`), ends its episodes, and raises :class:`EnvironmentFailure` whatever
+    goes wrong inside. Masks of legal actions that it gives by a method ``action_masks()`` or in its observations are in
+    its infos as well.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
         n_envs: How many.
-        seed: Of the first one.
+        seed: Of the agent.
+        max_episode_steps: Steps after which an episode is truncated; None: the environment's own number, and where it
+            has none, :data:`gsrl.vec_env.LONGEST_EPISODE`, with a warning.
     """
+
+    def make() -> gym.Env:
+        env = gym.make(env_id, max_episode_steps=max_episode_steps)
+        return env if is_wrapped(env, TimeLimit) else _Bounded(env, LONGEST_EPISODE)
+
     # Given a name, make_vec_env would ask for pictures, for which LunarLander simulates the sparks of its engines: with
     # them a step takes five times as long.
-    return make_vec_env(
-        lambda: gym.make(env_id), n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env)))
-    )
+    env = make_vec_env(make, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env))))
+    seed_environments(env, environment_seeds(n_envs, seed, "environment"))
+    return env
 
 
-def make_environment(env_id: str) -> gym.Env:
+def make_environment(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
     """Makes one environment, in all as those of :func:`make_environments`.
 
     Args:
         env_id: Gymnasium's name of the environment.
+        max_episode_steps: Steps after which an episode is truncated.
     """
-    vec_env: Any = make_environments(env_id, 1, 0)
+    vec_env: Any = make_environments(env_id, 1, 0, max_episode_steps)
     env: gym.Env = vec_env.envs[0]
     return env
 

@@ -193,7 +193,7 @@ def load_problem(folder: Path, seed: int, *, trusted: bool = False) -> Problem:
         raise UsageError(f"{folder} has no checkpoint.zip")
     state = checkpoint.load(path, device="cpu")
     check_sizes(state, config.settings, path)
-    env = make_environments(config.env, config.n_envs, config.seed)
+    env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
     try:
         model = get_agent(config.agent).make(env, config.settings, seed=config.seed, device="cpu")
         load_state_dict(model, state, path)

@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Whether SIGINT or SIGTERM has arrived. The second SIGINT is Python's ``KeyboardInterrupt``.
+    """Whether SIGINT or SIGTERM has arrived. A second SIGINT is ``KeyboardInterrupt``, a second SIGTERM the end.
 
     Attributes:
         on_request: Called when the first of them arrives.
@@ -46,5 +46,6 @@ class Stop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.on_request()
         tqdm.write("Stopping after the steps and the update under way; Ctrl-C again stops at once.", file=sys.stderr)

@@ -28,7 +28,7 @@ from agents.environments import make_environment, make_environments
 from agents.gradients import actor_gradient
 from agents.interruption import Interrupted
 from agents.rewind import RewindError, restore, snapshot
-from agents.training import EVALUATION_ENVS, TrainingError, derived_seed, set_threads
+from agents.training import EVALUATION_ENVS, TrainingError, evaluation_seed, set_threads
 from gsrl import checkpoint
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
 
@@ -107,9 +107,10 @@ class _Share(PopulationCallback):
             episodes,
         )
 
-    def evaluate(self, episodes: int) -> NDArray[np.float64]:
-        """The returns of each member in greedy episodes, the same ones each time."""
-        seeds = [derived_seed(seed, 0) for seed in self.population.seeds]
+    def evaluate(self, episodes: int, final: bool) -> NDArray[np.float64]:
+        """The returns of each member in greedy episodes."""
+        steps = None if final else self.population.num_timesteps
+        seeds = [evaluation_seed(seed, steps) for seed in self.population.seeds]
         return self.population.evaluate(episodes, seeds=seeds, n_envs=EVALUATION_ENVS, callback=self._check)
 
     def _check(self) -> None:
@@ -161,17 +162,14 @@ class _Share(PopulationCallback):
         """Restores :meth:`state`; returns why environments could not be brought to where they were, if so."""
         tree = checkpoint.load(io.BytesIO(state.tobytes()), device=self.config.device)
         population, obstacle = self.population, None
-        population.load_state_dict(tree["population"])
-        if population._last_obs is None:
-            return None
         if tree["environments"] is not None:
             try:
                 restore(population.env, tree["environments"])
-                return None
             except RewindError as error:
                 obstacle = str(error)
-        population._last_obs = None
-        population.env.seed(derived_seed(population.seeds[0], population.num_timesteps))
+        population.load_state_dict(tree["population"])  # which takes the environments to be where they were
+        if tree["environments"] is None or obstacle is not None:
+            population.begin_anew()
         return obstacle
 
     def close(self) -> None:
@@ -190,7 +188,7 @@ def _make_population(config: Config[Any], members: Sequence[Member]) -> Populati
     }
     return Population(
         agent.ALGORITHM,
-        partial(make_environment, config.env),
+        partial(make_environment, config.env, config.max_episode_steps),
         [member.seed for member in members],
         n_envs=config.n_envs,
         device=config.device,
@@ -382,13 +380,17 @@ class Members:
         ]
         return sorted(episodes, key=lambda episode: (episode.steps, episode.member))
 
-    def evaluate(self, episodes: int) -> NDArray[np.float64]:
+    def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
         """Returns the returns of greedy episodes, ``[members, episodes]``: those of :class:`agents.runs.Evaluator`.
+
+        Args:
+            episodes: How many of each.
+            final: Whether it is the final evaluation; else steps decide on the episodes.
 
         Raises:
             Interrupted: It was cancelled.
         """
-        return np.array(self._joined(self._call("evaluate", episodes)))
+        return np.array(self._joined(self._call("evaluate", episodes, final)))
 
     def gradients(self, num_samples: int) -> list[dict[str, float]]:
         """Returns figures of the actor's gradient of each, see :func:`agents.gradients.actor_gradient`.

@@ -246,12 +246,12 @@ class PopulationRun(Training[NDArray[np.float64]]):
         row = {tag: value for tag, value in row.items() if tag != "train/n_updates"}
         self.tensorboards[name].write(row, dict.fromkeys(row, ()), self.steps)
 
-    def evaluate(self, episodes: int, stop: Stop) -> NDArray[np.float64]:
+    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> NDArray[np.float64]:
         """Evaluates all greedily, and records it: returns ``[agents, episodes]``."""
         stop.on_request = self.members.cancel
         stop.check()
         with self.timed("evaluation"):
-            returns = self.members.evaluate(episodes)
+            returns = self.members.evaluate(episodes, final=final)
         means, deviations = returns.mean(1).tolist(), returns.std(1).tolist()
         rows = [{"mean_return": mean, "std_return": std} for mean, std in zip(means, deviations, strict=True)]
         self.record_times()

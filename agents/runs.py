@@ -47,16 +47,18 @@ from agents.training import (
     DivergenceError,
     Training,
     carry_out,
-    derived_seed,
     describe_steps,
+    evaluation_seed,
     progress_bar,
     set_threads,
     told,
 )
 from gsrl import checkpoint
+from gsrl._random import environment_seeds
 from gsrl.evaluation import evaluate_policy
 from gsrl.masking import adapt
 from gsrl.timing import Stopwatch
+from gsrl.vec_env import seed_environments
 
 __all__ = ["Evaluator", "evaluate_run", "load_model", "resume", "start"]
 
@@ -159,6 +161,7 @@ def evaluate_run(
     deterministic: bool = True,
     device: str | None = None,
     trusted: bool = False,
+    max_episode_steps: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates the final model of a run.
 
@@ -169,6 +172,7 @@ def evaluate_run(
         deterministic: Take the most probable action; else sample.
         device: Device of the networks; that of the run if None.
         trusted: Whether the module of an environment ``module:name`` is imported.
+        max_episode_steps: Steps after which an episode is cut off; those of the run if None.
 
     Returns:
         ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``mean_return``, ``std_return`` and ``returns``.
@@ -184,11 +188,12 @@ def evaluate_run(
         config,
         seed=config.seed if seed is None else seed,
         device=config.device if device is None else device,
+        max_episode_steps=config.max_episode_steps if max_episode_steps is None else max_episode_steps,
         compile=False,
     )
     config.check()
     set_threads(config.threads)
-    evaluator = Evaluator(config.env, config.seed)
+    evaluator = Evaluator(config.env, config.seed, config.max_episode_steps)
     try:
         model = _load_model(folder, config, evaluator.env)
         returns = evaluator(model, episodes, deterministic=deterministic)
@@ -265,22 +270,24 @@ def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm
 
 
 class Evaluator:
-    """Evaluates models on the same episodes each time, without touching what trains.
+    """Evaluates models, without touching what trains.
 
     Args:
         env_id: Gymnasium's name of the environment.
-        seed: Seed of the run; the evaluation's is derived from it.
+        seed: Seed of the run; those of evaluations are derived from it.
+        max_episode_steps: Steps after which an episode is truncated, see :func:`agents.environments.make_environments`.
     """
 
-    def __init__(self, env_id: str, seed: int) -> None:
-        self.seed = derived_seed(seed, 0)
-        self.env = make_environments(env_id, EVALUATION_ENVS, self.seed)
+    def __init__(self, env_id: str, seed: int, max_episode_steps: int | None = None) -> None:
+        self.seed = seed
+        self.env = make_environments(env_id, EVALUATION_ENVS, seed, max_episode_steps)
 
     def __call__(
         self,
         model: BaseAlgorithm,
         episodes: int,
         *,
+        steps: int | None = None,
         deterministic: bool = True,
         each_step: Callable[[], None] = lambda: None,
     ) -> list[float]:
@@ -289,6 +296,7 @@ class Evaluator:
         Args:
             model: What acts.
             episodes: How many.
+            steps: Those of the training by now, which decide on the episodes; None: it is the final evaluation.
             deterministic: Take the most probable action; else sample.
             each_step: Called at each step.
         """
@@ -297,7 +305,8 @@ class Evaluator:
         if normalization is not None:
             env = VecNormalize(env, training=False, norm_reward=False)
             sync_envs_normalization(normalization, env)
-        env.seed(self.seed)  # for the reset that comes next
+        # For the reset that comes next.
+        seed_environments(env, environment_seeds(env.num_envs, evaluation_seed(self.seed, steps), "evaluation"))
         returns, _ = evaluate_policy(
             model,
             env,
@@ -414,10 +423,10 @@ class _Run(Training[list[float]]):
         with self.timed("logging"):
             self.model.dump_logs()
 
-    def evaluate(self, episodes: int, stop: Stop) -> list[float]:
+    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> list[float]:
         steps = self.model.num_timesteps
         with self.timed("evaluation"):
-            returns = self.evaluator(self.model, episodes, each_step=stop.check)
+            returns = self.evaluator(self.model, episodes, steps=None if final else steps, each_step=stop.check)
         statistics = {"mean_return": float(np.mean(returns)), "std_return": float(np.std(returns))}
         self.record_times()
         scalars = {f"eval/{name}": value for name, value in statistics.items()}
@@ -479,8 +488,9 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
     set_threads(config.threads)
     # First: what uses global random numbers in spite of all must not meet those of the training.
     obstacle = why_not_rewindable(lambda: adapt(gym.make(config.env)))
-    evaluator = Evaluator(config.env, config.seed)
-    model = _make_agent(config, make_environments(config.env, config.n_envs, config.seed), config.seed)
+    evaluator = Evaluator(config.env, config.seed, config.max_episode_steps)
+    env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
+    model = _make_agent(config, env, config.seed)
     if state is not None:
         _restore(model, state, config, folder)
     run = _Run(config, folder, model, evaluator, state, rewindable=obstacle is None)
@@ -506,7 +516,10 @@ def _restore(model: BaseAlgorithm, state: Mapping[str, Any], config: Config[Any]
     if obstacle is not None:
         print(f"new episodes begin, as {config.env} could not be brought to where it was: {obstacle}", file=sys.stderr)
     # From a checkpoint of no steps a run goes as it would have gone.
-    env.seed(derived_seed(config.seed, state["steps"]) if state["steps"] else config.seed)
+    if state["steps"]:
+        seed_environments(env, environment_seeds(env.num_envs, config.seed, "resumption", state["steps"]))
+    else:
+        seed_environments(env, environment_seeds(env.num_envs, config.seed, "environment"))
     model.set_env(env, force_reset=True)
 
 
@@ -516,4 +529,6 @@ def _make_agent(config: Config[Any], env: VecEnv, seed: int) -> BaseAlgorithm:
         model: BaseAlgorithm = get_agent(config.agent).make(
             env, config.settings, seed=seed, device=config.device, **compiled
         )
+    # Stable-Baselines3's algorithms have given seed + j to environment j.
+    seed_environments(env, environment_seeds(env.num_envs, seed, "environment"))
     return model

@@ -241,9 +241,10 @@ class _Talkers:
         self.stopped_at = [steps if diverged else None for steps, diverged in zip(own, self.diverged, strict=True)]
         return []
 
-    def evaluate(self, episodes: int) -> NDArray[np.float64]:
-        """The scores of each, ``[agents, episodes]``."""
-        scores: NDArray[np.float64] = self.agent.play(self.model, self.config.settings, episodes)
+    def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
+        """The scores of each, ``[agents, episodes]``; but for the final ones, steps decide on the episodes."""
+        seed = 0 if final else self.steps
+        scores: NDArray[np.float64] = self.agent.play(self.model, self.config.settings, episodes, seed=seed)
         return scores
 
     def scalars(self) -> list[dict[str, float]]:
@@ -278,10 +279,11 @@ class _Talkers:
 class _TalkingRun(PopulationRun):
     """Agents that talk in training, with their logs."""
 
-    def evaluate(self, episodes: int, stop: Stop) -> NDArray[np.float64]:
+    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> NDArray[np.float64]:
         stop.check()
         with self.timed("evaluation"):
-            scores = self.members.evaluate(self.config.eval_episodes)  # along the way too: they take no time
+            # As many along the way: they take no time.
+            scores = self.members.evaluate(self.config.eval_episodes, final=final)
         means, deviations = scores.mean(1).tolist(), scores.std(1).tolist()
         rows = [{"mean_return": mean, "std_return": std} for mean, std in zip(means, deviations, strict=True)]
         self.record_times()

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from agents.interruption import Interrupted, Stop
 from agents.logs import CsvLog
 from agents.plots import PICTURE, plot_run
 from gsrl import checkpoint
+from gsrl._random import environment_seed
 from gsrl.timing import Stopwatch
 
 __all__ = [
@@ -38,9 +38,9 @@ __all__ = [
     "Training",
     "TrainingError",
     "carry_out",
-    "derived_seed",
     "describe_steps",
     "describe_times",
+    "evaluation_seed",
     "progress_bar",
     "set_threads",
     "time_shares",
@@ -176,8 +176,8 @@ class Training(ABC, Generic[Returns]):
         """Trains to the end; raises ``Interrupted`` when it was asked to stop."""
 
     @abstractmethod
-    def evaluate(self, episodes: int, stop: Stop) -> Returns:
-        """Evaluates greedily, and records it."""
+    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> Returns:
+        """Evaluates greedily, and records it; each time in other episodes, the final ones always the same."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Training(ABC, Generic[Returns]):
                 self.save_checkpoint()
             for log in (log for log in (self.evaluations, self.times, self.gradients) if log is not None):
                 log.truncate(self.steps - 1)
-            return self._finish("finished", self.evaluate(self.config.eval_episodes, stop))
+            return self._finish("finished", self.evaluate(self.config.eval_episodes, stop, final=True))
         except Interrupted:
             self.save_checkpoint()
             return self._finish("interrupted")
@@ -381,9 +381,9 @@ def set_threads(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def derived_seed(seed: int, steps: int) -> int:
-    """Returns a seed of 31 bits apart from the run's: of evaluations with 0 steps, of a run resumed after some."""
-    return int(np.random.SeedSequence([seed, steps]).generate_state(1)[0] >> 1)
+def evaluation_seed(seed: int, steps: int | None) -> int:
+    """Returns the seed of an evaluation of an agent after some steps; None: of its final one."""
+    return environment_seed(seed, "final evaluation") if steps is None else environment_seed(seed, "evaluation", steps)
 
 
 def describe_times(shares: Mapping[str, float]) -> str:

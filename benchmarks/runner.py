@@ -517,7 +517,9 @@ def _described(plan: Plan) -> dict[str, Any]:
     """What a plan is, as ``suite.json`` holds it."""
     config = dataclasses.asdict(plan.config)
     names = ("agent", "env", "steps", "n_envs", "eval_every", "eval_episodes", "gradient_samples", "settings")
-    how = {"lockstep": plan.lockstep, "compile": plan.config.compile}
+    how: dict[str, Any] = {"lockstep": plan.lockstep, "compile": plan.config.compile}
+    if plan.config.max_episode_steps is not None:  # results that were made before there was this option have none
+        how["max_episode_steps"] = plan.config.max_episode_steps
     seeds = {"seeds": plan.seeds, "first_seed": plan.config.seed}
     return {"label": plan.label, **seeds, **how, **{name: config[name] for name in names}}
 

@@ -39,8 +39,12 @@ DEFAULTS: dict[str, Any] = {
     "eval_every": int,
     "eval_episodes": int,
     "gradient_samples": int,
+    "max_episode_steps": int,
 }
 """Keys of a run that can also stand at the top of the file, for all runs; and what their values are."""
+
+ALIKE = ("n_envs", "eval_every", "eval_episodes", "max_episode_steps")
+"""Those of them that are options of ``train`` as they are."""
 
 RUN: dict[str, Any] = {
     **DEFAULTS,
@@ -288,7 +292,7 @@ class _Reader:
             default,
             settings=dataclasses.replace(default.settings, **chosen),
             steps=steps,
-            **{name: options[name] for name in ("n_envs", "eval_every", "eval_episodes") if name in options},
+            **{name: options[name] for name in ALIKE if name in options},
             # An agent without such a gradient is beside the point, not a mistake, where all have this default.
             gradient_samples=options.get("gradient_samples", 0) if agent in with_estimator() else 0,
             # In one process, as those that talk always are: how members are shared out must not depend on the machine.

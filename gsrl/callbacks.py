@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,13 +14,14 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.callbacks import EvalCallback as EvalWithoutMasks
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from gsrl._random import seed_sequence
 from gsrl.algorithms import DiscreteSAC
 from gsrl.diagnostics import Comparison, CriticSlope, compare, critic_slope
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator
-from gsrl.evaluation import MaskedModel, takes_masks
+from gsrl.evaluation import evaluate_policy
 from gsrl.masking import adapt
 from gsrl.objectives import Problem
 from gsrl.timing import Stopwatch
@@ -148,7 +150,7 @@ class GradientDiagnosticsCallback(BaseCallback):
         return {name: name for name in DEFAULT_ESTIMATORS} | {own.name: own}
 
     def _measure(self) -> tuple[Comparison, CriticSlope]:
-        generator = np.random.default_rng([self.seed, self.num_timesteps])
+        generator = np.random.default_rng(seed_sequence(self.seed, "measurement", self.num_timesteps))
         noise_seed = int(generator.integers(2**63))
         problem = actor_problem(self.model, self.batch_size, generator)
         policy = problem.policy()
@@ -171,42 +173,110 @@ class GradientDiagnosticsCallback(BaseCallback):
 
 
 class EvalCallback(EvalWithoutMasks):
-    """Stable-Baselines3's `EvalCallback`, which also hands the environment's action masks to the model.
+    """Stable-Baselines3's `EvalCallback`, which evaluates by :func:`gsrl.evaluation.evaluate_policy`.
 
-    Arguments, logs and files are the same. A model with a :class:`gsrl.timing.Stopwatch` has the time told apart, as
-    ``evaluation``. Without masks, or with a model whose `predict` has no argument
-    `action_masks`, so is all else. :func:`gsrl.evaluation.evaluate_policy` does the same outside of a training.
+    So it hands the environment's action masks to the model, and ends where episodes do not. Arguments, logs and files
+    are the same. A model with a :class:`gsrl.timing.Stopwatch` has the time told apart, as ``evaluation``. The
+    environment may be the one that the model trains in.
 
     Args:
         eval_env: The environment, or several; see :func:`gsrl.masking.adapt`.
         *args: As of Stable-Baselines3's.
+        max_episode_steps: Steps after which an episode is cut off, see :func:`gsrl.evaluation.evaluate_policy`.
         **kwargs: As of Stable-Baselines3's.
     """
 
-    def __init__(self, eval_env: gym.Env | VectorEnv | VecEnv, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        eval_env: gym.Env | VectorEnv | VecEnv,
+        *args: Any,
+        max_episode_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(adapt(eval_env), *args, **kwargs)
-
-    def _init_callback(self) -> None:
-        super()._init_callback()
-        self._takes_masks = takes_masks(self.model)
+        self.max_episode_steps = max_episode_steps
 
     def _on_step(self) -> bool:
-        # The base class evaluates `self.model`: for that long, it is one that knows the masks.
-        model = self.model
-        is_due = self.eval_freq > 0 and self.n_calls % self.eval_freq == 0
-        stopwatch: Stopwatch | None = getattr(model, "stopwatch", None) if is_due else None
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return True
+        stopwatch: Stopwatch | None = getattr(self.model, "stopwatch", None)
         if stopwatch is not None:
             stopwatch.lap("callbacks")
-        if self._takes_masks:
-            self.model = MaskedModel(model, self.eval_env)  # type: ignore[assignment]
         try:
-            return super()._on_step()
+            returns, lengths = self._evaluate()
+            self._log(returns, lengths)
+            return self._tell(float(np.mean(returns)))
         finally:
-            self.model = model
             if stopwatch is not None:
                 stopwatch.lap("evaluation")
 
-    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
-        if isinstance(self.model, MaskedModel):
-            self.model.after_step(locals_["infos"], locals_["dones"])
-        super()._log_success_callback(locals_, globals_)
+    def _evaluate(self) -> tuple[list[float], list[int]]:
+        """Returns and lengths of the episodes."""
+        if self.model.get_vec_normalize_env() is not None:
+            try:
+                sync_envs_normalization(self.training_env, self.eval_env)
+            except AttributeError as error:
+                raise AssertionError(
+                    "eval_env must be wrapped as the environment of the training is, whose VecNormalize it takes the "
+                    f"statistics of, but got {self.eval_env}."
+                ) from error
+        self._is_success_buffer = []
+        results: Any = evaluate_policy(
+            self.model,
+            self.eval_env,
+            self.n_eval_episodes,
+            self.deterministic,
+            self.render,
+            self._log_success_callback,
+            return_episode_rewards=True,
+            warn=self.warn,
+            max_episode_steps=self.max_episode_steps,
+        )
+        return results
+
+    def _log(self, returns: list[float], lengths: list[int]) -> None:
+        """Writes what came of it to the file, the console and the logger."""
+        figures = {"mean_reward": float(np.mean(returns)), "mean_ep_length": float(np.mean(lengths))}
+        if self._is_success_buffer:
+            figures["success_rate"] = float(np.mean(self._is_success_buffer))
+        if self.log_path is not None:
+            self.evaluations_timesteps.append(self.num_timesteps)
+            self.evaluations_results.append(returns)
+            self.evaluations_length.append(lengths)
+            arrays: dict[str, Any] = {
+                "timesteps": self.evaluations_timesteps,
+                "results": self.evaluations_results,
+                "ep_lengths": self.evaluations_length,
+            }
+            if self._is_success_buffer:
+                self.evaluations_successes.append(self._is_success_buffer)
+                arrays["successes"] = self.evaluations_successes
+            np.savez(self.log_path, **arrays)
+        if self.verbose >= 1:
+            print(
+                f"Eval num_timesteps={self.num_timesteps}, "
+                f"episode_reward={figures['mean_reward']:.2f} +/- {np.std(returns):.2f}\n"
+                f"Episode length: {figures['mean_ep_length']:.2f} +/- {np.std(lengths):.2f}"
+            )
+            if "success_rate" in figures:
+                print(f"Success rate: {figures['success_rate']:.2%}")
+        for name, value in figures.items():
+            self.logger.record(f"eval/{name}", value)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)  # now, at the step that was evaluated
+
+    def _tell(self, mean_return: float) -> bool:
+        """Saves a model that is better than those before, and calls the callbacks; whether the training goes on."""
+        self.last_mean_reward = mean_return
+        goes_on = True
+        if mean_return > self.best_mean_reward:
+            self.best_mean_reward = mean_return
+            if self.verbose >= 1:
+                print("New best mean reward!")
+            if self.best_model_save_path is not None:
+                self.model.save(os.path.join(self.best_model_save_path, "best_model"))
+            if self.callback_on_new_best is not None:
+                goes_on = self.callback_on_new_best.on_step()
+        if self.callback is not None:
+            goes_on = goes_on and self._on_event()
+        return goes_on

@@ -296,9 +296,9 @@ def leave_one_out(returns: Tensor) -> Tensor:
     Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
 
     Args:
-        returns: R, ``[E, T]``, with zeros after the end of an episode; E at least 2.
+        returns: R, ``[E, T]``, with zeros after the end of an episode; of a single one, 0 is returned.
     """
-    return (returns.sum(0) - returns) / (returns.shape[0] - 1)
+    return (returns.sum(0) - returns) / max(returns.shape[0] - 1, 1)
 
 
 class PolicyBatch(NamedTuple):

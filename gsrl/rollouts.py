@@ -57,6 +57,7 @@ class Episodes:
         self._steps: list[dict[str, Any]] = []
         self._finals: list[list[Any]] = [[] for _ in range(n_envs)]
         self._truncated: list[list[bool]] = [[] for _ in range(n_envs)]
+        self._began = np.zeros(n_envs, np.int64)  # at which step each open episode did
 
     def __len__(self) -> int:
         """Steps of all environments so far."""
@@ -94,7 +95,39 @@ class Episodes:
                 self._finals[i].append(infos[i]["terminal_observation"])
                 self._truncated[i].append(bool(infos[i].get("TimeLimit.truncated", False)))
             self._left -= ended
+            self._began[dones] = len(self)
         return kept
+
+    def longest_open(self) -> int:
+        """Steps of the longest of the episodes that are wanted and not over."""
+        return int((len(self) - self._began).max(where=self._left > 0, initial=0))
+
+    def cut(self, observations: Any) -> NDArray[np.bool_]:
+        """Truncates the open episodes where they are, as their environments are about to be reset or left.
+
+        Args:
+            observations: What the last step led to.
+
+        Returns:
+            Of which environments one was cut, ``[n_envs]``. Those without a step are not there yet.
+        """
+        if not self._steps:
+            return np.zeros_like(self._left, np.bool_)
+        last = self._steps[-1]
+        is_open = last["kept"] & ~last["dones"]
+        last["dones"] = last["dones"] | is_open
+        for i in np.flatnonzero(is_open).tolist():
+            self._finals[i].append(map_arrays(lambda array, i=i: np.array(array[i]), observations))
+            self._truncated[i].append(True)
+        self._left -= is_open
+        self._began[:] = len(self)
+        return is_open
+
+    def finish(self, observations: Any) -> NDArray[np.bool_]:
+        """Truncates the open episodes, and goes without those that have not begun; see :meth:`cut`."""
+        is_open = self.cut(observations)
+        self._left[:] = 0
+        return is_open
 
     def rollout(self, codec: OneHotCodec, device: torch.device) -> Rollout:
         """What was kept, environment by environment.
@@ -142,6 +175,8 @@ class Episodes:
         self._truncated = [list(of_env) for of_env in state["truncated"]]
         count = 0 if state["steps"] is None else len(state["steps"]["dones"])
         self._steps = [_map_tree(lambda column, t=t: column[t], state["steps"]) for t in range(count)]
+        for t, step in enumerate(self._steps, start=1):
+            self._began[step["dones"]] = t
 
 
 def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from functools import update_wrapper
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
-__all__ = ["GymnasiumVecEnv", "SyncVecEnv"]
+__all__ = [
+    "LONGEST_EPISODE",
+    "GymnasiumVecEnv",
+    "StepWatch",
+    "SyncVecEnv",
+    "has_time_limit",
+    "seed_environments",
+]
+
+LONGEST_EPISODE = 10_000
+"""Steps after which an episode is cut off where :func:`has_time_limit` knows of no end."""
 
 ATOMS = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int64})
 """Types of which nobody needs a copy, because nobody can change them."""
@@ -149,7 +161,9 @@ class GymnasiumVecEnv(VecEnv):
             )
         if any(options != self._options[0] for options in self._options):
             raise ValueError(f"options must be the same for all sub-environments, got {self._options}")
-        observations, infos = self.vector_env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        has_parts = isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        seed: Any = list(self._seeds) if has_parts else self._seeds[0]
+        observations, infos = self.vector_env.reset(seed=seed, options=self._options[0] or None)
         self._dummy_steps_allowed = False
         self._reset_seeds()
         self._reset_options()
@@ -316,6 +330,97 @@ class GymnasiumVecEnv(VecEnv):
     def _check_all(self, indices: VecEnvIndices) -> None:
         if list(self._get_indices(indices)) != list(range(self.num_envs)):
             raise ValueError(f"indices must be None: {self.vector_env} reaches all sub-environments or none")
+
+
+class StepWatch:
+    """Tells whether somebody else has reset or stepped environments, such as an evaluation in those of the training.
+
+    The calls of ``reset`` and ``step`` are counted in the environments themselves, where these are in this process, so
+    that it does not matter through which wrapper they come. Else they are counted in the outermost object that is not
+    a wrapper of Stable-Baselines3's. Watches of the same environments share the counts.
+
+    Args:
+        env: Vectorised environments, wrapped or not. They are taken to be disturbed until :meth:`settle` is called.
+
+    Attributes:
+        env: The same.
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env = env
+        base, names = env.unwrapped, ["reset", "step"]
+        if isinstance(base, DummyVecEnv):
+            owners: list[Any] = [_innermost(each) for each in base.envs]
+        elif isinstance(base, GymnasiumVecEnv):
+            owners = [base.vector_env.unwrapped]
+        else:
+            owners, names = [base], ["reset", "step", "step_wait"]
+        self._methods = [_counted(owner, name) for owner in owners for name in names]
+        self._settled_at = -1
+
+    def count(self) -> int:
+        """Calls so far, whoever made them."""
+        return sum(method.calls for method in self._methods)
+
+    def settle(self, count: int | None = None) -> None:
+        """Takes it that its user knows where the environments are: now, or when so many calls had been made."""
+        self._settled_at = self.count() if count is None else count
+
+    def is_disturbed(self) -> bool:
+        """Whether there were further calls since."""
+        return self.count() != self._settled_at
+
+
+class _CountedMethod:
+    """A method that counts its calls. It can be copied and pickled with its owner."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        update_wrapper(self, method)  # others may look at the signature
+        self.method = method
+        self.calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.method(*args, **kwargs)
+
+
+def _counted(owner: Any, name: str) -> _CountedMethod:
+    """A method of this object, counted from now on, or already."""
+    method = vars(owner).get(name)
+    if not isinstance(method, _CountedMethod):
+        method = vars(owner)[name] = _CountedMethod(getattr(owner, name))
+    return method
+
+
+def _innermost(env: gym.Env) -> gym.Env:
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+    return env
+
+
+def seed_environments(env: VecEnv, seeds: Iterable[int]) -> None:
+    """Gives each environment a seed of its own for the next reset, where ``env.seed(seed)`` would give ``seed + j``.
+
+    Args:
+        env: Vectorised environments, wrapped or not.
+        seeds: One for each; what keeps no list of seeds takes the first, for all that it draws.
+    """
+    seeds = list(seeds)
+    env.seed(seeds[0])
+    if isinstance(getattr(env.unwrapped, "_seeds", None), list):
+        env.unwrapped._seeds = [*seeds]
+
+
+def has_time_limit(env: VecEnv) -> bool:
+    """Whether every environment is known to end its episodes, by :class:`gymnasium.wrappers.TimeLimit`."""
+    base = env.unwrapped
+    if isinstance(base, GymnasiumVecEnv):
+        spec = base.vector_env.spec
+        return (spec is not None and spec.max_episode_steps is not None) or base.has_attr("_max_episode_steps")
+    try:
+        return all(env.env_is_wrapped(TimeLimit))
+    except (AttributeError, NotImplementedError):  # other people's classes need not know of wrappers
+        return False
 
 
 def _copy_info(info: dict[str, Any]) -> dict[str, Any]:

@@ -34,13 +34,19 @@ from stable_baselines3.common.vec_env import (
 )
 
 from gsrl import checkpoint
-from gsrl._random import default_generator_lent, seed_of
+from gsrl._random import (
+    default_generator_lent,
+    environment_seed,
+    environment_seeds,
+    seed_of,
+    seed_sequence,
+)
 from gsrl._validation import is_number
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.masking import adapt, check_masks, current_masks, shows_masks
 from gsrl.spaces import OneHotCodec
 from gsrl.timing import Stopwatch
-from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv
+from gsrl.vec_env import GymnasiumVecEnv, StepWatch, SyncVecEnv, seed_environments
 
 __all__ = ["Algorithm", "check_spaces"]
 
@@ -125,25 +131,34 @@ class Algorithm(BaseAlgorithm):
         self._setup_lr_schedule()
         self.generator = torch.Generator(self.device)
         self.masked = False
+        self._is_reset = False
         self._last_masks: np.ndarray | None = None
+        self._watch: StepWatch | None = None
         self.stopwatch = Stopwatch()
         self.set_random_seed(self.seed)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds the agent's generators, its action space and its environment; no global generator.
+        """Seeds the agent's generators, its action space and its environments; no global generator.
+
+        Each has a stream of its own: those of environment j of one seed are no environment's of another seed.
 
         Args:
             seed: A non-negative integer; None: entropy of the operating system, and the environment stays as it is.
         """
-        noise, init, other = np.random.SeedSequence(seed).spawn(3)
         # In place: the policy holds the same generator.
-        self.generator.manual_seed(seed_of(noise))
-        self._init_seed = seed_of(init)
-        self._seed_others(other)
+        self.generator.manual_seed(seed_of(seed_sequence(seed, "noise")))
+        self._init_seed = seed_of(seed_sequence(seed, "initialisation"))
+        self._seed_data(seed_sequence(seed, "data"))
         if seed is not None:
-            self.action_space.seed(seed)
+            self.action_space.seed(environment_seed(seed, "actions"))
             if self.env is not None:
-                self.env.seed(seed)
+                seed_environments(self.env, environment_seeds(self.env.num_envs, seed, "environment"))
+
+    def _seed_resumed_environments(self) -> None:
+        """Seeds environments that begin anew in the middle of a training: not with the episodes it began with."""
+        if self.env is not None and self.seed is not None and self.num_timesteps:
+            seeds = environment_seeds(self.env.num_envs, self.seed, "resumption", self.num_timesteps)
+            seed_environments(self.env, seeds)
 
     def _make_policy(self) -> None:
         with default_generator_lent(self._init_seed):
@@ -176,8 +191,8 @@ class Algorithm(BaseAlgorithm):
         float(self.lr_schedule(1.0))  # it may be any callable of a file's
         checkpoint.check_module(parameters["policy"], self._new_policy, "parameters.policy")
 
-    def _seed_others(self, sequence: np.random.SeedSequence) -> None:
-        """Seeds what random numbers an algorithm has beside those of actions, noise and first weights."""
+    def _seed_data(self, sequence: np.random.SeedSequence) -> None:
+        """Seeds the choice of what is learned from, where an algorithm makes one."""
 
     @staticmethod
     def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -204,24 +219,53 @@ class Algorithm(BaseAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        is_reset = reset_num_timesteps or self._last_obs is None
-        if is_reset:
+        self._is_reset = reset_num_timesteps or self._last_obs is None
+        if self._is_reset:
             self._before_reset()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if is_reset:
-            assert self.env is not None
-            self._last_masks = current_masks(self.env)
-            if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
-                warnings.warn(
-                    "The environments give action masks by a method or in their observations, which are not heeded: "
-                    "put gsrl.masking.ActionMasker around each before they are vectorised.",
-                    stacklevel=3,
-                )
-            self._set_masked(self._last_masks is not None)
         if reset_num_timesteps:
             self.stopwatch = Stopwatch()
         self.stopwatch.start()
         return result
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # The last part of Stable-Baselines3's _setup_learn: what callbacks do with the environments comes later.
+        if self._is_reset:
+            self._after_reset()
+        return super()._init_callback(callback, progress_bar)
+
+    def _after_reset(self) -> None:
+        """Takes the masks of the first actions, once the environments were reset for a training."""
+        assert self.env is not None
+        self._watch_of(self.env).settle()
+        self._last_masks = current_masks(self.env)
+        if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
+            warnings.warn(
+                "The environments give action masks by a method or in their observations, which are not heeded: "
+                "put gsrl.masking.ActionMasker around each before they are vectorised.",
+                stacklevel=5,
+            )
+        self._set_masked(self._last_masks is not None)
+
+    def _watch_of(self, env: VecEnv) -> StepWatch:
+        """What tells whether somebody else has stepped these environments since the last observation."""
+        if self._watch is None or self._watch.env is not env:
+            self._watch = StepWatch(env)
+        return self._watch
+
+    def _begin_episodes(self, env: VecEnv) -> None:
+        """Resets all environments in the middle of a training.
+
+        Raises:
+            ValueError: They give masks at some resets and steps only.
+        """
+        self._before_reset()
+        self._last_obs = env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(env.num_envs, np.bool_)
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        self._set_next_masks(current_masks(env))
+        self._watch_of(env).settle()
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # Environments that step together, or whole episodes, may go beyond the total; schedules end at 0.
@@ -242,15 +286,14 @@ class Algorithm(BaseAlgorithm):
         """Called when it is known whether the environments give masks."""
         self.masked = masked
 
-    def _advance_masks(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+    def _set_next_masks(self, masks: np.ndarray | None) -> None:
         """Goes on to the masks of the next actions.
 
         Raises:
             ValueError: The environments give masks at some resets and steps only.
         """
-        assert self.env is not None
-        self._last_masks = current_masks(self.env, infos, dones)
-        if (self._last_masks is not None) != self.masked:
+        self._last_masks = masks
+        if (masks is not None) != self.masked:
             raise ValueError(
                 'env must give info["action_mask"] at every reset and step, or never, but left it out here.'
             )
@@ -382,6 +425,8 @@ class Algorithm(BaseAlgorithm):
         self._last_original_obs = state["last_original_obs"]
         self._last_episode_starts = state["last_episode_starts"]
         self._last_masks, self.masked = state["last_masks"], state["masked"]
+        if self.env is not None:
+            self._watch_of(self.env).settle()  # they are where this observation was, or will be reset
 
     def _saved_state(self, included: Collection[str]) -> dict[str, Any]:
         """:meth:`state_dict`, with those of the large parts alone that are asked for."""
@@ -491,6 +536,8 @@ class Algorithm(BaseAlgorithm):
             )
         if "seed" in kwargs:
             model.set_random_seed(kwargs["seed"])
+        else:
+            model._seed_resumed_environments()
         if env is None or force_reset or model.n_envs != tree["n_envs"]:
             model._last_obs = None
         return model

@@ -27,6 +27,7 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from torch import Tensor
 
 from gsrl import checkpoint
@@ -38,11 +39,13 @@ from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.exploration import PersistentExploration
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
-from gsrl.masking import to_matrix
+from gsrl.masking import current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
+from gsrl.rollouts import map_arrays
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 from gsrl.values import CriticCombination
+from gsrl.vec_env import LONGEST_EPISODE, has_time_limit
 
 __all__ = ["DiscreteSAC"]
 
@@ -338,7 +341,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if not isinstance(frequency, int) or frequency < 1:
             raise ValueError(f"train_freq must be at least 1 step or episode, but got {self.train_freq!r}.")
 
-    def _seed_others(self, sequence: np.random.SeedSequence) -> None:
+    def _seed_data(self, sequence: np.random.SeedSequence) -> None:
         # In place: the replay buffer holds the same generator.
         self._replay_generator.bit_generator.state = np.random.default_rng(sequence).bit_generator.state
         self._exploration.remaining.zero_()
@@ -403,16 +406,35 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if env.num_envs > 1 and train_freq.unit != TrainFrequencyUnit.STEP:
             raise ValueError(f"train_freq must count steps where there are {env.num_envs} environments.")
         lap = self.stopwatch.lap
+        watch = self._watch_of(env)
+        most_steps = math.inf
+        if train_freq.unit == TrainFrequencyUnit.EPISODE and not has_time_limit(env):
+            most_steps = train_freq.frequency * LONGEST_EPISODE  # an episode need never end
         num_collected_steps, num_collected_episodes = 0, 0
         callback.on_rollout_start()
         continue_training = True
         lap("callbacks")
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            if num_collected_steps >= most_steps:
+                warnings.warn(
+                    f"train_freq counts episodes, but {num_collected_steps} steps went by in {num_collected_episodes}: "
+                    "updates are made without waiting for the end. Give env a time limit, by "
+                    "gymnasium.wrappers.TimeLimit.",
+                    stacklevel=3,
+                )
+                break
+            if watch.is_disturbed():
+                self._begin_episodes(env)
+                lap("environment")
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             lap("acting")
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
+            # Now: callbacks may step the environments, which then know no more of this step, or write over it.
+            new_obs = map_arrays(np.array, new_obs)
+            count, next_masks = watch.count(), current_masks(env, infos, dones)
+            next_original_obs, successors, original_rewards = self._unnormalized(new_obs, rewards, dones, infos)
             lap("environment")
 
             callback.update_locals(locals())
@@ -420,7 +442,20 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             lap("callbacks")
             # A step that ends the training is stored as well: the next training goes on from here.
             self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+            replay_buffer.add(
+                self._last_obs if self._vec_normalize_env is None else self._last_original_obs,  # type: ignore[arg-type]
+                successors,
+                buffer_actions,
+                original_rewards,
+                dones,
+                infos,
+                self._last_masks,
+            )
+            self._last_obs = new_obs
+            if self._vec_normalize_env is not None:
+                self._last_original_obs = next_original_obs
+            self._set_next_masks(next_masks)
+            watch.settle(count)
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             self._on_step()
             lap("replay")
@@ -453,35 +488,14 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             actions = self.policy.act(self._last_obs, self._last_masks, noise)
         return actions, actions
 
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,  # type: ignore[override]
-        buffer_action: np.ndarray,
-        new_obs: np.ndarray | dict[str, np.ndarray],
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Stores unnormalised observations and rewards, with the masks of both states, and goes on to the next ones."""
+    def _unnormalized(
+        self, new_obs: VecEnvObs, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[Any, Any, np.ndarray]:
+        """What the step just taken shows unnormalised: observations, those that actions led to, and rewards."""
         normalized = self._vec_normalize_env
-        if normalized is None:
-            last_obs, next_obs = self._last_obs, new_obs
-        else:
-            last_obs, next_obs = self._last_original_obs, normalized.get_original_obs()
-            reward = normalized.get_original_reward()
-        replay_buffer.add(
-            last_obs,  # type: ignore[arg-type]
-            successor_observations(next_obs, dones, infos, normalized),
-            buffer_action,
-            reward,
-            dones,
-            infos,
-            self._last_masks,
-        )
-        self._last_obs = new_obs
         if normalized is not None:
-            self._last_original_obs = next_obs
-        self._advance_masks(infos, dones)
+            new_obs, rewards = normalized.get_original_obs(), normalized.get_original_reward()
+        return new_obs, successor_observations(new_obs, dones, infos, normalized), rewards
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
@@ -30,8 +31,9 @@ from gsrl.learner import Learner
 from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import Episodes, Rollout
+from gsrl.rollouts import Episodes, Rollout, map_arrays
 from gsrl.spaces import OneHotCodec
+from gsrl.vec_env import LONGEST_EPISODE, has_time_limit
 
 __all__ = ["Baseline", "Reinforce", "ReinforceCnnPolicy", "ReinforceMultiInputPolicy", "ReinforcePolicy"]
 
@@ -208,6 +210,10 @@ class Reinforce(Algorithm):
     are through with theirs are stepped on until the last one is: these steps are counted, for they were taken, but
     nothing is learned from them, and the next rollout begins with a reset of all. So ``total_timesteps`` may be
     exceeded by the rest of a rollout; what a callback cuts short is not learned from.
+
+    Where somebody else resets or steps the environments in the middle, as an evaluation in them does, the open episodes
+    are truncated, and new ones begin. Environments without a time limit need never end an episode: after 10,000 steps
+    of one a rollout is cut off, with a warning, and its open episodes are truncated.
 
     Constructor, ``learn``, ``predict``, ``save``, ``load``, callbacks and logging are those of Stable-Baselines3's
     on-policy algorithms. Random numbers come from ``generator`` alone, derived from ``seed``; no global one is read or
@@ -446,19 +452,30 @@ class Reinforce(Algorithm):
         """
         self.policy.set_training_mode(False)
         lap = self.stopwatch.lap
-        if not np.all(self._last_episode_starts):  # those that were stepped on; or the last rollout was cut short
-            self._reset(env)
+        watch = self._watch_of(env)
+        # Those that were stepped on; or the last rollout was cut short; or somebody else has stepped them.
+        if watch.is_disturbed() or not np.all(self._last_episode_starts):
+            self._begin_episodes(env)
             lap("environment")
         callback.on_rollout_start()
         lap("callbacks")
+        longest = None if has_time_limit(env) else LONGEST_EPISODE
         episodes = Episodes(self.n_episodes, env.num_envs)
         while not episodes.are_complete():
+            if watch.is_disturbed():
+                self._episode_num += int(np.count_nonzero(episodes.cut(self._last_obs)))
+                self._begin_episodes(env)
+                lap("environment")
+                continue  # the episodes that were cut may have been the last
             actions = self.policy.act(self._last_obs, self._last_masks)  # type: ignore[arg-type]
             lap("acting")
             # Until the step is over: whatever ends the training here, the next one begins new episodes.
             self._last_episode_starts = np.zeros(env.num_envs, np.bool_)
             new_obs, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
+            # Now: callbacks may step the environments, which then know no more of this step, or write over it.
+            new_obs = map_arrays(np.array, new_obs)
+            count, next_masks = watch.count(), current_masks(env, infos, dones)
             lap("environment")
 
             callback.update_locals(locals())
@@ -470,9 +487,13 @@ class Reinforce(Algorithm):
             kept = episodes.add(self._last_obs, actions, rewards, dones, infos, self._last_masks)
             self._update_info_buffer([info if keep else {} for info, keep in zip(infos, kept, strict=True)], dones)
             self._episode_num += int(np.count_nonzero(dones & kept))
-            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_obs = new_obs
             self._last_episode_starts = dones
-            self._advance_masks(infos, dones)
+            self._set_next_masks(next_masks)
+            watch.settle(count)
+            if longest is not None and len(episodes) >= longest and episodes.longest_open() >= longest:
+                warn_of_endless_episode(longest)
+                self._episode_num += int(np.count_nonzero(episodes.finish(self._last_obs)))
             lap("acting")
         rollout = episodes.rollout(self.policy.actor.head.codec, self.device)
         lap("update")
@@ -480,12 +501,6 @@ class Reinforce(Algorithm):
         callback.on_rollout_end()
         lap("callbacks")
         return rollout
-
-    def _reset(self, env: VecEnv) -> None:
-        self._before_reset()
-        self._last_obs = env.reset()  # type: ignore[assignment]
-        self._last_episode_starts = np.ones(env.num_envs, np.bool_)
-        self._last_masks = current_masks(env)
 
     def train(self, rollout: Rollout) -> None:
         """Does one step of the policy, and ``critic_updates`` of the value network.
@@ -592,6 +607,15 @@ class Reinforce(Algorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "learner", *(["critic_learner"] if self.critic_learner is not None else [])], []
+
+
+def warn_of_endless_episode(steps: int) -> None:
+    """Warns that a rollout is cut off because of an episode that does not end."""
+    warnings.warn(
+        f"an episode has not ended after {steps} steps: it is cut off there, and the rollout with it. Give env a time "
+        "limit, by gymnasium.wrappers.TimeLimit; with one, nothing is cut off.",
+        stacklevel=4,
+    )
 
 
 def _make_learner(loss: nn.Module, max_grad_norm: float | None) -> Learner:

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
-from gsrl._random import default_generator_lent, seed_of
+from gsrl._random import default_generator_lent, seed_of, seed_sequence
 from gsrl.checks import check_observations, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
@@ -308,12 +308,11 @@ class _Member:
     """What one of several agents has for itself."""
 
     def __init__(self, seed: int, env: TalkingEnv) -> None:
-        noise, init, play, explore = np.random.SeedSequence(seed).spawn(4)
         self.env = env
-        self.generator = torch.Generator().manual_seed(seed_of(noise))
-        self.init_seed = seed_of(init)
-        self.play = np.random.default_rng(play)
-        self.explore = np.random.default_rng(explore)
+        self.generator = torch.Generator().manual_seed(seed_of(seed_sequence(seed, "noise")))
+        self.init_seed = seed_of(seed_sequence(seed, "initialisation"))
+        self.play = np.random.default_rng(seed_sequence(seed, "data"))
+        self.explore = np.random.default_rng(seed_sequence(seed, "exploration"))
 
 
 class DIAL:
@@ -750,7 +749,7 @@ class DIAL:
             raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
         results = []
         for index, own in enumerate(self.seeds):
-            rng = np.random.default_rng([own, seed])
+            rng = np.random.default_rng(seed_sequence(own, "evaluation", seed))
             results.append(self._play(index, self._make_env() if env is None else env(), episodes, rng, scramble))
         self._report_diverged()
         returns, lengths, best = zip(*results, strict=True)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
 from gsrl._progress import show_progress
-from gsrl._random import default_generator_lent, seed_of
+from gsrl._random import default_generator_lent, seed_of, seed_sequence
 from gsrl.checks import NonFiniteError, check_observations, largest
 from gsrl.comms.agents import (
     DiscriminationReceiver,
@@ -522,7 +522,7 @@ class SignallingGame:
         listed = episodes is None and self._lists_episodes and deterministic and not scramble
 
         def play(index: int, *, validate_args: bool) -> dict[str, NDArray[Any]]:
-            sequence = np.random.SeedSequence([self.seeds[index], seed])
+            sequence = seed_sequence(self.seeds[index], "evaluation", seed)
             generator = torch.Generator().manual_seed(seed_of(sequence))
             if listed:
                 batch = self.game.inputs(split)

@@ -26,14 +26,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
+from gsrl._random import environment_seeds
 from gsrl.algorithms.base import Algorithm
 from gsrl.checks import check_observations, raise_non_finite, to_numpy
 from gsrl.distributions import FactoredCategorical
+from gsrl.evaluation import EpisodeLimit
 from gsrl.learner import LockstepLearner
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.timing import Stopwatch
-from gsrl.vec_env import SyncVecEnv
+from gsrl.vec_env import LONGEST_EPISODE, StepWatch, SyncVecEnv, has_time_limit
 
 __all__ = ["VECTORS", "Episode", "Population", "PopulationCallback"]
 
@@ -197,7 +199,7 @@ class Population:
         self._total_timesteps = 0
         self._is_learning = False
         self._final_states: list[dict[str, Any] | None] = [None] * len(self.seeds)  # of members that were frozen
-        self._make_env_of_all(seeds=[seed + j for seed in self.seeds for j in range(n_envs)])
+        self._make_env_of_all([each for seed in self.seeds for each in environment_seeds(n_envs, seed, "environment")])
         self._lock()
         self._begin()
 
@@ -225,6 +227,8 @@ class Population:
         env = self._vec_env_class([lambda env=env: env for env in self._environments])  # type: ignore[misc]
         env._seeds = list(seeds)  # of the first reset
         self.env: VecEnv = self.algorithm._wrap_env(env)
+        self._watch = StepWatch(self.env)
+        self._longest_episode = None if has_time_limit(env) else LONGEST_EPISODE
 
     def _lock(self) -> None:
         """Makes the members' networks rows of the learner's."""
@@ -295,12 +299,24 @@ class Population:
         if reset or self._last_obs is None:
             self._before_reset()
             self._last_obs = self.env.reset()
+            self._watch.settle()
             self._last_masks = current_masks(self.env)
             self._set_masked(self._last_masks is not None)
 
     def _before_reset(self) -> None:
         """Called before all environments are reset."""
         raise NotImplementedError
+
+    def _begin_episodes(self) -> None:
+        """Resets all environments in the middle of a training, since somebody else has reset or stepped them."""
+        self._last_obs = self.env.reset()
+        self._set_next_masks(current_masks(self.env))
+        self._watch.settle()
+
+    def _set_next_masks(self, masks: NDArray[Any] | None) -> None:
+        self._last_masks = masks
+        if (masks is not None) != self._masked:
+            raise ValueError('env must give info["action_mask"] at every reset and step, or never.')
 
     def _set_masked(self, masked: bool) -> None:
         """Called when it is known whether the environments give masks."""
@@ -481,6 +497,7 @@ class Population:
         index = range(len(self))[index]
         agent: Algorithm = self._make_member(index, [self._make_env() for _ in range(self.n_envs)], self.device)
         agent.load_state_dict(self._agent_state(index))
+        agent._seed_resumed_environments()
         return agent
 
     def _agent_state(self, index: int) -> dict[str, Any]:
@@ -522,12 +539,15 @@ class Population:
         if self._last_masks is not None:
             self._last_masks = self._last_masks[self._rows(indices)]
         seeds = [self.env.unwrapped._seeds[row] for row in self._rows(indices)]
+        is_disturbed = self._watch.is_disturbed()
         for name in ("_members", "seeds", "settings", "stopped_at", "diverged", "_final_states"):
             values = getattr(self, name)
             setattr(self, name, [values[index] for index in indices])
         self._make_env_of_all(seeds)
         if self._last_obs is not None:
             self.env.unwrapped.reset_infos = resets
+        if not is_disturbed:
+            self._watch.settle()
         self._lock()
         self.learner.alive.copy_(alive)
         self._keep(indices)
@@ -543,17 +563,20 @@ class Population:
         seeds: Sequence[int] | None = None,
         n_envs: int = 5,
         deterministic: bool = True,
+        max_episode_steps: int | None = None,
         callback: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float64]:
         """Evaluates all members at once, each in environments of its own.
 
-        What a member gets is what :func:`gsrl.evaluation.evaluate_policy` gives it in ``n_envs`` environments.
+        What a member gets is what :func:`gsrl.evaluation.evaluate_policy` gives it in ``n_envs`` environments. Their
+        episodes are not those of the training, and the same at each call with the same seeds.
 
         Args:
             n_eval_episodes: Episodes of each member.
-            seeds: Seed of each member's environments, the j-th has ``seed + j``; the members' own if None.
+            seeds: From which those of each member's environments are derived; the members' own if None.
             n_envs: Environments that a member's episodes are shared out to.
             deterministic: Whether the most probable actions are taken.
+            max_episode_steps: Steps after which an episode is cut off, see :func:`gsrl.evaluation.evaluate_policy`.
             callback: Called at every step.
 
         Returns:
@@ -570,25 +593,34 @@ class Population:
             raise ValueError(f"seeds must be one for each of {len(self)} members, but got {len(seeds)}.")
         if not self._is_learning:
             self.stopwatch.start()
-        count = len(self) * n_envs
-        sub_environments = SyncVecEnv([self._make_env] * count)
-        sub_environments._seeds = [seed + j for seed in seeds for j in range(n_envs)]
+        sub_environments = SyncVecEnv([self._make_env] * (len(self) * n_envs))
+        sub_environments._seeds = [each for seed in seeds for each in environment_seeds(n_envs, seed, "evaluation")]
         env = self.algorithm._wrap_env(sub_environments)
-        targets = [(n_eval_episodes + row % n_envs) // n_envs for row in range(count)]
+        left = np.array([(n_eval_episodes + row % n_envs) // n_envs for row in range(env.num_envs)])
+        limit = EpisodeLimit(env, max_episode_steps)
         returns: list[list[float]] = [[] for _ in range(len(self))]
         observations, masks = env.reset(), current_masks(env)
-        while any(targets):
+        while left.any():
             tensors, _ = self._members[0].policy.obs_to_tensor(observations)
             noise = None if deterministic else self._action_noise(n_envs)
             actions = self._choose(tensors, masks, noise)
-            observations, _, dones, infos = env.step(actions)
+            observations, rewards, dones, infos = env.step(actions)
             masks = current_masks(env, infos, dones)
-            for row in dones.nonzero()[0].tolist():
-                ended = infos[row].get("episode")
-                if targets[row] and ended is not None:
-                    targets[row] -= 1
-                    returns[row // n_envs].append(ended["r"])
+            limit.add(rewards)
+            over = {
+                row: infos[row]["episode"]["r"]
+                for row in dones.nonzero()[0].tolist()
+                if left[row] and not limit.waiting[row] and "episode" in infos[row]
+            }
+            limit.end([*over])
+            over |= limit.cut(left > 0)
+            for row, episode_return in over.items():
+                left[row] -= 1
+                returns[row // n_envs].append(episode_return)
             callback()
+            if limit.is_reached_by_all(left > 0):
+                observations, masks = env.reset(), current_masks(env)
+        limit.warn()
         env.close()
         self.stopwatch.lap("evaluation")
         return np.array(returns, dtype=np.float64)
@@ -644,6 +676,7 @@ class Population:
         self.num_timesteps, self._total_timesteps = state["num_timesteps"], state["total_timesteps"]
         self.stopped_at, self.diverged = list(state["stopped_at"]), list(state["diverged"])
         self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
+        self._watch.settle()  # they are where these observations were, or will be reset
         self._final_states = [
             None if stopped_at is None else member_state
             for member_state, stopped_at in zip(state["members"], self.stopped_at, strict=True)
@@ -713,8 +746,18 @@ class Population:
             for index, member in enumerate(population._members):
                 member._check_restored(population.n_envs)
                 checkpoint.check_finite(member.policy.state_dict(), f"member {index} of {path}")
-        population._last_obs = None
+        population.begin_anew()
         return population
+
+    def begin_anew(self) -> None:
+        """Lets the training go on with new episodes, whose seeds are derived from each member's and its steps."""
+        self._last_obs = None
+        if self.num_timesteps:
+            self.env.unwrapped._seeds = [
+                each
+                for seed in self.seeds
+                for each in environment_seeds(self.n_envs, seed, "resumption", self.num_timesteps)
+            ]
 
     def close(self) -> None:
         """Closes the environments."""

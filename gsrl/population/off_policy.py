@@ -135,9 +135,14 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         """Takes the steps between two updates; returns how many of each member."""
         steps = self._members[0].train_freq.frequency
         for _ in range(steps):
+            if self._watch.is_disturbed():
+                self._before_reset()
+                self._begin_episodes()
+                self.stopwatch.lap("environment")
             actions = self._act()
             self.stopwatch.lap("acting")
             observations, rewards, dones, infos = self.env.step(actions)
+            count, masks = self._watch.count(), current_masks(self.env, infos, dones)  # callbacks may go on stepping
             self.stopwatch.lap("environment")
             self.num_timesteps += self.n_envs
             if dones.any():
@@ -145,7 +150,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
                 self.stopwatch.lap("callbacks")
             successors = successor_observations(observations, dones, infos, None)
             self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
-            self._last_obs, self._last_masks = observations, current_masks(self.env, infos, dones)
+            self._last_obs = observations
+            self._set_next_masks(masks)
+            self._watch.settle(count)
             self.stopwatch.lap("replay")
         return steps * self.n_envs
 

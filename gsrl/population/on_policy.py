@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
-from gsrl.algorithms.reinforce import Reinforce
+from gsrl.algorithms.reinforce import Reinforce, warn_of_endless_episode
 from gsrl.masking import current_masks
 from gsrl.population.base import Population, PopulationCallback, copied
 from gsrl.rollouts import Episodes, map_arrays
@@ -78,11 +78,18 @@ class OnPolicyPopulation(Population, of=Reinforce):
         super()._set_masked(masked)
 
     def _advance(self, callback: PopulationCallback) -> int:
+        if self._watch.is_disturbed():
+            for index, _ in self._learning():
+                self._members[index]._episode_num += int(self._cut(index, Episodes.cut).sum())
+            self._learn_from_complete()
+            self._begin_episodes()
+            self._episode_starts = np.ones_like(self._episode_starts)
         self._reset_those_that_begin()
         self.stopwatch.lap("environment")
         actions = self._act()
         self.stopwatch.lap("acting")
         observations, rewards, dones, infos = self.env.step(actions)
+        count, next_masks = self._watch.count(), current_masks(self.env, infos, dones)  # callbacks may go on stepping
         self.stopwatch.lap("environment")
         self.num_timesteps += self.n_envs
         ended = np.zeros_like(dones)
@@ -92,18 +99,39 @@ class OnPolicyPopulation(Population, of=Reinforce):
             step = (actions[rows], rewards[rows], dones[rows], infos[rows], masks)
             ended[rows] = dones[rows] & self._rollouts[index].add(last_obs, *step)
         self._last_obs, self._episode_starts = observations, dones
-        self._last_masks = current_masks(self.env, infos, dones)
-        if (self._last_masks is not None) != self._masked:
-            raise ValueError('env must give info["action_mask"] at every reset and step, or never.')
+        self._set_next_masks(next_masks)
+        self._watch.settle(count)
+        is_cut = self._longest_episode is not None and self._cut_what_does_not_end(self._longest_episode)
         self.stopwatch.lap("acting")
         if ended.any():
             self._end_episodes(callback, ended, infos)
             self.stopwatch.lap("callbacks")
-            for index, _ in self._learning():
-                if self._rollouts[index].are_complete():
-                    self._update(index)
+        if is_cut or ended.any():
+            self._learn_from_complete()
             self._report_diverged()
         return self.n_envs
+
+    def _cut(self, index: int, how: Callable[[Episodes, Any], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Truncates the open episodes of a member, by a method of its rollout."""
+        rows = slice(index * self.n_envs, (index + 1) * self.n_envs)
+        return how(self._rollouts[index], map_arrays(itemgetter(rows), self._last_obs))
+
+    def _cut_what_does_not_end(self, longest: int) -> bool:
+        """Cuts off rollouts with an episode of so many steps, as :class:`gsrl.Reinforce` does; whether there were."""
+        is_cut = False
+        for index, _ in self._learning():
+            rollout = self._rollouts[index]
+            if len(rollout) >= longest and rollout.longest_open() >= longest:
+                warn_of_endless_episode(longest)
+                self._members[index]._episode_num += int(self._cut(index, Episodes.finish).sum())
+                is_cut = True
+        return is_cut
+
+    def _learn_from_complete(self) -> None:
+        """Lets those members learn whose rollouts are complete."""
+        for index, _ in self._learning():
+            if self._rollouts[index].are_complete():
+                self._update(index)
 
     def _learning(self) -> list[tuple[int, slice]]:
         """Members that are not frozen, and their environments."""
@@ -139,6 +167,7 @@ class OnPolicyPopulation(Population, of=Reinforce):
         if self._last_masks is not None and masks is not None:
             self._last_masks = take(self._last_masks, masks)
         self._episode_starts = take(self._episode_starts, np.ones_like(self._episode_starts))
+        self._watch.settle()
 
     def _update(self, index: int) -> None:
         """Lets a member learn from its rollout, and freezes it as it was if that is not finite."""

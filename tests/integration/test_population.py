@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import envs  # noqa: F401  # registers environments
 from gsrl import DiscreteSAC, Population, make_estimator
+from gsrl._random import environment_seeds
 from gsrl.algorithms.extractors import SmallCNN
 from gsrl.checkpoint import CheckpointError
 from gsrl.estimators import ESTIMATORS
@@ -27,7 +28,7 @@ from gsrl.evaluation import evaluate_policy
 from gsrl.population import VECTORS, Episode, PopulationCallback
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature
-from gsrl.vec_env import SyncVecEnv
+from gsrl.vec_env import SyncVecEnv, seed_environments
 
 CARTPOLE = "CartPole-v1"
 SMALL: dict[str, Any] = {
@@ -319,7 +320,7 @@ def test_evaluation_is_that_of_single_agents() -> None:
     assert returns.shape == (2, 7)
     for index, seed in enumerate((11, 22)):
         env = SyncVecEnv([lambda: Monitor(gym.make(CARTPOLE))] * 3)
-        env.seed(seed)
+        seed_environments(env, environment_seeds(3, seed, "evaluation"))
         expected, _ = evaluate_policy(population.member(index), env, 7, return_episode_rewards=True)
         assert returns[index].tolist() == expected
 

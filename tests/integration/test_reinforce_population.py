@@ -18,10 +18,11 @@ from torch import Tensor
 
 import envs  # noqa: F401  # registers environments
 from gsrl import DiscreteSAC, Population, Reinforce
+from gsrl._random import environment_seeds
 from gsrl.evaluation import evaluate_policy
 from gsrl.masking import adapt
 from gsrl.population import Episode, OffPolicyPopulation, OnPolicyPopulation, PopulationCallback
-from gsrl.vec_env import SyncVecEnv
+from gsrl.vec_env import SyncVecEnv, seed_environments
 
 CARTPOLE = "CartPole-v1"
 SMALL: dict[str, Any] = {
@@ -219,7 +220,7 @@ def test_evaluation_is_that_of_single_agents() -> None:
     returns = population.evaluate(4, seeds=[11, 22], n_envs=3)
     for index, seed in enumerate((11, 22)):
         env = SyncVecEnv([lambda: Monitor(adapt(gym.make("gsrl/MaskedGrid-v0")))] * 3)
-        env.seed(seed)
+        seed_environments(env, environment_seeds(3, seed, "evaluation"))
         expected, _ = evaluate_policy(population.member(index), env, 4, return_episode_rewards=True)
         assert returns[index].tolist() == expected
 
