@@ -137,8 +137,8 @@ def dict_cartpole() -> gym.Env:
     ids=["images", "dict"],
 )
 def test_other_observations(env: Callable[[], gym.Env], settings: dict[str, Any], n_envs: int) -> None:
-    population = Population(Reinforce, env, [0, 1], n_envs=n_envs, **(SMALL | settings)).learn(60)
-    assert_equal(population.member(1), single(env, 1, 60, n_envs, **settings))
+    population = Population(Reinforce, env, [0, 1], n_envs=n_envs, **(SMALL | settings)).learn(100)
+    assert_equal(population.member(1), single(env, 1, 100, n_envs, **settings))
 
 
 def test_settings_may_differ_between_members() -> None:
@@ -282,11 +282,11 @@ def test_a_state_holds_what_there_is_of_rollouts(n_envs: int) -> None:
     population, other = (Population(Reinforce, Coin, seeds, n_envs=n_envs, **settings) for seeds in ([3, 4], [5, 6]))
     population.learn(50 * n_envs)
     assert all(len(rollout) > 3 for rollout in population._rollouts)  # type: ignore[attr-defined]
-    other.load_state_dict(copy.deepcopy(population.state_dict()))
     for mine, theirs in zip(population._environments, other._environments, strict=True):
         theirs.reset()
         theirs.unwrapped.steps = mine.unwrapped.steps  # type: ignore[attr-defined]
         theirs.rewards, theirs.needs_reset = [0.0], False  # type: ignore[attr-defined]
+    other.load_state_dict(copy.deepcopy(population.state_dict()))
     for each in (population, other):
         each.learn(100 * n_envs, reset_num_timesteps=False)
     for index in range(2):
