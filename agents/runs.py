@@ -239,7 +239,7 @@ def load_model(
         raise UsageError(f"{folder} holds agents that talk: gsrl.comms.{name}.load opens its model.zip")
     config = dataclasses.replace(config, device=config.device if device is None else device, compile=False)
     config.check()
-    return _load_model(folder, config, make_environments(config.env, n_envs, config.seed))
+    return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, config.max_episode_steps))
 
 
 def _config_of_model(folder: Path, *, trusted: bool) -> Config[Any]:
