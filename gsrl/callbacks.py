@@ -54,10 +54,12 @@ def actor_problem(model: DiscreteSAC, batch_size: int, generator: np.random.Gene
     batch = model.replay_buffer.sample(batch_size, model.get_vec_normalize_env(), generator)
     was_training = model.policy.training
     model.policy.set_training_mode(False)
-    with torch.no_grad():
-        policy = model.policy.actor(batch.observations, batch.action_mask)
-        f = model.policy.critic(batch.observations).objective(model.critics)
-    model.policy.set_training_mode(was_training)
+    try:
+        with torch.no_grad():
+            policy = model.policy.actor(batch.observations, batch.action_mask)
+            f = model.policy.critic(batch.observations).objective(model.critics)
+    finally:
+        model.policy.set_training_mode(was_training)
     return Problem(name, policy.logits, f)
 
 
