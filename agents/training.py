@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -312,6 +313,23 @@ class Training(ABC, Generic[Returns]):
             log.close()
 
 
+@contextmanager
+def _system_errors_told_once() -> Iterator[None]:
+    """Keeps the thread that writes TensorBoard's events from showing what it raises in the main one as well."""
+    previous = threading.excepthook
+
+    def show(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            previous(arguments)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
+
+
+@_system_errors_told_once()
 def carry_out(
     training: Training[Any], command: Sequence[str], obstacle: str | None, *, what: str, resumed: bool
 ) -> dict[str, Any]:

@@ -312,7 +312,7 @@ def test_a_crash_stops_nothing_else(
     text = SUITE.replace('[[runs]]\nagents = ["gumbel-sac"]', '[environments."crashing_env:Crash-v0"]\nsteps = 600')
     text = text[: text.index("gradient_samples")] + '[[runs]]\nagents = ["a2c"]\nseeds = 1\n'
     path.write_text(text)
-    assert bench(path, tmp_path / "out") == 1
+    assert bench(path, tmp_path / "out", "--trust") == 1
     output = capsys.readouterr().out
     log = tmp_path / "out" / "runs" / "crashing_env-Crash-v0_a2c_seed0" / "task.log"
     assert "FAILED  a2c on crashing_env:Crash-v0, seed 0: error: training failed at" in output

@@ -312,7 +312,7 @@ def test_a_folder_that_cannot_be_written_to(run: Path, answer: Answer, monkeypat
     assert answer("train", *SHORT, "--out", run.parent / "new") == sentence.replace(str(run), str(run.parent / "new"))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread is silent
 def test_a_folder_that_is_removed_meanwhile_is_not_made_again(
     tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
