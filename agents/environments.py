@@ -27,11 +27,13 @@ from agents import AGENTS, TALKERS, get_agent, nearest
 from agents.common import UsageError
 from agents.rewind import Rewindable
 from gsrl._random import environment_seeds
+from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, seed_environments
 
 __all__ = [
+    "ENVIRONMENT_FAULTS",
     "EnvironmentFailure",
     "check_environment",
     "check_origin",
@@ -56,6 +58,10 @@ NEED_JAX = ("phys2d/", "tabular/")
 
 class EnvironmentFailure(RuntimeError):
     """An environment raised, or returned what no agent can use; the message says what and where."""
+
+
+ENVIRONMENT_FAULTS = (EnvironmentFailure, EnvironmentDataError, NonFiniteError)
+"""What is raised where an environment, or what it returned, is at fault: a sentence says all of it."""
 
 
 class _Watched(gym.Wrapper):

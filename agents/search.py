@@ -44,7 +44,7 @@ from agents.config import (
     write_json,
 )
 from agents.curve import plot_search
-from agents.environments import EnvironmentFailure
+from agents.environments import ENVIRONMENT_FAULTS
 from agents.files import described, occupied, write_text
 from agents.interruption import Interrupted, Stop
 from agents.lockstep import Member, Members, number_of_processes
@@ -325,7 +325,7 @@ def _find(
             except DivergenceError:
                 search.write_results("failed")
                 raise
-    except (EnvironmentFailure, OSError) as error:
+    except (*ENVIRONMENT_FAULTS, OSError) as error:
         reason = described(error) if isinstance(error, OSError) else error
         left = "the newest checkpoint in it is good" if (folder / "checkpoint.zip").exists() else "it has no checkpoint"
         raise TrainingError(f"the search in {folder} failed at {search.steps} steps: {reason}; {left}") from error

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from agents.common import UsageError
 from agents.config import Config, write_config, write_json
-from agents.environments import EnvironmentFailure
+from agents.environments import ENVIRONMENT_FAULTS
 from agents.files import described
 from agents.interruption import Interrupted, Stop
 from agents.logs import CsvLog
@@ -79,7 +79,7 @@ class DivergenceError(TrainingError):
     """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
 
 
-ANSWERED = (UsageError, checkpoint.CheckpointError, TrainingError, EnvironmentFailure, OSError)
+ANSWERED = (UsageError, checkpoint.CheckpointError, TrainingError, *ENVIRONMENT_FAULTS, OSError)
 """What a command answers by its message alone: what the user, a file, the environment or the machine is to blame for.
 All other exceptions are faults of this project's, and show where they arose."""
 
@@ -371,7 +371,7 @@ def carry_out(
         with suppress(OSError):  # the disk may be full
             training.write_summary("failed")
         training.check_finite()  # the reason, where it is one, of whatever was raised
-        if isinstance(error, EnvironmentFailure | OSError):
+        if isinstance(error, (*ENVIRONMENT_FAULTS, OSError)):
             reason = described(error) if isinstance(error, OSError) else error
             if not folder.is_dir():
                 reason = f"{folder} was removed"

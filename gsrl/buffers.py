@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from gsrl.checks import Layout, checked_transition, layout_of
 from gsrl.masking import MASK_KEY, check_masks, to_matrix
 from gsrl.spaces import OneHotCodec
 
@@ -156,13 +156,9 @@ class ReplayBuffer(BaseBuffer):
         self._step_shape = (*members, n_envs)
         self._num_envs = math.prod(self._step_shape)
         leading = (*members, self.buffer_size, n_envs)
-        self._layout: _Layout | dict[str, _Layout] = (
-            {key: _Layout.of(space) for key, space in observation_space.items()}
-            if isinstance(observation_space, spaces.Dict)
-            else _Layout.of(observation_space)
-        )
-        self.observations: Stored = _map(lambda layout: layout.allocate(leading, self.device), self._layout)
-        self.next_observations: Stored = _map(lambda layout: layout.allocate(leading, self.device), self._layout)
+        self._layout = layout_of(observation_space)
+        self.observations: Stored = _map(lambda layout: _allocate(layout, leading, self.device), self._layout)
+        self.next_observations: Stored = _map(lambda layout: _allocate(layout, leading, self.device), self._layout)
         self.actions = np.zeros((*leading, self.codec.n), dtype=np.min_scalar_type(self.codec.K - 1))
         self.rewards = np.zeros(leading, dtype=np.float32)
         self.terminated = np.zeros(leading, dtype=np.bool_)
@@ -244,19 +240,16 @@ class ReplayBuffer(BaseBuffer):
             action_masks: the masks at `obs`, flat `[W, L]`; in a buffer with masks only.
 
         Raises:
-            ValueError: a shape or key is wrong, an action is not in its space, or an observation or a reward is
-                not finite; a mask is missing, wrong, without a legal choice, or forbids the action.
+            gsrl.checks.EnvironmentDataError: an observation, a reward or an end is wrong, see
+                :func:`gsrl.checks.checked_transition`; it is a `ValueError`.
+            ValueError: an action is not in its space; a mask is missing, wrong, without a legal choice, or forbids the
+                action.
         """
-        obs = self._checked_observation("obs", obs)
-        next_obs = self._checked_observation("next_obs", next_obs)
-        action, done = np.asarray(action), np.asarray(done, dtype=np.bool_)
-        reward = np.asarray(reward, dtype=np.float32)
+        obs, next_obs, reward, done = checked_transition(self._layout, self._num_envs, obs, next_obs, reward, done)
+        action = np.asarray(action)
         self._check_shape("action", action, self.action_space.shape or ())
-        self._check_shape("reward", reward, ())
-        self._check_shape("done", done, ())
         if len(infos) != self._num_envs:
             raise ValueError(f"infos must hold one dict per environment ({self._num_envs}), got {len(infos)}")
-        _check_finite("reward", reward)
         indices = self._checked_indices(action)
         terminated = truncated = done
         if done.any():
@@ -279,8 +272,8 @@ class ReplayBuffer(BaseBuffer):
             self._num_dummies = [
                 number + int(more) for number, more in zip(self._num_dummies, change.flat, strict=True)
             ]
-        _map(lambda stored, new: stored.__setitem__(row, new), self.observations, obs)
-        _map(lambda stored, new: stored.__setitem__(row, new), self.next_observations, next_obs)
+        for stored, new in ((self.observations, obs), (self.next_observations, next_obs)):
+            _map(lambda each, values: each.__setitem__(row, self._in_rows(values)), stored, new)
         self.actions[row] = indices.reshape(*shape, -1)
         self.rewards[row] = reward.reshape(shape)
         self.terminated[row] = terminated.reshape(shape)
@@ -533,17 +526,9 @@ class ReplayBuffer(BaseBuffer):
         tensor = torch.from_numpy(values)
         return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
 
-    def _checked_observation(self, name: str, observation: Observation) -> Observation:
-        """Observations `[*members, n_envs, ...]` in the shape and dtype they are stored in, or an error."""
-        if isinstance(self._layout, _Layout):
-            return self._checked_array(name, observation, self._layout)
-        if not isinstance(observation, dict) or observation.keys() != self._layout.keys():
-            came = sorted(observation) if isinstance(observation, dict) else type(observation).__name__
-            raise ValueError(f"{name} must be a dict with the keys {sorted(self._layout)}, got {came}")
-        return {
-            key: self._checked_array(f"{name}[{key!r}]", observation[key], layout)
-            for key, layout in self._layout.items()
-        }
+    def _in_rows(self, values: np.ndarray) -> np.ndarray:
+        """Observations `[W, ...]` as `[*members, n_envs, ...]`; those of `Discrete`, numbers, as arrays of one."""
+        return values.reshape(*self._step_shape, *(values.shape[1:] or (1,)))
 
     def _checked_indices(self, action: np.ndarray) -> NDArray[np.int64]:
         """Choice indices `[W, n]` of actions, or an error."""
@@ -582,42 +567,21 @@ class ReplayBuffer(BaseBuffer):
                 )
         return check_masks(self.codec, np.stack(masks), f"{MASK_KEY!r} of the infos")
 
-    def _checked_array(self, name: str, values: Any, layout: _Layout) -> np.ndarray:
-        array = np.asarray(values)
-        self._check_shape(name, array, layout.shape)
-        array = array.astype(layout.dtype, copy=False)
-        if layout.dtype.kind == "f":
-            _check_finite(name, array)
-        return array.reshape(*self._step_shape, *layout.stored_shape)
-
     def _check_shape(self, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if array.shape != (self._num_envs, *shape):
             raise ValueError(f"{name} must have shape {(self._num_envs, *shape)}, got {array.shape}")
 
 
-class _Layout(NamedTuple):
-    """How the observations of a space, or of one entry of a `Dict` space, come and are stored."""
-
-    shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]  # differs for Discrete: () comes, (1,) is stored
-    dtype: np.dtype
-
-    @classmethod
-    def of(cls, space: spaces.Space) -> _Layout:
-        if isinstance(space, spaces.Dict):
-            raise TypeError(f"observation_space must not nest a Dict in a Dict, got {space}")
-        dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
-        return cls(space.shape or (), cast("tuple[int, ...]", get_obs_shape(space)), dtype)
-
-    def allocate(self, leading: tuple[int, ...], device: torch.device) -> np.ndarray | _DeviceArray:
-        shape = (*leading, *self.stored_shape)
-        try:
-            return np.zeros(shape, dtype=self.dtype) if _is_host(device) else _DeviceArray(shape, self.dtype, device)
-        except (MemoryError, torch.OutOfMemoryError):
-            gibibytes = np.prod(shape, dtype=float) * self.dtype.itemsize / 2**30
-            raise MemoryError(
-                f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
-            ) from None
+def _allocate(layout: Layout, leading: tuple[int, ...], device: torch.device) -> np.ndarray | _DeviceArray:
+    """Zeros `[*leading, ...]` for observations; those of `Discrete`, which are numbers, are kept as arrays of one."""
+    shape = (*leading, *(layout.shape or (1,)))
+    try:
+        return np.zeros(shape, layout.dtype) if _is_host(device) else _DeviceArray(shape, layout.dtype, device)
+    except (MemoryError, torch.OutOfMemoryError):
+        gibibytes = np.prod(shape, dtype=float) * layout.dtype.itemsize / 2**30
+        raise MemoryError(
+            f"buffer_size is too large: it takes twice {gibibytes:.1f} GiB for observations alone"
+        ) from None
 
 
 class _DeviceArray:
@@ -670,17 +634,6 @@ def _of_members(name: str, value: Any, num_members: int | None, kind: str, dtype
         expected = f"one {kind}" if num_members is None else f"one {kind}, or {num_members}, one a member"
         raise ValueError(f"{name} must be {expected}, got an array of shape {values.shape}")
     return np.broadcast_to(values, 1 if num_members is None else num_members)
-
-
-def _check_finite(name: str, array: np.ndarray) -> None:
-    """Refuse NaN and infinity in `[W, ...]`, naming the first environment that has one."""
-    # One cheap number, which is not finite if an entry is not, and rarely else (when it overflows).
-    if math.isfinite(np.vdot(array, array)):
-        return
-    finite = np.isfinite(array)
-    if not finite.all():
-        where = np.argwhere(~finite)[0]
-        raise ValueError(f"{name} must be finite, got {array[tuple(where)]} in environment {where[0]}")
 
 
 def _check_stored(name: str, new: Any, stored: Stored, rows: Index) -> None:

@@ -21,6 +21,7 @@ Anything else is written as *unresolved*: `load` refuses it, unless the caller r
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import json
@@ -43,6 +44,7 @@ from stable_baselines3.common import torch_layers
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from gsrl._files import replacing
 from gsrl._version import __version__
@@ -57,6 +59,7 @@ __all__ = [
     "check_entries",
     "check_finite",
     "check_module",
+    "copied",
     "fitting",
     "load",
     "other_kind",
@@ -148,6 +151,11 @@ def load(
     if not hasattr(path, "read"):
         raise TypeError(f"`path` must be a path or a readable binary file, got {type(path).__name__}")
     return _read(path, _file_name(path), device, trusted, replace or {})
+
+
+def copied(tree: Any) -> Any:
+    """A state that does not change with its owner: tensors and arrays are copies, containers are new ones."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else copy.copy(leaf), tree)
 
 
 def check_entries(tree: Any, expected: Mapping[Any, Any]) -> None:

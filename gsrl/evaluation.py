@@ -13,10 +13,10 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from gsrl.masking import adapt, current_masks
-from gsrl.vec_env import LONGEST_EPISODE, has_time_limit
+from gsrl.vec_env import LONGEST_EPISODE, SyncVecEnv, has_time_limit, naming_dead_workers
 
 __all__ = ["EpisodeLimit", "evaluate_policy", "takes_masks"]
 
@@ -64,6 +64,7 @@ def evaluate_policy(
         Mean and standard deviation of the return; or the returns and the lengths.
 
     Raises:
+        RuntimeError: The process of an environment has ended.
         ValueError: The environment gives masks at some resets and steps only; `n_eval_episodes` or
             `max_episode_steps` is below 1.
     """
@@ -72,65 +73,66 @@ def evaluate_policy(
         env = adapt(env)
     if not isinstance(env, VecEnv):
         single = env
-        env = DummyVecEnv([lambda: single])
+        env = SyncVecEnv([lambda: single])
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, but got {n_eval_episodes}.")
-    is_monitored = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
-    if warn and not is_monitored:
-        warnings.warn(
-            "Evaluation environment is not wrapped with a ``Monitor`` wrapper: what is reported is changed by wrappers "
-            "that change rewards or the ends of episodes.",
-            stacklevel=2,
-        )
+    with naming_dead_workers(env):
+        is_monitored = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
+        if warn and not is_monitored:
+            warnings.warn(
+                "Evaluation environment is not wrapped with a ``Monitor`` wrapper: what is reported is changed by "
+                "wrappers that change rewards or the ends of episodes.",
+                stacklevel=2,
+            )
 
-    # The names are those of Stable-Baselines3: callbacks read them.
-    n_envs = env.num_envs
-    limit = EpisodeLimit(env, max_episode_steps)
-    episode_rewards: list[float] = []
-    episode_lengths: list[int] = []
-    episode_counts = np.zeros(n_envs, np.int64)
-    episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
-    current_rewards, current_lengths = limit.returns, limit.lengths
-    observations = env.reset()
-    masks = current_masks(env) if heeds_masks else None
-    states = None
-    episode_starts = np.ones(n_envs, np.bool_)
-    while (unfinished := episode_counts < episode_count_targets).any():
-        how: dict[str, Any] = {"action_masks": masks} if heeds_masks else {}
-        actions, states = model.predict(
-            observations,  # type: ignore[arg-type]
-            state=states,
-            episode_start=episode_starts,
-            deterministic=deterministic,
-            **how,
-        )
-        new_observations, rewards, dones, infos = env.step(actions)
-        if heeds_masks:
-            masks = current_masks(env, infos, dones)
-        limit.add(rewards)
-        for i in np.flatnonzero(unfinished & ~limit.waiting).tolist():
-            reward, done, info = rewards[i], dones[i], infos[i]
-            episode_starts[i] = done
-            if callback is not None:
-                callback(locals(), globals())
-            # A monitor knows: what is done to the agent, such as the loss of a life, need not end the episode.
-            if done and (not is_monitored or "episode" in info):
-                episode_rewards.append(info["episode"]["r"] if is_monitored else float(current_rewards[i]))
-                episode_lengths.append(info["episode"]["l"] if is_monitored else int(current_lengths[i]))
+        # The names are those of Stable-Baselines3: callbacks read them.
+        n_envs = env.num_envs
+        limit = EpisodeLimit(env, max_episode_steps)
+        episode_rewards: list[float] = []
+        episode_lengths: list[int] = []
+        episode_counts = np.zeros(n_envs, np.int64)
+        episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
+        current_rewards, current_lengths = limit.returns, limit.lengths
+        observations = env.reset()
+        masks = current_masks(env) if heeds_masks else None
+        states = None
+        episode_starts = np.ones(n_envs, np.bool_)
+        while (unfinished := episode_counts < episode_count_targets).any():
+            how: dict[str, Any] = {"action_masks": masks} if heeds_masks else {}
+            actions, states = model.predict(
+                observations,  # type: ignore[arg-type]
+                state=states,
+                episode_start=episode_starts,
+                deterministic=deterministic,
+                **how,
+            )
+            new_observations, rewards, dones, infos = env.step(actions)
+            if heeds_masks:
+                masks = current_masks(env, infos, dones)
+            limit.add(rewards)
+            for i in np.flatnonzero(unfinished & ~limit.waiting).tolist():
+                reward, done, info = rewards[i], dones[i], infos[i]
+                episode_starts[i] = done
+                if callback is not None:
+                    callback(locals(), globals())
+                # A monitor knows: what is done to the agent, such as the loss of a life, need not end the episode.
+                if done and (not is_monitored or "episode" in info):
+                    episode_rewards.append(info["episode"]["r"] if is_monitored else float(current_rewards[i]))
+                    episode_lengths.append(info["episode"]["l"] if is_monitored else int(current_lengths[i]))
+                    episode_counts[i] += 1
+                    limit.end([i])
+            lengths = limit.lengths.copy()
+            for i, episode_return in limit.cut(episode_counts < episode_count_targets).items():
+                episode_rewards.append(episode_return)
+                episode_lengths.append(int(lengths[i]))
                 episode_counts[i] += 1
-                limit.end([i])
-        lengths = limit.lengths.copy()
-        for i, episode_return in limit.cut(episode_counts < episode_count_targets).items():
-            episode_rewards.append(episode_return)
-            episode_lengths.append(int(lengths[i]))
-            episode_counts[i] += 1
-        observations = new_observations
-        if limit.is_reached_by_all(episode_counts < episode_count_targets):
-            observations = env.reset()
-            masks = current_masks(env) if heeds_masks else None
-            episode_starts[:] = True
-        if render:
-            env.render()
+            observations = new_observations
+            if limit.is_reached_by_all(episode_counts < episode_count_targets):
+                observations = env.reset()
+                masks = current_masks(env) if heeds_masks else None
+                episode_starts[:] = True
+            if render:
+                env.render()
     limit.warn()
 
     mean_reward, std_reward = float(np.mean(episode_rewards)), float(np.std(episode_rewards))

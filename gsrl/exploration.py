@@ -102,8 +102,8 @@ class PersistentExploration:
         return whole
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that :meth:`load_state_dict` restores."""
-        return {"noise": self.noise, "remaining": self.remaining}
+        """Copies of the tensors that :meth:`load_state_dict` restores."""
+        return {"noise": self.noise.clone(), "remaining": self.remaining.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores :meth:`state_dict`, in place."""

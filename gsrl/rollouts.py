@@ -165,8 +165,9 @@ class Episodes:
     def state_dict(self) -> dict[str, Any]:
         """What was played so far, as a tree that :func:`gsrl.checkpoint.save` stores."""
         steps = None if not self._steps else _map_tree(lambda *each: np.stack(each), *self._steps)
-        finals = [[map_arrays(np.asarray, final) for final in of_env] for of_env in self._finals]
-        return {"left": self._left, "steps": steps, "finals": finals, "truncated": self._truncated}
+        finals = [[map_arrays(np.array, final) for final in of_env] for of_env in self._finals]
+        truncated = [list(of_env) for of_env in self._truncated]
+        return {"left": self._left.copy(), "steps": steps, "finals": finals, "truncated": truncated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many environments."""

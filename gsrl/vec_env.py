@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import update_wrapper
-from typing import Any
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -14,24 +21,132 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
+
+from gsrl.checks import (
+    EnvironmentDataError,
+    checked_end,
+    checked_ends,
+    checked_numbers,
+    checked_observation,
+    checked_real,
+)
 
 __all__ = [
     "LONGEST_EPISODE",
     "GymnasiumVecEnv",
+    "RealRewards",
     "StepWatch",
     "SyncVecEnv",
     "has_time_limit",
+    "monitored",
+    "naming_dead_workers",
     "seed_environments",
 ]
 
 LONGEST_EPISODE = 10_000
 """Steps after which an episode is cut off where :func:`has_time_limit` knows of no end."""
 
+PATIENCE = 10.0
+"""Seconds that a process may take to end after its pipe has broken."""
+
+BOOLEANS = frozenset({bool, np.bool_})
+"""Types of what says that an episode ended."""
+
+NUMBERS = frozenset({bool, int, float, np.bool_, np.float32, np.float64, np.int64})
+"""Types of rewards that need no closer look."""
+
 ATOMS = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int64})
 """Types of which nobody needs a copy, because nobody can change them."""
+
+
+@contextmanager
+def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
+    """Ends with a sentence where a worker process of a `SubprocVecEnv` or an `AsyncVectorEnv` has ended.
+
+    Then the others are ended as well, and the environments count as closed: nobody waits for them again. Where
+    processes were forked, later ones hold the pipes of earlier ones open, and reading from one whose process was killed
+    would wait for ever: a thread shuts it.
+
+    Args:
+        env: The environments, wrapped or not.
+
+    Raises:
+        RuntimeError: Inside, a pipe turned out to be broken, because its process has ended.
+    """
+    workers = None if env is None else _workers(env.unwrapped)
+    if isinstance(workers, SubprocVecEnv) and workers not in _watched and _are_forked(workers.processes):
+        _watched.add(workers)
+        pipes = {process.sentinel: pipe for process, pipe in zip(workers.processes, workers.remotes, strict=True)}
+        threading.Thread(target=_shut_broken_pipes, args=(pipes,), daemon=True).start()
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        if workers is None:
+            raise
+        ended = connection.wait([process.sentinel for process in workers.processes], PATIENCE)  # the pipe breaks before
+        number = next((i for i, process in enumerate(workers.processes) if process.sentinel in ended), None)
+        if number is None:
+            raise
+        workers.processes[number].join(PATIENCE)
+        code = workers.processes[number].exitcode
+        for process in workers.processes:
+            process.kill()
+            process.join()
+        workers.closed = True
+        raise RuntimeError(
+            f"env must keep its worker processes, but that of environment {number} has ended, with exit code {code}"
+            f"{' (a signal)' if code is not None and code < 0 else ''}: it was killed, memory may be short, or the "
+            "environment raised what stands above. All are closed."
+        ) from error
+
+
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _workers(env: Any) -> Any:
+    """Of environments in other processes, what has the list ``processes``; None of all others."""
+    inner = env.vector_env.unwrapped if isinstance(env, GymnasiumVecEnv) else env
+    return inner if isinstance(inner, SubprocVecEnv | AsyncVectorEnv) and not inner.closed else None
+
+
+def _are_forked(processes: Sequence[Any]) -> bool:
+    return processes[0]._start_method == "fork"
+
+
+def _shut_broken_pipes(pipes: dict[int, Connection]) -> None:
+    """Shuts each pipe when its process has ended, whoever holds the other end: then reading from it is an error."""
+    while pipes:
+        for sentinel in connection.wait(list(pipes)):
+            with suppress(OSError):  # it is closed already
+                duplicate = os.dup(pipes.pop(cast("int", sentinel)).fileno())
+                with socket.socket(fileno=duplicate) as pipe:
+                    pipe.shutdown(socket.SHUT_RDWR)
+
+
+class RealRewards(gym.Wrapper):
+    """Refuses rewards that are no real numbers, by name; :class:`Monitor`, around it, would not say what is wrong.
+
+    Args:
+        env: The environment.
+
+    Raises:
+        gsrl.checks.EnvironmentDataError: At a step: the reward is complex, None, a text, or several numbers.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        result = self.env.step(action)
+        if type(result[1]) not in NUMBERS:
+            checked_real("reward", result[1], str(self.env))
+        return result
+
+
+def monitored(env: gym.Env) -> gym.Env:
+    """An environment whose episodes are reported, by Stable-Baselines3's `Monitor`; it is in one already, or now is."""
+    return env if is_wrapped(env, Monitor) else Monitor(RealRewards(env))
 
 
 class SyncVecEnv(DummyVecEnv):
@@ -51,20 +166,51 @@ class SyncVecEnv(DummyVecEnv):
     """
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Returns observations, float32 rewards, ends of episodes and infos, each with one entry an environment."""
+        """Returns observations, float32 rewards, ends of episodes and infos, each with one entry an environment.
+
+        Raises:
+            gsrl.checks.EnvironmentDataError: An observation has another shape than those of the space, or is no array
+                of real numbers; a reward is no real number; an end is not boolean; an info is no dict.
+        """
         if len(self.actions) != self.num_envs:
             raise ValueError(f"actions must be one for each of {self.num_envs} environments, got {len(self.actions)}")
-        rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
+        rewards, dones = np.empty(self.num_envs, np.float64), np.empty(self.num_envs, np.bool_)
         for i, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
-            observation, rewards[i], terminated, truncated, info = env.step(action)
-            info["TimeLimit.truncated"] = truncated and not terminated
+            observation, reward, terminated, truncated, info = env.step(action)
+            self._save_obs(i, observation)
+            rewards[i] = reward if type(reward) in NUMBERS else checked_real("reward", reward, f"environment {i}")
+            if type(terminated) not in BOOLEANS or type(truncated) not in BOOLEANS:
+                terminated = checked_end("terminated", terminated, f"environment {i}")
+                truncated = checked_end("truncated", truncated, f"environment {i}")
+            if not isinstance(info, dict):
+                raise EnvironmentDataError(f"info must be a dict, got {info!r} in environment {i}")
+            # A copy: what is written into it must not be there when the environment returns the same dict again.
+            self.buf_infos[i] = copied = _copy_info(info)
+            info.pop("episode", None)  # of Monitor
+            copied["TimeLimit.truncated"] = bool(truncated and not terminated)
             dones[i] = done = terminated or truncated
             if done:
-                info["terminal_observation"] = deepcopy(observation)
+                copied["terminal_observation"] = deepcopy(observation)
                 observation, self.reset_infos[i] = env.reset()
-            self._save_obs(i, observation)
-            self.buf_infos[i] = info
-        return self._obs_from_buf(), rewards, dones, [_copy_info(info) for info in self.buf_infos]
+                self._save_obs(i, observation)
+        with np.errstate(over="ignore"):  # who learns from infinite rewards refuses them
+            return self._obs_from_buf(), rewards.astype(np.float32), dones, self.buf_infos.copy()
+
+    def _save_obs(self, env_idx: int, obs: Any) -> None:
+        """Keeps an observation; one of another shape would otherwise be broadcast."""
+        for key, buffer in self.buf_obs.items():
+            name, value = "observation", obs
+            if key is not None:
+                name = f"observation[{key!r}]"
+                try:
+                    value = obs[key]
+                except (IndexError, KeyError, TypeError):
+                    raise EnvironmentDataError(
+                        f"observation must have the entries {list(self.buf_obs)}, got {obs!r} in environment {env_idx}"
+                    ) from None
+            if type(value) is not np.ndarray or value.shape != buffer.shape[1:] or value.dtype != buffer.dtype:
+                value = checked_observation(name, value, buffer.shape[1:], buffer.dtype, env_idx)
+            buffer[env_idx] = value
 
     def _obs_from_buf(self) -> VecEnvObs:
         return dict_to_obs(self.observation_space, {key: buffer.copy() for key, buffer in self.buf_obs.items()})
@@ -195,7 +341,9 @@ class GymnasiumVecEnv(VecEnv):
         observations, rewards, terminated, truncated, batched = self.vector_env.step(self._actions)
         observations = _map(np.array, observations)  # the vector environment may write over its own
         infos = _split(batched, self.num_envs)
-        terminated, truncated = np.asarray(terminated, dtype=np.bool_), np.asarray(truncated, dtype=np.bool_)
+        terminated = checked_ends("terminated", terminated, self.num_envs)
+        truncated = checked_ends("truncated", truncated, self.num_envs)
+        rewards = checked_numbers("reward", rewards, self.num_envs)
         dones = terminated | truncated
         ended = np.flatnonzero(dones).tolist()
         rewards = np.where(self._dummy, 0.0, rewards)
@@ -216,7 +364,8 @@ class GymnasiumVecEnv(VecEnv):
             info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         if not self._monitored:
             self._report_episodes(infos, ended)
-        return observations, rewards.astype(np.float32), dones, infos
+        with np.errstate(over="ignore"):  # who learns from infinite rewards refuses them
+            return observations, rewards.astype(np.float32), dones, infos
 
     def _reset_ended(self, observations: VecEnvObs, dones: np.ndarray) -> None:
         """Reset the sub-environments whose episode ended, and write over their final observations."""

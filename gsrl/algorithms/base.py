@@ -19,8 +19,6 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
@@ -32,6 +30,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     is_vecenv_wrapped,
 )
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from gsrl import checkpoint
 from gsrl._random import (
@@ -43,10 +42,11 @@ from gsrl._random import (
 )
 from gsrl._validation import is_number
 from gsrl.algorithms.policies import ActorPolicy
+from gsrl.checks import successor_observations
 from gsrl.masking import adapt, check_masks, current_masks, shows_masks
 from gsrl.spaces import OneHotCodec
 from gsrl.timing import Stopwatch
-from gsrl.vec_env import GymnasiumVecEnv, StepWatch, SyncVecEnv, seed_environments
+from gsrl.vec_env import GymnasiumVecEnv, StepWatch, SyncVecEnv, monitored, seed_environments
 
 __all__ = ["Algorithm", "check_spaces"]
 
@@ -134,6 +134,7 @@ class Algorithm(BaseAlgorithm):
         self._is_reset = False
         self._last_masks: np.ndarray | None = None
         self._watch: StepWatch | None = None
+        self._last_episodes: dict[int, Any] = {}  # counted ones, by environment
         self.stopwatch = Stopwatch()
         self.set_random_seed(self.seed)
 
@@ -200,7 +201,7 @@ class Algorithm(BaseAlgorithm):
         env = adapt(env)
         check_spaces(env.observation_space, env.action_space)
         if isinstance(env, gym.Env):
-            single = Monitor(env) if monitor_wrapper and not is_wrapped(env, Monitor) else env
+            single = monitored(env) if monitor_wrapper else env
             env = SyncVecEnv([lambda: single])
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
@@ -285,6 +286,28 @@ class Algorithm(BaseAlgorithm):
     def _set_masked(self, masked: bool) -> None:
         """Called when it is known whether the environments give masks."""
         self.masked = masked
+
+    def _unnormalized(
+        self, new_obs: VecEnvObs, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[Any, Any, np.ndarray]:
+        """What the step just taken shows unnormalised: observations, those that actions led to, and rewards."""
+        normalized = self._vec_normalize_env
+        if normalized is not None:
+            new_obs, rewards = normalized.get_original_obs(), normalized.get_original_reward()
+        return new_obs, successor_observations(new_obs, dones, infos, normalized), rewards
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """Counts the episodes that ended, each once: an info that an environment returns again still tells of one."""
+        assert self.ep_info_buffer is not None  # learn has made them
+        assert self.ep_success_buffer is not None
+        for i, info in enumerate(infos):
+            is_done = dones is not None and bool(dones[i])
+            episode = info.get("episode")
+            if episode is not None and (is_done or episode != self._last_episodes.get(i)):
+                self._last_episodes[i] = episode
+                self.ep_info_buffer.append(episode)
+            if is_done and info.get("is_success") is not None:
+                self.ep_success_buffer.append(info["is_success"])
 
     def _set_next_masks(self, masks: np.ndarray | None) -> None:
         """Goes on to the masks of the next actions.
@@ -389,8 +412,11 @@ class Algorithm(BaseAlgorithm):
             super().set_parameters(tree["parameters"], exact_match)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores."""
-        return {
+        """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        It is a copy, which does not change with its owner.
+        """
+        state: dict[str, Any] = {
             "parameters": self.get_parameters(),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
             "generator": {"device": self.device.type, "state": self.generator.get_state()},
@@ -402,6 +428,7 @@ class Algorithm(BaseAlgorithm):
             "last_masks": self._last_masks,
             "masked": self.masked,
         }
+        return checkpoint.copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of an agent with the same settings.

@@ -26,8 +26,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 from stable_baselines3.common.utils import should_collect_more_steps
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from gsrl import checkpoint
@@ -45,7 +44,7 @@ from gsrl.rollouts import map_arrays
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 from gsrl.values import CriticCombination
-from gsrl.vec_env import LONGEST_EPISODE, has_time_limit
+from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 
 __all__ = ["DiscreteSAC"]
 
@@ -357,8 +356,16 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfDiscreteSAC:
-        """Trains for ``total_timesteps`` more environment steps; see Stable-Baselines3's ``learn``."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        """Trains for ``total_timesteps`` more environment steps; see Stable-Baselines3's ``learn``.
+
+        Raises:
+            gsrl.checks.EnvironmentDataError: The environments give what cannot be learned from.
+            RuntimeError: The process of an environment has ended.
+        """
+        with naming_dead_workers(self.env):
+            return super().learn(
+                total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
 
     def _setup_learn(
         self,
@@ -488,15 +495,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             actions = self.policy.act(self._last_obs, self._last_masks, noise)
         return actions, actions
 
-    def _unnormalized(
-        self, new_obs: VecEnvObs, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
-    ) -> tuple[Any, Any, np.ndarray]:
-        """What the step just taken shows unnormalised: observations, those that actions led to, and rewards."""
-        normalized = self._vec_normalize_env
-        if normalized is not None:
-            new_obs, rewards = normalized.get_original_obs(), normalized.get_original_reward()
-        return new_obs, successor_observations(new_obs, dones, infos, normalized), rewards
-
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
         assert self.replay_buffer is not None  # learn has made it
@@ -570,6 +568,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
 
     def state_dict(self, *, replay_buffer: bool = True) -> dict[str, Any]:
         """Everything that changes while the agent learns, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        It is a copy, which does not change with its owner.
 
         Args:
             replay_buffer: Whether the replay buffer is in it.
@@ -647,24 +647,3 @@ def _make_entropy_coefficient(ent_coef: str | float | Schedule, n: int) -> Entro
         raise ValueError(
             f"ent_coef must be 'auto', 'auto_<positive number>' or a number of at least 0, but got {ent_coef!r}."
         ) from None
-
-
-def successor_observations(
-    observations: Any, dones: np.ndarray, infos: list[dict[str, Any]], normalized: VecNormalize | None
-) -> Any:
-    """The observations that actions led to: where an episode is done, its final one in the place of the next one's."""
-    final = {i: infos[i]["terminal_observation"] for i in dones.nonzero()[0] if "terminal_observation" in infos[i]}
-    if not final:
-        return observations
-    if normalized is not None:
-        final = {i: normalized.unnormalize_obs(observation) for i, observation in final.items()}
-    if isinstance(observations, dict):
-        observations = {key: array.copy() for key, array in observations.items()}
-        for i, observation in final.items():
-            for key, array in observations.items():
-                array[i] = observation[key]
-        return observations
-    observations = observations.copy()
-    for i, observation in final.items():
-        observations[i] = observation
-    return observations

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from gsrl._validation import is_concrete
 from gsrl.checkpoint import register
-from gsrl.checks import check_observations, largest
+from gsrl.checks import check_finite, largest
 from gsrl.distributions import FactoredCategorical
 from gsrl.heads import ActionHead
 from gsrl.masking import to_matrix
@@ -339,7 +339,7 @@ class ActorPolicy(BasePolicy):
         scores = policy.logits.detach() if deterministic else policy.perturbed(generator=self.generator)
         if not is_concrete(scores):
             return to_space_dtype(self.actor.head.codec, self.actor.head.codec.from_indices(scores.argmax(-1)))
-        check_observations(observation, policy.batch_shape)
+        check_finite(observation, policy.batch_shape)
         indices = largest(scores, observation, self.actor)
         return torch.as_tensor(self.to_actions(indices), device=scores.device)
 

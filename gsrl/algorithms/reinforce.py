@@ -27,13 +27,14 @@ from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import MLP, Actor, ActorPolicy, Network
 from gsrl.checkpoint import register
+from gsrl.checks import checked_transition, layout_of
 from gsrl.learner import Learner
 from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
 from gsrl.relaxations import gumbel_noise
 from gsrl.rollouts import Episodes, Rollout, map_arrays
 from gsrl.spaces import OneHotCodec
-from gsrl.vec_env import LONGEST_EPISODE, has_time_limit
+from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 
 __all__ = ["Baseline", "Reinforce", "ReinforceCnnPolicy", "ReinforceMultiInputPolicy", "ReinforcePolicy"]
 
@@ -355,6 +356,7 @@ class Reinforce(Algorithm):
     def _setup_model(self) -> None:
         self._check_settings()
         self._begin_setup()
+        self._layout = layout_of(self.observation_space)
         self._make_policy()
         loss = ReinforceLoss(self.policy.actor, self.policy.control, ent_coef=self.ent_coef)
         self.learner = _make_learner(loss, self.max_grad_norm)
@@ -412,26 +414,30 @@ class Reinforce(Algorithm):
             progress_bar: Whether a progress bar is shown; needs tqdm and rich.
 
         Raises:
+            gsrl.checks.EnvironmentDataError: The environments give what cannot be learned from; nothing was learned
+                from the rollout.
+            RuntimeError: The process of an environment has ended.
             ValueError: ``n_episodes`` is not a multiple of the number of environments.
         """
         self.check_n_episodes()
-        total_timesteps, caller = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        caller.on_training_start(locals(), globals())
-        assert self.env is not None
-        iteration = 0
-        while self.num_timesteps < total_timesteps:
-            rollout = self.collect_rollout(self.env, caller)
-            if rollout is None:
-                break
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self.train(rollout)
-            iteration += 1
-            if log_interval is not None and iteration % log_interval == 0:
-                self.dump_logs(iteration)
-        caller.on_training_end()
-        return self
+        with naming_dead_workers(self.env):
+            total_timesteps, caller = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+            caller.on_training_start(locals(), globals())
+            assert self.env is not None
+            iteration = 0
+            while self.num_timesteps < total_timesteps:
+                rollout = self.collect_rollout(self.env, caller)
+                if rollout is None:
+                    break
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                self.train(rollout)
+                iteration += 1
+                if log_interval is not None and iteration % log_interval == 0:
+                    self.dump_logs(iteration)
+            caller.on_training_end()
+            return self
 
     def check_n_episodes(self) -> None:
         """Raises ``ValueError`` unless the environments can share the episodes out among them."""
@@ -476,6 +482,7 @@ class Reinforce(Algorithm):
             # Now: callbacks may step the environments, which then know no more of this step, or write over it.
             new_obs = map_arrays(np.array, new_obs)
             count, next_masks = watch.count(), current_masks(env, infos, dones)
+            next_original_obs, successors, original_rewards = self._unnormalized(new_obs, rewards, dones, infos)
             lap("environment")
 
             callback.update_locals(locals())
@@ -484,10 +491,14 @@ class Reinforce(Algorithm):
             if not continue_training:
                 return None
 
+            last_obs = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+            checked_transition(self._layout, env.num_envs, last_obs, successors, original_rewards, dones)
             kept = episodes.add(self._last_obs, actions, rewards, dones, infos, self._last_masks)
             self._update_info_buffer([info if keep else {} for info, keep in zip(infos, kept, strict=True)], dones)
             self._episode_num += int(np.count_nonzero(dones & kept))
             self._last_obs = new_obs
+            if self._vec_normalize_env is not None:
+                self._last_original_obs = next_original_obs
             self._last_episode_starts = dones
             self._set_next_masks(next_masks)
             watch.settle(count)

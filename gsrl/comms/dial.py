@@ -35,7 +35,7 @@ from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
-from gsrl.checks import check_observations, to_numpy
+from gsrl.checks import check_finite, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
@@ -605,6 +605,7 @@ class DIAL:
             last = self._explore(self._finite(values, context, range(S)), masks)
             results = [own.env.step(chosen.argmax(-1)) for own, chosen in zip(self._members, last, strict=True)]
             turns = [turn for turn, _, _ in results]
+            check_finite(torch.from_numpy(np.stack([each for _, each, _ in results])), (S, B), "rewards")
             rewards, begun, over = (
                 np.stack([each for _, each, _ in results]),
                 ~over,
@@ -621,7 +622,7 @@ class DIAL:
         """
         values, is_nan = to_numpy(scores)
         if is_nan:
-            check_observations(context, context.shape[:2])
+            check_finite(context, context.shape[:2])
             for row in np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(1)):
                 self.learner.alive[indices[int(row)]] = False
             values = np.nan_to_num(values, nan=0.0)
@@ -787,7 +788,10 @@ class DIAL:
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while the teams learn, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        """Everything that changes while the teams learn, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        It is a copy, which does not change with its owner.
+        """
         for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
             learner.count = int(count)
         members = [
@@ -800,13 +804,14 @@ class DIAL:
             }
             for loss, learner, member in zip(self._losses, self._learners, self._members, strict=True)
         ]
-        return {
+        state = {
             "members": members,
             "num_updates": self.num_updates,
             "history": self.history,
             "alive": self.learner.alive.tolist(),
             "diverged": self._diverged,
         }
+        return checkpoint.copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many teams of the same settings.

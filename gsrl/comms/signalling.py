@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from gsrl import checkpoint
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
-from gsrl.checks import NonFiniteError, check_observations, largest
+from gsrl.checks import NonFiniteError, check_finite, largest
 from gsrl.comms.agents import (
     DiscriminationReceiver,
     MLPReceiver,
@@ -295,7 +295,7 @@ class SignallingGame:
                 f"got {self.batch_size}. A population draws a multiple of its size."
             )
         batch = _to(game.sample(2, generator), self.device)
-        check_observations(batch.sender_input, batch.sender_input.shape[:-1], "sender_input")
+        check_finite(batch.sender_input, batch.sender_input.shape[:-1], "sender_input")
         given = (batch.sender_input.shape[-1], game.sender_features)
         if given[0] != given[1]:
             raise ValueError(f"game must give senders its sender_features, {given[1]} numbers, but gives {given[0]}.")
@@ -610,7 +610,10 @@ class SignallingGame:
         return {**self.__dict__, "loggers": []}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while the games are played, as a tree that :func:`gsrl.checkpoint.save` stores."""
+        """Everything that changes while the games are played, as a tree that :func:`gsrl.checkpoint.save` stores.
+
+        It is a copy, which does not change with its owner.
+        """
         if isinstance(self.learner, LockstepLearner):
             for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
                 learner.count = int(count)
@@ -618,13 +621,14 @@ class SignallingGame:
             {"agents": loss.state_dict(), "learner": learner.state_dict(), "generator": generator.get_state()}
             for loss, learner, generator in zip(self._members, self._learners, self._generators, strict=True)
         ]
-        return {
+        state = {
             "members": members,
             "num_updates": self.num_updates,
             "history": self.history,
             "alive": self._alive(),
             "diverged": self._diverged,
         }
+        return checkpoint.copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many games of the same settings.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import warnings
@@ -15,27 +14,26 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
 from gsrl.algorithms.base import Algorithm
-from gsrl.checks import check_observations, raise_non_finite, to_numpy
+from gsrl.checkpoint import copied
+from gsrl.checks import check_finite, raise_non_finite, to_numpy
 from gsrl.distributions import FactoredCategorical
 from gsrl.evaluation import EpisodeLimit
 from gsrl.learner import LockstepLearner
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.timing import Stopwatch
-from gsrl.vec_env import LONGEST_EPISODE, StepWatch, SyncVecEnv, has_time_limit
+from gsrl.vec_env import LONGEST_EPISODE, StepWatch, SyncVecEnv, has_time_limit, monitored
 
 __all__ = ["VECTORS", "Episode", "Population", "PopulationCallback"]
 
@@ -361,7 +359,7 @@ class Population:
         count = len(tree_leaves(tensors)[0])
         if count % len(self):
             raise ValueError(f"observations must be equally many of each of {len(self)} members, but got {count}.")
-        check_observations(tensors, (count,))
+        check_finite(tensors, (count,))
         noise = None if deterministic else self._action_noise(count // len(self))
         return self._choose(tensors, action_masks, noise, freeze=False)
 
@@ -398,7 +396,7 @@ class Population:
         self, scores: NDArray[Any], observations: Any, mask: Tensor | None, *, freeze: bool
     ) -> NDArray[Any]:
         """Scores ``[S, m, n, K]`` by which members that are frozen, or are frozen now, take legal choices, any."""
-        check_observations(observations, scores.shape[:2])
+        check_finite(observations, scores.shape[:2])
         lost = np.isnan(scores).any((1, 2, 3))
         if not freeze and (lost & self.learner.alive.cpu().numpy()).any():
             raise_non_finite(scores, observations, self._named_tensors())
@@ -476,7 +474,7 @@ class Population:
 
     def _freeze(self, index: int) -> None:
         """Remembers all of a member but its replay, as it is."""
-        self._final_states[index] = copied(self._member_state(index))
+        self._final_states[index] = self._member_state(index)
         self.stopped_at[index] = self.num_timesteps
 
     # Members
@@ -630,18 +628,18 @@ class Population:
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while the population learns, as a tree that :func:`gsrl.checkpoint.save` stores.
 
-        It does not hold where the environments are.
+        It is a copy, which does not change with its owner. It does not hold where the environments are.
         """
         return {
             "members": [self._member_state(index) for index in range(len(self))],
             "masked": self._masked,
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
-            "alive": self.learner.alive,
-            "stopped_at": self.stopped_at,
-            "diverged": self.diverged,
-            "last_obs": self._last_obs,
-            "last_masks": self._last_masks,
+            "alive": self.learner.alive.clone(),
+            "stopped_at": self.stopped_at.copy(),
+            "diverged": self.diverged.copy(),
+            "last_obs": copied(self._last_obs),
+            "last_masks": copied(self._last_masks),
             **self._own_state(),
         }
 
@@ -678,7 +676,7 @@ class Population:
         self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
         self._watch.settle()  # they are where these observations were, or will be reset
         self._final_states = [
-            None if stopped_at is None else member_state
+            None if stopped_at is None else copied(member_state)
             for member_state, stopped_at in zip(state["members"], self.stopped_at, strict=True)
         ]
 
@@ -783,7 +781,7 @@ class Population:
     def _member_state(self, index: int) -> dict[str, Any]:
         final = self._final_states[index]
         if final is not None:
-            return final
+            return copied(final)
         self._synchronise(index)
         state: dict[str, Any] = self._members[index]._saved_state(())
         return state
@@ -821,7 +819,7 @@ def _factory(env: EnvFactory) -> Callable[[], gym.Env]:
 
     def make() -> gym.Env:
         made = adapt(gym.make(env) if isinstance(env, str) else env())
-        return made if is_wrapped(made, Monitor) else Monitor(made)
+        return monitored(made)
 
     return make
 
@@ -867,12 +865,6 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
     if len({isinstance(member.get("ent_coef", "auto"), str) for member in members}) > 1:
         raise ValueError(f"ent_coef must be learned by all members or by none, but got {settings['ent_coef']}.")
     return members
-
-
-def copied(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that does not change with its owner."""
-    copied: dict[str, Any] = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else copy.copy(x), state)
-    return copied
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

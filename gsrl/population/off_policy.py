@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from torch import Tensor
 
-from gsrl.algorithms.discrete_sac import DiscreteSAC, successor_observations
+from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.buffers import ReplayBatch, ReplayBuffer
+from gsrl.checks import successor_observations
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from gsrl.algorithms.reinforce import Reinforce, warn_of_endless_episode
+from gsrl.checks import checked_transition, successor_observations
 from gsrl.masking import current_masks
-from gsrl.population.base import Population, PopulationCallback, copied
+from gsrl.population.base import Population, PopulationCallback
 from gsrl.rollouts import Episodes, map_arrays
 from gsrl.vec_env import SyncVecEnv
 
@@ -92,6 +93,8 @@ class OnPolicyPopulation(Population, of=Reinforce):
         count, next_masks = self._watch.count(), current_masks(self.env, infos, dones)  # callbacks may go on stepping
         self.stopwatch.lap("environment")
         self.num_timesteps += self.n_envs
+        successors = successor_observations(observations, dones, infos, None)
+        checked_transition(self._members[0]._layout, len(dones), self._last_obs, successors, rewards, dones)
         ended = np.zeros_like(dones)
         for index, rows in self._learning():
             masks = None if self._last_masks is None else self._last_masks[rows]
@@ -172,7 +175,7 @@ class OnPolicyPopulation(Population, of=Reinforce):
     def _update(self, index: int) -> None:
         """Lets a member learn from its rollout, and freezes it as it was if that is not finite."""
         member: Reinforce = self._members[index]
-        before = copied(self._member_state(index))
+        before = self._member_state(index)
         member.train(self._rollouts[index].rollout(member.policy.actor.head.codec, self.device))
         self._rollouts[index] = self._new_rollout(index)
         if not all(bool(p.isfinite().all()) for p in member.policy.parameters()):
@@ -197,12 +200,12 @@ class OnPolicyPopulation(Population, of=Reinforce):
     def _own_state(self) -> dict[str, Any]:
         return {
             "rollouts": [rollout.state_dict() for rollout in self._rollouts],
-            "episode_starts": self._episode_starts,
-            "scalars": self._scalars,
+            "episode_starts": self._episode_starts.copy(),
+            "scalars": self._training_scalars(),
         }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         for rollout, rollout_state in zip(self._rollouts, state["rollouts"], strict=True):
             rollout.load_state_dict(rollout_state)
-        self._episode_starts = state["episode_starts"]
+        self._episode_starts = state["episode_starts"].copy()
         self._scalars = [dict(scalars) for scalars in state["scalars"]]

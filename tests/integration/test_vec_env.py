@@ -544,8 +544,10 @@ def test_what_sync_vec_env_returned_is_the_callers() -> None:
         for array, theirs_array in zip((observations, rewards, dones), arrays, strict=True):
             np.testing.assert_array_equal(array, theirs_array)
         for info, their_info in zip(infos, their_infos, strict=True):
-            assert info.keys() == their_info.keys()
+            # Theirs has the final observation still, in the info that the environment returns again.
+            assert info.keys() - {"terminal_observation"} == their_info.keys() - {"terminal_observation"}
             assert all(equal(info[key], their_info[key]) for key in info.keys() - {"terminal_observation"})
+        assert ["terminal_observation" in info for info in infos] == dones.tolist()
 
 
 def test_sync_vec_env_keeps_the_final_observation_of_an_environment_that_writes_over_it() -> None:
