@@ -55,6 +55,9 @@ PATIENCE = 10.0
 BOOLEANS = frozenset({bool, np.bool_})
 """Types of what says that an episode ended."""
 
+INTEGERS = frozenset({int, np.int64})
+"""Types of observations of `Discrete` spaces that need no closer look."""
+
 NUMBERS = frozenset({bool, int, float, np.bool_, np.float32, np.float64, np.int64})
 """Types of rewards that need no closer look."""
 
@@ -174,7 +177,7 @@ class SyncVecEnv(DummyVecEnv):
         """
         if len(self.actions) != self.num_envs:
             raise ValueError(f"actions must be one for each of {self.num_envs} environments, got {len(self.actions)}")
-        rewards, dones = np.empty(self.num_envs, np.float64), np.empty(self.num_envs, np.bool_)
+        rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         for i, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, reward, terminated, truncated, info = env.step(action)
             self._save_obs(i, observation)
@@ -193,8 +196,7 @@ class SyncVecEnv(DummyVecEnv):
                 copied["terminal_observation"] = deepcopy(observation)
                 observation, self.reset_infos[i] = env.reset()
                 self._save_obs(i, observation)
-        with np.errstate(over="ignore"):  # who learns from infinite rewards refuses them
-            return self._obs_from_buf(), rewards.astype(np.float32), dones, self.buf_infos.copy()
+        return self._obs_from_buf(), rewards, dones, self.buf_infos.copy()
 
     def _save_obs(self, env_idx: int, obs: Any) -> None:
         """Keeps an observation; one of another shape would otherwise be broadcast."""
@@ -208,9 +210,12 @@ class SyncVecEnv(DummyVecEnv):
                     raise EnvironmentDataError(
                         f"observation must have the entries {list(self.buf_obs)}, got {obs!r} in environment {env_idx}"
                     ) from None
-            if type(value) is not np.ndarray or value.shape != buffer.shape[1:] or value.dtype != buffer.dtype:
-                value = checked_observation(name, value, buffer.shape[1:], buffer.dtype, env_idx)
-            buffer[env_idx] = value
+            shape, dtype = buffer.shape[1:], buffer.dtype
+            if type(value) is np.ndarray:
+                fits = value.shape == shape and (value.dtype == dtype or value.dtype.kind == "f" == dtype.kind)
+            else:
+                fits = type(value) in INTEGERS and not shape
+            buffer[env_idx] = value if fits else checked_observation(name, value, shape, dtype, env_idx)
 
     def _obs_from_buf(self) -> VecEnvObs:
         return dict_to_obs(self.observation_space, {key: buffer.copy() for key, buffer in self.buf_obs.items()})
