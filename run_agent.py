@@ -40,7 +40,7 @@ try:
     from rich.table import Table
 
     from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, similar, talking, tuned_settings
-    from agents.common import UsageError
+    from agents.common import UsageError, counted, is_short_of_memory
     from agents.config import Config, default_config, is_run, new_folder, option, read_config, read_json
     from agents.environments import check_environment
     from agents.files import described
@@ -283,6 +283,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ANSWERED as error:
         print(f"{PROGRAM}: error: {described(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError | CheckpointError) else 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        print(f"{PROGRAM}: error: this needs more memory than there is: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
@@ -449,8 +454,9 @@ def _report_search(summary: dict[str, Any], folder: Path) -> int:
     confirmed = summary["confirmation"]
     if confirmed is not None:
         print(
-            f"the winner on {len(confirmed['seeds'])} fresh seeds: IQM {confirmed['eval_return_iqm']:.1f}, "
-            f"worst {confirmed['eval_return_worst']:.1f}, {confirmed['eval_episodes']} episodes each{_lost(confirmed)}"
+            f"the winner on {counted(len(confirmed['seeds']), 'fresh seed')}: IQM {confirmed['eval_return_iqm']:.1f}, "
+            f"worst {confirmed['eval_return_worst']:.1f}, {counted(confirmed['eval_episodes'], 'episode')} each"
+            f"{_lost(confirmed)}"
         )
     if summary["diverged"]:
         print(f"{summary['diverged']} of {summary['settings']} settings diverged, and are ranked last")
@@ -482,23 +488,24 @@ def _resume(folder: Path, argv: list[str]) -> int:
 def _report(summary: dict[str, Any], folder: Path) -> int:
     """Says how a training ended, and returns the exit code."""
     talks = summary["agent"] in TALKERS
-    steps = f"{summary['steps']} {'episodes' if talks else 'steps'}"
+    steps = counted(summary["steps"], "episode" if talks else "step")
+    episodes = counted(summary["eval_episodes"], "episode")
     if summary["status"] == "interrupted":
         print(f"interrupted at {steps}; go on with:\n  python {PROGRAM} train --resume {shlex.quote(str(folder))}")
         return 130
     if "seeds" in summary:
         decimals = 3 if talks else 1
         result = f"IQM {summary['eval_return_iqm']:.{decimals}f}, worst {summary['eval_return_worst']:.{decimals}f}"
-        over = f"over {len(summary['seeds'])} seeds, {summary['eval_episodes']} episodes each"
+        over = f"over {counted(len(summary['seeds']), 'seed')}, {episodes} each"
         if len(summary["seeds"]) == 1:
-            result, over = f"{summary['eval_return_mean']:.{decimals}f}", f"over {summary['eval_episodes']} episodes"
+            result, over = f"{summary['eval_return_mean']:.{decimals}f}", f"over {episodes}"
         result = f"{TALKERS[summary['agent']].ENVIRONMENTS[summary['env']] if talks else 'return'} {result}"
         over += _lost(summary)
         model = folder_of(folder, "*") / "model.zip"
         own = folder_of(folder, summary["seeds"][0])
     else:
         result = f"return {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f}"
-        over = f"over {summary['eval_episodes']} episodes"
+        over = f"over {episodes}"
         model, own = folder / "model.zip", folder
     times = f"  time        {describe_times(summary['time_shares'])}\n" if "time_shares" in summary else ""
     print(

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from gsrl.algorithms.extractors import SmallCNN
 
-__all__ = ["UsageError", "constructor_arguments"]
+__all__ = ["UsageError", "constructor_arguments", "counted", "is_short_of_memory"]
 
 LEAST = {"learning_starts": 0, "gradient_steps": -1}
 """The least value of whole-numbered settings; 1 for all others."""
@@ -34,6 +35,18 @@ POSITIVE = ("learning_rate", "max_grad_norm", "clip_range")
 
 class UsageError(ValueError):
     """A mistake of the user's: the command line answers with the message alone, see ``agents.training.ANSWERED``."""
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory was asked for which there is not: of Python, NumPy or torch."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns the number and the noun, in the plural where it is due."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def constructor_arguments(

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from agents import TALKERS, defaults, get_agent, in_lockstep, with_estimator
-from agents.common import UsageError
+from agents.common import UsageError, is_short_of_memory
 from agents.environments import check_environment, check_origin
 from agents.files import write_text
 from gsrl._version import __version__
@@ -196,8 +196,11 @@ def refusals(agent: str, settings: Any) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except MemoryError as error:
-        raise UsageError(f"{agent} needs more memory than there is: {error}; try a smaller --buffer-size") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        reason = f"{agent} needs more memory than there is: {error}"
+        raise UsageError(f"{reason}; try a smaller --buffer-size or --net-arch") from error
     except (AssertionError, TypeError, ValueError) as error:  # assertions are how Stable-Baselines3 refuses
         names = "|".join(field.name for field in dataclasses.fields(settings))
         reason = re.sub(rf"\b({names})(?= must )", lambda match: option(match[1]), str(error))

@@ -340,12 +340,12 @@ def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: in
     """
 
     def make() -> gym.Env:
-        env = gym.make(env_id, max_episode_steps=max_episode_steps)
-        return env if is_wrapped(env, TimeLimit) else _Bounded(env, LONGEST_EPISODE)
+        env = _make(env_id, max_episode_steps)
+        return _Watched(adapt(env if is_wrapped(env, TimeLimit) else _Bounded(env, LONGEST_EPISODE)))
 
     # Given a name, make_vec_env would ask for pictures, for which LunarLander simulates the sparks of its engines: with
     # them a step takes five times as long.
-    env = make_vec_env(make, n_envs, seed, wrapper_class=lambda env: Rewindable(_Watched(adapt(env))))
+    env = make_vec_env(make, n_envs, seed, wrapper_class=Rewindable)
     seed_environments(env, environment_seeds(n_envs, seed, "environment"))
     return env
 
@@ -362,11 +362,11 @@ def make_environment(env_id: str, max_episode_steps: int | None = None) -> gym.E
     return env
 
 
-def _make(env_id: str) -> gym.Env:
+def _make(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # whose name is said
-            return gym.make(env_id)
+            return gym.make(env_id, max_episode_steps=max_episode_steps)
     except UnregisteredEnv as error:
         module, colon, _ = env_id.rpartition(":")
         known = [f"{module}{colon}{name}" for name in gym.registry if not name.startswith(NEED_JAX)]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from agents.common import counted
 from agents.config import Config, write_config
 from agents.interruption import Stop
 from agents.lockstep import Member, Members, number_of_processes
@@ -258,9 +259,10 @@ class PopulationRun(Training[NDArray[np.float64]]):
         if self.gradients is not None:
             self._measure_gradients(self.gradients)
         self._record(rows, episodes)
-        result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {len(means)} seeds{self._lost()}"
+        seeds = counted(len(means), "seed") + self._lost()
+        result = f"IQM {interquartile_mean(means):.1f}, worst {min(means):.1f} of {seeds}"
         steps = describe_steps(self.steps, self.config.steps)
-        tqdm.write(f"{steps}: {result}, {episodes} episodes each", sys.stderr)
+        tqdm.write(f"{steps}: {result}, {counted(episodes, 'episode')} each", sys.stderr)
         return returns
 
     def _record(self, rows: Sequence[Mapping[str, float]], episodes: int) -> None:

@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 from tqdm import tqdm
 
 from agents import TALKERS, get_agent, populations, talking
-from agents.common import UsageError
+from agents.common import UsageError, counted
 from agents.config import Config, check_files, check_unchanged, is_finished, is_run, read_config, refusals
 from agents.environments import make_environments
 from agents.files import occupied
@@ -438,7 +438,7 @@ class _Run(Training[list[float]]):
         self.evaluations.append({"steps": steps, **statistics, "episodes": episodes})
         self.tensorboard.write(scalars, dict.fromkeys(scalars, ()), steps)
         self.last_evaluation = steps
-        result = f"{statistics['mean_return']:.1f} ± {statistics['std_return']:.1f} over {episodes} episodes"
+        result = f"{statistics['mean_return']:.1f} ± {statistics['std_return']:.1f} over {counted(episodes, 'episode')}"
         tqdm.write(f"{describe_steps(steps, self.config.steps)}: {result}", sys.stderr)
         return returns
 

@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents import defaults, in_lockstep, nearest, runs
-from agents.common import UsageError
+from agents.common import UsageError, counted
 from agents.config import (
     Config,
     check_files,
@@ -225,6 +225,11 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     if config.gradient_samples:
         raise UsageError("--gradient-samples is for train")
     ladder.check()
+    if len(set(ladder.steps(config.steps))) < ladder.rungs:
+        raise UsageError(
+            f"--rungs must leave each rung more of the {config.steps} steps than the one before, but got "
+            f"{ladder.rungs} with --keep {ladder.keep:g}"
+        )
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     results = [Result(point, []) for point in points]
     count = len(results) * ladder.seeds_per_setting
@@ -261,7 +266,6 @@ def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> di
         if is_finished(folder):
             raise UsageError(f"{folder} is finished")
         config = parse_config(path)
-        config.check()
         stored = read_json(path)
         try:
             grid = {name: tuple(values) for name, values in stored["grid"].items()}
@@ -269,6 +273,8 @@ def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> di
             ladder.check()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+        count = math.prod(map(len, grid.values())) * ladder.seeds_per_setting
+        dataclasses.replace(config, seeds=count).check()
         file = folder / "checkpoint.zip"
         if not file.exists():
             raise UsageError(f"{folder} cannot be resumed: it has no checkpoint.zip")
@@ -507,7 +513,7 @@ class _Search:
             )
         latest = [self.results[index].scores[-1] for index in sound]
         tqdm.write(
-            f"{self.rung_steps[rung]} steps: {len(order)} settings, {f'{lost} diverged, ' if lost else ''}"
+            f"{self.rung_steps[rung]} steps: {counted(len(order), 'setting')}, {f'{lost} diverged, ' if lost else ''}"
             f"best {latest[0]:.1f}, median {np.median(latest):.1f}; {describe(self.results[sound[0]].setting)}",
             sys.stderr,
         )
@@ -633,8 +639,8 @@ def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
     confirmed = summary["confirmation"]
     if confirmed is not None:
         lines += [
-            f"On {len(confirmed['seeds'])} fresh seeds, {confirmed['eval_episodes']} episodes each: interquartile mean "
-            f"{confirmed['eval_return_iqm']:.1f}, worst {confirmed['eval_return_worst']:.1f}.",
+            f"On {counted(len(confirmed['seeds']), 'fresh seed')}, {counted(confirmed['eval_episodes'], 'episode')} "
+            f"each: interquartile mean {confirmed['eval_return_iqm']:.1f}, worst {confirmed['eval_return_worst']:.1f}.",
             "",
         ]
     lines += ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]

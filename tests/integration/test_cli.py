@@ -538,6 +538,38 @@ def test_mistakes_are_answered_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (EnvironmentFailure("it broke"), "run_agent.py: error: it broke"),
+        (PermissionError(13, "Permission denied", "runs"), "run_agent.py: error: runs: Permission denied"),
+        (MemoryError("too much"), "run_agent.py: error: this needs more memory than there is: too much"),
+        (RuntimeError("can't allocate memory"), "this needs more memory than there is: can't allocate memory"),
+        (RuntimeError("a bug"), None),
+        (KeyError("a bug"), None),
+    ],
+)
+def test_only_faults_of_this_project_show_where_they_arose(
+    error: Exception, answer: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(run_agent, "_list", failing)
+    if answer is None:
+        with pytest.raises(type(error)):
+            run_agent.main(["list"])
+        return
+    assert run_agent.main(["list"]) == 1
+    assert answer in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} {ROOT / 'run_agent.py'} list | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_agent.main(["--version"]) == 0
     assert capsys.readouterr().out == f"gsrl {gsrl.__version__}\n"
@@ -868,12 +900,14 @@ def test_what_is_unusual_but_of_use_comes_in(env: gym.Env) -> None:
 
 
 gym.register("CliNan-v0", lambda: Wrong(observation=NAN))
+gym.register("CliNone-v0", lambda: Wrong(reward=None))
 gym.register("CliRaises-v0", lambda: Wrong(error=KeyError("it")))
 
 
 @pytest.mark.parametrize(
     ("agent", "env_id", "answer"),
     [
+        ("a2c", "CliNone-v0", "CliNone-v0 returned what cannot be used from step("),
         ("gumbel-sac", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),
         ("dqn", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),
         ("reinforce", "CliNan-v0", "CliNan-v0 returned what cannot be used from step("),

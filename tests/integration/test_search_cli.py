@@ -8,10 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import run_agent
-from agents import gumbel_sac, in_lockstep, reinforce_rloo, search
+from agents import gumbel_sac, in_lockstep, reinforce_rloo, runs, search
 from agents.common import UsageError
 from agents.search import Ladder, Result, parse_grid
 
@@ -83,7 +84,10 @@ def test_a_score_is_what_an_agent_alone_would_get(whole: Path, tmp_path: Path) -
     options = ["--learning-rate", row["learning_rate"], "--n-steps", row["n_steps"]]
     alone = [option for option in SMALL if option not in ("--processes", "1")]
     assert run_agent.main(["train", *alone, *options, "--steps", "40", "--out", str(tmp_path / "run")]) == 0
-    assert f"{read_json(tmp_path / 'run' / 'summary.json')['eval_return_mean']:.1f}" == row["score at 40"]
+    evaluator = runs.Evaluator("CartPole-v1", 0)
+    returns = evaluator(runs.load_model(tmp_path / "run"), 2, steps=40)  # the episodes of an evaluation along the way
+    evaluator.close()
+    assert f"{np.mean(returns):.1f}" == row["score at 40"]
 
 
 @pytest.mark.parametrize("steps", [20, 60])
@@ -296,6 +300,10 @@ def test_a_grid_that_cannot_be_searched_is_answered(entries: list[str], answer: 
         (["--stop-at", "300"], "--stop-at is for train"),
         (["--keep", "1"], "--keep must be above 0 and below 1, but got 1.0"),
         (["--rungs", "0"], "--rungs must be at least 1, but got 0"),
+        (
+            ["--rungs", "9", "--steps", "99"],
+            "--rungs must leave each rung more of the 99 steps than the one before, but",
+        ),
         (["--grid", "gamma=2,.9", "--processes", "1"], "--gamma must be in [0, 1], but got 2.0"),
         (["--grid", "tau=7,.9", "--processes", "1"], "--tau must be in [0, 1], but got 7.0"),
         (["--resume", "nowhere"], "nowhere holds no search"),
