@@ -120,21 +120,22 @@ def get_agent(name: str) -> ModuleType:
     return agents[name]
 
 
-def defaults(name: str, env_id: str) -> Defaults:
+def defaults(name: str, env_id: str, *, tuned: bool = True) -> Defaults:
     """Returns the tuned settings of an agent on an environment, or the agent's own where it has not been tuned.
 
     Args:
         name: A key of :data:`AGENTS` or :data:`TALKERS`.
         env_id: Gymnasium's name of the environment; of the latter, their own.
+        tuned: Whether tuned settings are asked for; else the agent's own.
 
     Raises:
         UsageError: There is no such agent.
     """
     agent = get_agent(name)
-    tuned = dict(tuned_settings(name, env_id) or {})
-    steps = tuned.pop("steps", 100_000)
-    n_envs = tuned.pop("n_envs", 1)
-    return Defaults(steps, n_envs, agent.Settings(**tuned))
+    settings = dict((tuned_settings(name, env_id) if tuned else None) or {})
+    steps = settings.pop("steps", 100_000)
+    n_envs = settings.pop("n_envs", 1)
+    return Defaults(steps, n_envs, agent.Settings(**settings))
 
 
 def tuned_settings(name: str, env_id: str) -> dict[str, Any] | None:

@@ -54,7 +54,8 @@ def constructor_arguments(
 ) -> dict[str, Any]:
     """Returns the arguments of an algorithm's constructor: policy, environment, and the settings under their own names.
 
-    ``net_arch``, ``layer_norm`` and ``critic`` go to the policy, ``linear_decay`` and ``normalize`` are done here.
+    ``net_arch``, ``layer_norm``, ``normalize_observations`` and ``critic`` go to the policy, ``linear_decay`` and
+    ``normalize`` are done here.
     Small images are read by :class:`gsrl.algorithms.extractors.SmallCNN`, with ``net_arch`` on top of it.
 
     Args:
@@ -81,7 +82,8 @@ def constructor_arguments(
         )
 
     policy_kwargs: dict[str, Any] = {"net_arch": list(arguments.pop("net_arch"))}
-    policy_kwargs |= {name: arguments.pop(name) for name in ("layer_norm", "critic") if name in arguments}
+    of_policy = ("layer_norm", "normalize_observations", "critic")
+    policy_kwargs |= {name: arguments.pop(name) for name in of_policy if name in arguments}
     if _is_small_image(env.observation_space):
         policy_kwargs["features_extractor_class"] = SmallCNN
     if arguments.pop("linear_decay", False):

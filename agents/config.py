@@ -159,7 +159,9 @@ class Config(Generic[Settings]):
                 raise UsageError(f"{option(name)} is for {' and '.join(fitting)}, but --agent is {self.agent}")
 
 
-def default_config(agent: str, env: str, steps: int | None = None, *, lockstep: bool) -> Config[Any]:
+def default_config(
+    agent: str, env: str, steps: int | None = None, *, lockstep: bool, tuned: bool = True
+) -> Config[Any]:
     """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it.
 
     Args:
@@ -167,8 +169,9 @@ def default_config(agent: str, env: str, steps: int | None = None, *, lockstep: 
         env: Name of the environment.
         steps: Environment steps, of agents that talk episodes; None for the tuned number.
         lockstep: Whether several agents are trained in lock-step. Those that talk always are, one of them too.
+        tuned: Whether settings tuned for the environment are taken, where there are any.
     """
-    default = defaults(agent, env)
+    default = defaults(agent, env, tuned=tuned)
     steps = steps or default.steps
     if agent in TALKERS:
         return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TALKERS)

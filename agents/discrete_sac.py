@@ -46,10 +46,11 @@ class Settings:
     """Gradient steps of an update; -1 for one a step collected."""
     n_steps: int = 1
     """Rewards summed before the critic's bootstrap."""
-    reward_scale: float = 1.0
-    """What rewards are multiplied by before they are learned from."""
+    reward_scale: float | str = 1.0
+    """What rewards are multiplied by before they are learned from; "auto" to normalise values by the returns seen."""
     ent_coef: float | str = "auto"
-    """Entropy coefficient, a number; or "auto" to learn it, "auto_0.1" to learn it from 0.1."""
+    """Entropy coefficient, a number; "auto" to learn it, "auto_0.1" to learn it from 0.1; or "relative", "relative_0.5"
+    for a multiple, .7 or .5, of what the values of the choices differ by."""
     final_ent_coef: float | None = None
     """What a coefficient that is a number falls to, exponentially, over the first 70 % of the run; None: it stays."""
     target_entropy_ratio: float = 0.2
@@ -66,6 +67,8 @@ class Settings:
     """Chance that an environment begins, at a step, to repeat a random action for a while."""
     layer_norm: bool = False
     """Normalise the critics' hidden layers."""
+    normalize_observations: bool = False
+    """Normalise observations that are numbers by those seen so far."""
     critic: Literal["auto", "choices", "multilinear", "network"] = "auto"
     """What critics know of an action: values of all choices of one factor; values of choices and of pairs of them; a
     network that takes the action as an input. "auto": the first for one factor, the last for several."""

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "eval_episodes": int,
     "gradient_samples": int,
     "max_episode_steps": int,
+    "tuned": bool,
 }
 """Keys of a run that can also stand at the top of the file, for all runs; and what their values are."""
 
@@ -271,7 +272,7 @@ class _Reader:
         talks = agent in TALKERS
         lockstep = talks or agent in in_lockstep()
         seeds = options.get("seeds", 1)
-        default = default_config(agent, env_id, lockstep=lockstep)
+        default = default_config(agent, env_id, lockstep=lockstep, tuned=options.get("tuned", True))
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
         steps *= options.get("times", 1)
         known = {field.name: field for field in dataclasses.fields(default.settings)}

@@ -154,7 +154,7 @@ class EntropyCoefficient(nn.Module):
 
 
 class SACLoss(nn.Module):
-    """The loss of discrete soft actor-critic, as one function of its parameters, a batch and noise.
+    r"""The loss of discrete soft actor-critic, as one function of its parameters, a batch and noise.
 
     Actor, critics and entropy coefficient are learned from one batch at once: no gradient crosses from one to another,
     so that one backward pass serves all three.
@@ -169,6 +169,15 @@ class SACLoss(nn.Module):
             :func:`gsrl.values.combine_critics`.
         entropy_in_target: Whether the critic's target holds the entropy, see :func:`gsrl.values.soft_value`.
         q_clip: See :func:`critic_loss`.
+        relative_entropy: Whether alpha is in units of what choices differ by: that of factor i at state s is then
+            :math:`c\, \sigma_i(s)`, with c what ``entropy_coefficient`` says and :math:`\sigma_i(s)` of
+            :meth:`gsrl.values.ActionValues.spread`; and the loss of the actor is divided by :math:`\sigma_i(s)`,
+
+            .. math:: L_\pi = -\sum_i \frac{\mathbb{E}_{D \sim \pi}[Q(s, D)]_i}{\sigma_i(s)}
+                      - c \sum_i \mathcal{H}(\pi_i(s)),
+
+            where the index says that the gradient in the logits of factor i is meant. For one factor its optimum is
+            :math:`\pi(a | s) \propto \exp(Q(s, a) / (c\, \sigma(s)))`, whatever the unit of Q.
     """
 
     def __init__(
@@ -182,8 +191,10 @@ class SACLoss(nn.Module):
         critics: CriticCombination = "min",
         entropy_in_target: bool = True,
         q_clip: float | None = None,
+        relative_entropy: bool = False,
     ) -> None:
         super().__init__()
+        self.relative_entropy = relative_entropy
         self.actor = actor
         self.critic = critic
         self.critic_target = critic_target
@@ -204,13 +215,16 @@ class SACLoss(nn.Module):
             target_entropy: In nats, see :func:`entropy_coefficient_loss`.
             next_noise: Gumbel noise ``[B, n, K]``, needed where the critics' expectations must be sampled.
         """
-        ent_coef = self.entropy_coefficient()
+        coefficient = ent_coef = self.entropy_coefficient()
 
         with torch.no_grad():
             next_values: ActionValues = self.critic_target(batch.next_observations)
             next_policy = self.actor(batch.next_observations, batch.next_action_mask)
+            next_coef = coefficient
+            if self.relative_entropy and self.entropy_in_target:
+                next_coef = coefficient * next_values.spread(next_policy, self.critics)
             next_value = next_values.soft_value(
-                next_policy, ent_coef, self.critics, entropy=self.entropy_in_target, noise=next_noise
+                next_policy, next_coef, self.critics, entropy=self.entropy_in_target, noise=next_noise
             )
             target = soft_target(batch.rewards, batch.discounts, next_value)
 
@@ -224,9 +238,13 @@ class SACLoss(nn.Module):
                 q_target = self.critic_target(batch.observations)(taken)
         loss_critic = critic_loss(q, target, q_target=q_target, q_clip=self.q_clip)
 
-        expected_q = self.estimator.expectation(policy, values.objective(self.critics), noise)
         entropy = policy.factor_entropy()
-        loss_actor = actor_loss(expected_q, entropy, ent_coef)
+        seen = policy
+        if self.relative_entropy:
+            spread = values.spread(policy, self.critics)
+            seen, ent_coef = policy.scale_gradient(1 / spread), ent_coef * spread
+        expected_q = self.estimator.expectation(seen, values.objective(self.critics), noise)
+        loss_actor = actor_loss(expected_q, entropy, coefficient)
 
         loss = loss_critic + loss_actor
         metrics = {

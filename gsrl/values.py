@@ -67,7 +67,7 @@ def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *,
     Args:
         policy: At the states ``[B]``.
         values: ``[B, n, K]``.
-        ent_coef: Alpha, a scalar.
+        ent_coef: Alpha, broadcastable with ``values``.
         entropy: Whether the entropy term is kept. Without it the critic predicts rewards alone, which several studies
             report to be more robust (2509.09838).
 
@@ -77,6 +77,32 @@ def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *,
     if entropy:
         values = values - ent_coef * policy.finite_logits
     return q_value(values, policy.probs)
+
+
+SMALLEST_SPREAD = 0.1
+"""Share of the batch's mean spread that a state's is at least, about: below it, what choices differ by is error."""
+
+
+def spread_of_choices(values: Tensor, mask: Tensor) -> Tensor:
+    r"""How much the legal choices of each factor differ in value: their standard deviation, with a floor.
+
+    .. math:: \sigma_i(s) = \sqrt{d_i(s)^2 + (0.1\, \mathrm{mean}_{s'}\, d_i(s'))^2}, \qquad
+              d_i(s)^2 = \frac{1}{\lvert L_i \rvert} \sum_{k \in L_i} (A_{ik}(s) - \bar A_i(s))^2
+
+    where L are the legal choices. With all values times a number it is multiplied by its size.
+
+    Args:
+        values: A, of every choice, ``[B, n, K]``; of illegal ones anything finite.
+        mask: True where a choice is legal, ``[B, n, K]``.
+
+    Returns:
+        ``[B, n]``, positive.
+    """
+    count = mask.sum(-1, keepdim=True)
+    mean = (values * mask).sum(-1, keepdim=True) / count
+    square = ((values - mean).square() * mask).sum(-1) / count.squeeze(-1)
+    floor = SMALLEST_SPREAD * square.sqrt().mean(0, keepdim=True)
+    return (square + floor.square()).sqrt().clamp_min(1e-12)
 
 
 class ActionValues(ABC):
@@ -101,6 +127,18 @@ class ActionValues(ABC):
         fixed = self.detach()
         return lambda one_hot: combine_critics(fixed(one_hot), critics)
 
+    @abstractmethod
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+        """How much the legal choices of each factor differ in value, beside what the policy does in the others.
+
+        Args:
+            policy: At the states ``[B]``.
+            critics: How critics are combined.
+
+        Returns:
+            ``[B, n]``, without gradient; see :func:`spread_of_choices`.
+        """
+
     def soft_value(
         self,
         policy: FactoredCategorical,
@@ -114,7 +152,7 @@ class ActionValues(ABC):
 
         Args:
             policy: At the states ``[B]``.
-            ent_coef: Alpha of each factor, ``[n]``.
+            ent_coef: Alpha of each factor, ``[n]`` or ``[B, n]``.
             critics: How critics are combined.
             entropy: Whether the entropy term is kept.
             noise: Gumbel noise ``[B, n, K]`` of the one sample that ``sampled`` values are taken at.
@@ -154,6 +192,10 @@ class ChoiceValues(ActionValues):
         """See :meth:`ActionValues.detach`."""
         return ChoiceValues(self.values.detach())
 
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+        """See :meth:`ActionValues.spread`."""
+        return spread_of_choices(combine_critics(self.values.detach(), critics), policy.mask)
+
     def objective(self, critics: CriticCombination) -> Objective:
         """See :meth:`ActionValues.objective`: here a linear function, however the critics are combined."""
         combined = combine_critics(self.values.detach(), critics)
@@ -169,7 +211,7 @@ class ChoiceValues(ActionValues):
         noise: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`ActionValues.soft_value`: the exact expectation of the combined critics."""
-        return soft_value(policy, combine_critics(self.values, critics), ent_coef, entropy=entropy)
+        return soft_value(policy, combine_critics(self.values, critics), ent_coef.unsqueeze(-1), entropy=entropy)
 
 
 class MultilinearValues(ActionValues):
@@ -210,6 +252,18 @@ class MultilinearValues(ActionValues):
             values = values + products[..., half:].sum(-1) - products[..., :half].sum(-1)
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
 
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+        """See :meth:`ActionValues.spread`: of the expected values of choices, for the mean of critics exact."""
+        choices = self.choices.detach()
+        if self.pairs is not None:
+            pairs = self.pairs.detach()
+            taken = (policy.probs.detach().unsqueeze(-2) @ pairs).squeeze(-2)  # [C, B, n, R]
+            others = taken.sum(-2, keepdim=True) - taken
+            half = others.shape[-1] // 2
+            signed = torch.cat([-others[..., :half], others[..., half:]], -1)
+            choices = choices + (pairs @ signed.unsqueeze(-1)).squeeze(-1)
+        return spread_of_choices(combine_critics(choices, critics), policy.mask)
+
     def detach(self) -> MultilinearValues:
         """See :meth:`ActionValues.detach`."""
         pairs = None if self.pairs is None else self.pairs.detach()
@@ -234,6 +288,12 @@ class NetworkValues(ActionValues):
         """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``."""
         values = self._evaluate(one_hot.reshape(-1, one_hot.shape[-3], one_hot.shape[-2] * one_hot.shape[-1]))
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
+
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+        """See :meth:`ActionValues.spread`: of the slopes at the matrix of probabilities, a first-order estimate."""
+        objective = self.objective(critics)
+        slopes = torch.func.grad(lambda rows: objective(rows).sum())(policy.probs.detach())
+        return spread_of_choices(slopes, policy.mask)
 
     def detach(self) -> NetworkValues:
         """See :meth:`ActionValues.detach`."""

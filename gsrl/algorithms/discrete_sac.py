@@ -8,7 +8,7 @@ import pathlib
 import time
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from gsrl.exploration import PersistentExploration
 from gsrl.learner import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import current_masks, to_matrix
+from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
 from gsrl.rollouts import map_arrays
 from gsrl.spaces import OneHotCodec
@@ -47,6 +48,9 @@ from gsrl.values import CriticCombination
 from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 
 __all__ = ["DiscreteSAC"]
+
+INITIAL_ENTROPY_COEFFICIENTS = {"auto": 1.0, "relative": 0.7}
+"""What stands for a number that ``ent_coef`` does not name."""
 
 SelfDiscreteSAC = TypeVar("SelfDiscreteSAC", bound="DiscreteSAC")
 
@@ -80,13 +84,16 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
         n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
-        reward_scale: What rewards are multiplied by before they are learned from. Large values are learned slowly, so
-            choose it that returns to come are of the order of 10. Values, losses and ``ent_coef`` are in scaled units;
-            episode returns are not.
+        reward_scale: What rewards are multiplied by before they are learned from. ``"auto"``: values are shifted and
+            scaled by statistics of the returns seen so far, see :class:`gsrl.normalization.Normalization`; learning
+            then does not depend on the unit of rewards. Values, losses and an ``ent_coef`` that is a number or
+            learned are in scaled units; episode returns are not.
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update.
-        ent_coef: Entropy coefficient alpha: ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it,
-            a function of the remaining progress lets it go its way.
+        ent_coef: Entropy coefficient alpha. ``"relative"``: .7 times the deviation of the values of the choices, in
+            each state by itself, ``"relative_0.5"`` .5 times, see :class:`gsrl.losses.SACLoss`; ``"auto"`` learns it,
+            ``"auto_0.1"`` learns it from 0.1, a float fixes it, a function of the remaining progress lets it go its
+            way.
         target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
             entropies; where a state has masks, it shrinks with the entropy that is left.
@@ -186,7 +193,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         gradient_steps: int = 1,
         *,
         n_steps: int = 1,
-        reward_scale: float = 1.0,
+        reward_scale: float | Literal["auto"] = 1.0,
         estimator: str | Estimator = "straight-through",
         ent_coef: str | float | Schedule = "auto",
         target_entropy: str | float = "auto",
@@ -263,6 +270,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if self.env is not None:
             self.replay_buffer = self._make_replay_buffer()
         self._make_policy()
+        self._normalization = Normalization(
+            [self.gamma], self.n_envs, self.policy.actor.normalized_shapes, values=self.reward_scale == "auto"
+        )
         self.estimator.to(self.device)
         self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef, codec.n).to(self.device)
         largest = torch.tensor(codec.sizes, dtype=torch.float64).log()  # entropies
@@ -283,6 +293,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             critics=self.critics,
             entropy_in_target=self.entropy_in_target,
             q_clip=self.q_clip,
+            relative_entropy=kind_of_entropy(self.ent_coef) == "relative",
         )
         targets = [("critic", "critic_target")]
         self.learner = Learner(loss, targets, max_grad_norm=self.max_grad_norm, compile=self.compile)
@@ -300,7 +311,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.n_envs,
             gamma=self.gamma,
             n_steps=self.n_steps,
-            reward_scale=self.reward_scale,
+            reward_scale=1.0 if self.reward_scale == "auto" else self.reward_scale,
             generator=self._replay_generator,
             masked=self.masked if state is None else "action_masks" in state,
         )
@@ -317,6 +328,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"critics must be 'min' or 'mean', but got {self.critics!r}.")
         if isinstance(self.target_entropy, str) and self.target_entropy != "auto":
             raise ValueError(f"target_entropy must be 'auto' or a number of nats, but got {self.target_entropy!r}.")
+        scale = self.reward_scale
+        if scale != "auto" and not (isinstance(scale, int | float | np.floating) and 0 < scale < math.inf):
+            raise ValueError(f"reward_scale must be 'auto' or a number above 0, but got {scale!r}.")
         if not 0 <= self.target_entropy_ratio <= 1:
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
         if not 0 <= self.exploration_eps <= 1:
@@ -382,6 +396,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _before_reset(self) -> None:
         assert self.replay_buffer is not None
         self.replay_buffer.end_episodes()
+        self._normalization.cut()
         super()._before_reset()
 
     def _set_masked(self, masked: bool) -> None:
@@ -458,6 +473,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 infos,
                 self._last_masks,
             )
+            self._normalization.add(self._last_obs, rewards, dones, infos)
             self._last_obs = new_obs
             if self._vec_normalize_env is not None:
                 self._last_original_obs = next_original_obs
@@ -500,8 +516,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         assert self.replay_buffer is not None  # learn has made it
         start = time.perf_counter()
         self.policy.set_training_mode(True)
+        self._normalization.renew([self.policy])
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            batch = self._normalization.normalized(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
             self.stopwatch.lap("replay")
             self.update(batch)
             self.stopwatch.lap("update")
@@ -575,6 +592,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             replay_buffer: Whether the replay buffer is in it.
         """
         state = super().state_dict()
+        state["normalization"] = self._normalization.state_dict()
         if self.exploration_eps > 0:
             state["exploration"] = self._exploration.state_dict()
         if replay_buffer and self.replay_buffer is not None:
@@ -586,7 +604,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         replay_buffer = self.replay_buffer
         if "replay_buffer" in state:
             replay_buffer = self._make_replay_buffer(state["replay_buffer"])
+        # What was saved by versions without one has begun anew.
+        state = {"normalization": self._normalization.state_dict(), **state}
         super().load_state_dict(state)
+        self._normalization.load_state_dict(state["normalization"])
         if self.exploration_eps > 0:
             self._exploration.load_state_dict(state["exploration"])
         self.replay_buffer = replay_buffer
@@ -632,18 +653,23 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.replay_buffer.end_episodes()
 
 
+def kind_of_entropy(ent_coef: str | float | Schedule) -> str:
+    """``"auto"``, ``"relative"``, or ``"fixed"`` for numbers and schedules; of strings, what stands before a ``_``."""
+    return ent_coef.partition("_")[0] if isinstance(ent_coef, str) else "fixed"
+
+
 def _make_entropy_coefficient(ent_coef: str | float | Schedule, n: int) -> EntropyCoefficient:
-    """From Stable-Baselines3's notation, ``"auto"``, ``"auto_0.1"`` or a number; or as a schedule begins."""
-    if callable(ent_coef):
-        ent_coef = ent_coef(1.0)
+    """From what the argument may be: ``"auto_0.1"``, ``"relative_0.7"``, a number; or as a schedule begins."""
+    kind = kind_of_entropy(ent_coef)
     try:
         if not isinstance(ent_coef, str):
-            return EntropyCoefficient(float(ent_coef), learned=False, n=n)
-        prefix, _, initial = ent_coef.partition("_")
-        if prefix != "auto":
+            return EntropyCoefficient(float(ent_coef(1.0) if callable(ent_coef) else ent_coef), learned=False, n=n)
+        value = float(ent_coef.partition("_")[2] or INITIAL_ENTROPY_COEFFICIENTS[kind])
+        if not value > 0:
             raise ValueError
-        return EntropyCoefficient(float(initial) if initial else 1.0, learned=True, n=n)
-    except ValueError:
+        return EntropyCoefficient(value, learned=kind == "auto", n=n)
+    except (ValueError, KeyError):
         raise ValueError(
-            f"ent_coef must be 'auto', 'auto_<positive number>' or a number of at least 0, but got {ent_coef!r}."
+            "ent_coef must be 'auto', 'relative', either with a positive number as in 'auto_0.1', or a number of at "
+            f"least 0, but got {ent_coef!r}."
         ) from None

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel, BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -32,6 +33,7 @@ from gsrl.checks import check_finite, largest
 from gsrl.distributions import FactoredCategorical
 from gsrl.heads import ActionHead
 from gsrl.masking import to_matrix
+from gsrl.normalization import ObservationNormalizer, numeric_shapes
 from gsrl.spaces import OneHotCodec
 from gsrl.values import ActionValues, ChoiceValues, MultilinearValues, NetworkValues
 
@@ -133,9 +135,15 @@ class Network(BaseModel):
         action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
         features_extractor: Maps preprocessed observations to features.
         normalize_images: Whether images are divided by 255.
+        normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
+
+    Attributes:
+        normalized_shapes: Shapes of what is normalised, by name, see :func:`gsrl.normalization.numeric_shapes`.
+        normalizers: An :class:`gsrl.normalization.ObservationNormalizer` of each, by the same names.
     """
 
     features_extractor: BaseFeaturesExtractor
+    normalizers: nn.ModuleDict
 
     def __init__(
         self,
@@ -143,6 +151,7 @@ class Network(BaseModel):
         action_space: spaces.Space,
         features_extractor: BaseFeaturesExtractor,
         normalize_images: bool,
+        normalize_observations: bool = False,
     ) -> None:
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
@@ -153,12 +162,24 @@ class Network(BaseModel):
             and isinstance(observation_space, spaces.Box)
             and len(observation_space.shape) == 1
         )
+        self.normalized_shapes = numeric_shapes(observation_space) if normalize_observations else {}
+        self.normalizers = nn.ModuleDict(
+            {name: ObservationNormalizer(shape) for name, shape in self.normalized_shapes.items()}
+        )
 
     def features(self, observations: PyTorchObs) -> Tensor:
         """Maps observations ``[B, ...]`` to features ``[B, features_dim]``."""
         if self._observations_are_features and isinstance(observations, Tensor):
-            return observations.float()
-        return self.extract_features(observations, self.features_extractor)
+            return self.normalizers["all"](observations) if self.normalized_shapes else observations.float()
+        if not self.normalized_shapes:
+            return self.extract_features(observations, self.features_extractor)
+        preprocessed = preprocess_obs(observations, self.observation_space, normalize_images=self.normalize_images)
+        if isinstance(preprocessed, dict):
+            for name, normalizer in self.normalizers.items():
+                preprocessed[name] = normalizer(preprocessed[name])
+        else:
+            preprocessed = self.normalizers["all"](preprocessed)
+        return self.features_extractor(preprocessed)
 
 
 class Actor(Network):
@@ -171,6 +192,7 @@ class Actor(Network):
         features_extractor: Maps preprocessed observations to features.
         activation_fn: Class of the activation function.
         normalize_images: Whether images are divided by 255.
+        normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
     """
 
     def __init__(
@@ -181,8 +203,9 @@ class Actor(Network):
         features_extractor: BaseFeaturesExtractor,
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
+        normalize_observations: bool = False,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images)
+        super().__init__(observation_space, action_space, features_extractor, normalize_images, normalize_observations)
         latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
         self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
         self.head = ActionHead(latent_dim, action_space)
@@ -210,6 +233,7 @@ class Critics(Network):
         layer_norm: Whether each hidden layer is normalised before its activation, without learned scale.
         normalize_images: Whether images are divided by 255.
         form: ``"choices"``, ``"multilinear"`` or ``"network"``; see :class:`DiscreteSACPolicy`.
+        normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
 
     Raises:
         ValueError: ``form`` is another one, or does not fit the space or the layers.
@@ -226,8 +250,9 @@ class Critics(Network):
         layer_norm: bool = False,
         normalize_images: bool = True,
         form: CriticForm = "choices",
+        normalize_observations: bool = False,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images)
+        super().__init__(observation_space, action_space, features_extractor, normalize_images, normalize_observations)
         codec = OneHotCodec(action_space)
         if form not in ("choices", "multilinear", "network"):
             raise ValueError(f"critic must be 'choices', 'multilinear' or 'network', but got {form!r}.")
@@ -271,6 +296,16 @@ class Critics(Network):
             choices.view(*batch, *self.event_shape),
             pairs.view(*batch, *self.event_shape, PAIR_RANK) if self._sizes[-1] else None,
         )
+
+    @torch.no_grad()
+    def rescale_(self, factor: float, shift: float) -> None:
+        """Makes all values Q into ``factor * Q + shift``, in place."""
+        factors = torch.full((sum(self._sizes),), factor, device=self.weight.device)
+        if len(self._sizes) == 3:
+            factors[-self._sizes[-1] :] = factor**0.5  # values of pairs are products
+        self.weight.mul_(factors)
+        self.bias.mul_(factors)
+        self.bias[..., : self._sizes[0]].add_(shift)  # that of the state, or of every choice
 
     def _evaluate(self, features: Tensor, matrices: Tensor, *, detach: bool) -> Tensor:
         """Maps matrices ``[M, B, n K]`` to ``[C, M, B]``."""
@@ -422,6 +457,9 @@ class DiscreteSACPolicy(ActorPolicy):
             ``"multilinear"``, values of state, choices and pairs of choices (:class:`gsrl.values.MultilinearValues`);
             ``"network"``, a network that takes the one-hot matrix as an input. ``"auto"``: ``"choices"`` for a single
             factor, ``"network"`` for several, or ``"multilinear"`` where ``net_arch`` has no hidden layer.
+        normalize_observations: Whether entries of a ``Box`` that is no image are shifted and scaled by mean and
+            deviation of what the agent has seen so far, see :class:`gsrl.normalization.ObservationNormalizer`. All
+            else is as it is, and what is discrete is one-hot.
 
     Raises:
         ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.
@@ -440,6 +478,7 @@ class DiscreteSACPolicy(ActorPolicy):
         n_critics: int = 2,
         layer_norm: bool = False,
         critic: CriticForm | Literal["auto"] = "auto",
+        normalize_observations: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -461,6 +500,7 @@ class DiscreteSACPolicy(ActorPolicy):
                 self.make_features_extractor(),
                 activation_fn,
                 normalize_images,
+                normalize_observations,
             )
         )
         if critic == "auto":
@@ -476,8 +516,20 @@ class DiscreteSACPolicy(ActorPolicy):
             layer_norm,
             normalize_images,
             critic,
+            normalize_observations,
         )
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+
+    def normalize_observations_(self, name: str, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:
+        """Makes all networks normalise an entry of the observations so, see :class:`ObservationNormalizer`."""
+        for network in (self.actor, self.critic, self.critic_target):
+            normalizer: Any = network.normalizers[name]
+            normalizer.set_(mean, deviation)
+
+    def rescale_values_(self, factor: float, shift: float) -> None:
+        """Makes all values Q of critics and target critics into ``factor * Q + shift``."""
+        for critics in (self.critic, self.critic_target):
+            critics.rescale_(factor, shift)
 
 
 @register

@@ -862,8 +862,13 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
         {name: value[index] if isinstance(value, list) else value for name, value in settings.items()}
         for index in range(count)
     ]
-    if len({isinstance(member.get("ent_coef", "auto"), str) for member in members}) > 1:
-        raise ValueError(f"ent_coef must be learned by all members or by none, but got {settings['ent_coef']}.")
+    # What is a number, and what begins with one word, has one form of loss.
+    for name in ("ent_coef", "reward_scale"):
+        forms = {
+            str(value).partition("_")[0] if isinstance(value, str) else "" for value in (m.get(name) for m in members)
+        }
+        if len(forms) > 1:
+            raise ValueError(f"{name} must be a number for all members, or the same word, but got {settings[name]}.")
     return members
 
 

@@ -21,6 +21,7 @@ from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.exploration import PersistentExploration
 from gsrl.masking import current_masks, to_matrix
+from gsrl.normalization import Normalization
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
@@ -82,7 +83,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             self.device,
             self.n_envs,
             gamma=[member.gamma for member in self._members],
-            reward_scale=[member.reward_scale for member in self._members],
+            reward_scale=[1.0 if each.reward_scale == "auto" else each.reward_scale for each in self._members],
             n_steps=[member.n_steps for member in self._members],
             masked=masked,
             generator=[member._replay_generator for member in self._members],
@@ -94,6 +95,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         for member in members:
             member.replay_buffer = None  # it would only take memory: the population's has the rows of all
         super()._lock()
+        self._normalization = Normalization.stacked([member._normalization for member in members])
         # Estimators without a state have nothing to advance.
         self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
         self._template = members[0]._template
@@ -114,6 +116,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     def _before_reset(self) -> None:
         self.replay_buffer.end_episodes()
+        self._normalization.cut()
 
     def _set_masked(self, masked: bool) -> None:
         super()._set_masked(masked)
@@ -128,8 +131,10 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         # Here, not after the updates: actions were read back, so that no device needs to be waited for.
         self._report_diverged()
         if self.num_timesteps > first.learning_starts:
+            policies = [member.policy for member in self._members]
+            self._normalization.renew(policies, [steps is None for steps in self.stopped_at])
             for _ in range(first.gradient_steps if first.gradient_steps >= 0 else steps):
-                self.update(self.sample())
+                self.update(self._normalization.normalized(self.sample()))
         return steps
 
     def _collect(self, callback: PopulationCallback) -> int:
@@ -151,6 +156,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
                 self.stopwatch.lap("callbacks")
             successors = successor_observations(observations, dones, infos, None)
             self.replay_buffer.add(self._last_obs, successors, actions, rewards, dones, infos, self._last_masks)
+            self._normalization.add(self._last_obs, rewards, dones, infos)
             self._last_obs = observations
             self._set_next_masks(masks)
             self._watch.settle(count)

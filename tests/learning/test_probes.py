@@ -245,6 +245,17 @@ def test_a_learned_coefficient_makes_up_for_a_biased_gradient() -> None:
     assert entropy(policy(model, vector(0.0))) == pytest.approx(0.75 * LOG_2, abs=0.05)
 
 
+@pytest.mark.parametrize("estimator", ["exact", "rloo"])
+@pytest.mark.parametrize(("scale", "coefficient"), [(1.0, 0.7), (1.0, 1.5), (64.0, 0.7), ("auto", 0.7)])
+def test_a_relative_coefficient_weighs_values_by_what_choices_differ_by(
+    estimator: str, scale: Any, coefficient: float
+) -> None:
+    model = train("Start", 1200, ent_coef=f"relative_{coefficient}", estimator=estimator, reward_scale=scale)
+    # Values 0, 1/2 and 1 have the deviation sqrt(1 / 6), in any unit; the floor adds half a percent.
+    logits = torch.tensor([0.0, 0.5, 1.0]) / (coefficient * math.hypot(1, 0.1) * math.sqrt(1 / 6))
+    assert_close(policy(model, vector(0.0)), logits.softmax(-1), 0.03)
+
+
 def test_the_target_entropy_counts_the_actions() -> None:
     model = train("Start", 1000, ent_coef="auto", target_entropy_ratio=0.6)
     assert entropy(policy(model, vector(0.0))) == pytest.approx(0.6 * math.log(3), abs=0.03)

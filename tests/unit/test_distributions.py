@@ -372,3 +372,17 @@ def test_indices_are_those_of_a_sample(batch):
     indices = policy.sample_indices(generator=torch.Generator().manual_seed(1))
     assert (indices.dtype, indices.shape) == (torch.int64, (*batch, 3))
     assert torch.equal(indices, policy.sample(generator=torch.Generator().manual_seed(1)).argmax(-1))
+
+
+def test_a_scaled_gradient_is_of_the_same_distribution() -> None:
+    logits = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 3, 4).argsort(-1) > 0
+    policy = FactoredCategorical(logits, mask)
+    factor = torch.tensor([[1.0, 2.0, -0.5], [0.0, 1.0, 3.0]], dtype=torch.float64)
+    scaled = policy.scale_gradient(factor)
+    assert torch.equal(scaled.logits, policy.logits)
+    assert torch.equal(scaled.mask, policy.mask)
+    weights = torch.randn(2, 3, 4, dtype=torch.float64)
+    (plain,) = torch.autograd.grad((weights * policy.probs).sum(), logits, retain_graph=True)
+    (other,) = torch.autograd.grad((weights * scaled.probs).sum(), logits)
+    torch.testing.assert_close(other, factor[..., None] * plain)

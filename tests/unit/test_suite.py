@@ -92,6 +92,15 @@ def test_seeds_may_begin_anywhere(tmp_path: Path) -> None:
     assert {plan.config.seed for plan in read_suite(write(tmp_path, GOOD)).plans} == {0}
 
 
+def test_agents_may_come_untuned(tmp_path: Path) -> None:
+    plans = {(plan.label, plan.config.env): plan.config for plan in read_suite(write(tmp_path, GOOD)).plans}
+    untuned = read_suite(write(tmp_path, GOOD.replace("seeds = 3", "seeds = 3\ntuned = false"))).plans
+    for plan in untuned:
+        if plan.label == "gumbel-sac":
+            assert plan.config.settings == AGENTS["gumbel-sac"].Settings()
+            assert plan.config.settings != plans["gumbel-sac", plan.config.env].settings
+
+
 def test_compiled_are_long_runs_in_lockstep_alone(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path, GOOD.replace("steps = 400", "steps = 5_000")))
     compiled = {plan.label for plan in suite.plans if plan.config.compile and plan.config.env == "CartPole-v1"}

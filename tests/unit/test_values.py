@@ -27,6 +27,7 @@ from gsrl.values import (
     combine_critics,
     q_value,
     soft_value,
+    spread_of_choices,
 )
 
 ALPHA = 0.3
@@ -553,3 +554,56 @@ def test_no_hidden_layer_is_enough_without_a_network(form: str) -> None:
     output = torch.stack([observations() @ critics.weight[c] + critics.bias[c] for c in range(C)])
     choices = values.values if form == "choices" else torch.cat([values.state[..., None, None], values.choices], -1)
     torch.testing.assert_close(choices[:, :, 0], output)
+
+
+# What choices differ by
+
+
+def test_the_spread_is_the_deviation_of_the_choices_with_a_floor() -> None:
+    values = torch.tensor([[[1.0, 3.0, 5.0]], [[2.0, 2.0, 2.0]]], dtype=torch.float64)
+    deviation = math.sqrt(8 / 3)
+    floor = 0.1 * deviation / 2  # the mean of the batch is half of it
+    spread = spread_of_choices(values, torch.ones(2, 1, 3, dtype=torch.bool))
+    torch.testing.assert_close(spread, double([[math.hypot(deviation, floor)], [floor]]))
+
+
+def test_the_spread_is_over_legal_choices_alone() -> None:
+    values = torch.tensor([[[1.0, 3.0, -90.0]], [[7.0, -5.0, 9.0]]])
+    mask = torch.tensor([[[True, True, False]], [[True, False, False]]])
+    spread = spread_of_choices(values, mask)
+    torch.testing.assert_close(spread, torch.tensor([[math.hypot(1.0, 0.05)], [0.05]]))
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, -4.0])
+def test_the_spread_scales_with_the_values(factor: float) -> None:
+    values, mask = randn(6, 2, 3).float(), torch.ones(6, 2, 3, dtype=torch.bool)
+    assert torch.equal(spread_of_choices(factor * values, mask), abs(factor) * spread_of_choices(values, mask))
+
+
+def test_the_spread_of_multilinear_values_is_that_of_expected_values_of_choices() -> None:
+    values, policy = make_multilinear(), make_policy()
+    expected = torch.empty(B, N, K, dtype=torch.float64)
+    for i, k in product(range(N), range(K)):
+        rows = policy.probs.clone()
+        rows[:, i] = torch.eye(K, dtype=rows.dtype)[k]
+        expected[:, i, k] = values(rows).mean(0)  # what is multilinear is its own expectation
+    torch.testing.assert_close(values.spread(policy, "mean"), spread_of_choices(expected, policy.mask))
+
+
+def test_the_spread_of_a_network_is_that_of_its_slopes() -> None:
+    values, policy = make_network(), make_policy()
+    rows = policy.probs.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(values(rows).mean(0).sum(), rows)
+    torch.testing.assert_close(values.spread(policy, "mean"), spread_of_choices(slopes, policy.mask))
+
+
+@pytest.mark.parametrize(("form", "space"), [("choices", ONE_FACTOR), ("multilinear", FACTORS), ("network", FACTORS)])
+def test_critics_are_rescaled(form: str, space: spaces.Space) -> None:
+    critics = make_critics(form, space)
+    codec = OneHotCodec(space)
+    choices = torch.arange(B)[:, None].expand(B, codec.n) % 2
+    matrices = torch.nn.functional.one_hot(choices, codec.K).to(critics.weight.dtype)
+    with torch.no_grad():
+        before = critics(observations())(matrices)
+        critics.rescale_(0.25, -3.0)
+        torch.testing.assert_close(critics(observations())(matrices), 0.25 * before - 3.0)
