@@ -271,6 +271,10 @@ def resume(folder: Path, command: Sequence[str], *, trusted: bool = False) -> di
             grid = {name: tuple(values) for name, values in stored["grid"].items()}
             ladder = Ladder(**stored["ladder"])
             ladder.check()
+            count = math.prod(map(len, grid.values())) * ladder.seeds_per_setting
+            dataclasses.replace(config, seeds=count).check()
+        except UsageError as error:
+            raise UsageError(f"{path} cannot be used: {error}") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
         count = math.prod(map(len, grid.values())) * ladder.seeds_per_setting

@@ -301,6 +301,10 @@ def read_benchmark(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame | None, dic
         rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"mean_return": ["nan", ""]})
     except pd.errors.EmptyDataError:
         rows = pd.DataFrame(columns=list(RESULTS.columns))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or no table
+        raise UsageError(f"{path} is no table: {error}; put the file back as it was") from error
     said = rows["diverged"] if "diverged" in rows else pd.Series(index=rows.index)  # rows were once written without
     rows["diverged"] = pd.to_numeric(said, errors="coerce").fillna(0).astype(int)
     absent = [column for column in RESULTS.columns if column not in rows]

@@ -233,6 +233,21 @@ def test_a_damaged_folder_is_one_sentence_and_stays_as_it_is(
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(not_utf8, "is no table"), (spoil_header, "lacks the columns"), (become_a_folder, "cannot be read")],
+)
+def test_damaged_results_of_a_benchmark_are_one_sentence(
+    spoil: Callable[[Path], None], reason: str, tmp_path: Path, answer: Answer
+) -> None:
+    results = ROOT / "benchmarks" / "results" / "classic"
+    for name in ("results.csv", "suite.json"):
+        shutil.copy(results / name, tmp_path)
+    spoil(tmp_path / "results.csv")
+    said = answer("report", tmp_path)
+    assert said.startswith(f"{tmp_path / 'results.csv'} {reason}")
+
+
 # In use by others
 
 

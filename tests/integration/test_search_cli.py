@@ -108,6 +108,12 @@ def test_an_interrupted_search_ends_as_one_that_was_not(
         assert find(folder) == 130
     assert f"python run_agent.py search --resume {folder}" in capsys.readouterr().out
     assert read_json(folder / "summary.json")["status"] == "interrupted"
+    stored = (folder / "search.json").read_text()
+    for name, value, said in (("seed", 7, "seed 7 instead of"), ("steps", "80", "steps must be int, but got '80'")):
+        (folder / "search.json").write_text(json.dumps({**json.loads(stored), name: value}))
+        assert exit_code(["search", "--resume", str(folder)]) == 2
+        assert said in capsys.readouterr().err
+    (folder / "search.json").write_text(stored)
     assert run_agent.main(["search", "--resume", str(folder)]) == 0
     assert (folder / "results.csv").read_text() == (whole / "results.csv").read_text()
     ours, theirs = (read_json(path / "summary.json")["confirmation"] for path in (folder, whole))
