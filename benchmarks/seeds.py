@@ -4,7 +4,8 @@ A row is written to ``<out>.csv`` as each run ends; rows that are there already 
 table can be made in several sittings, and a run that was interrupted goes on. ``<out>.md`` holds the table: the
 interquartile mean (IQM, the mean of the middle half of the seeds), the worst seed, every seed's return, and the time of
 a run. Where the environment knows its best actions, so does the table: what share of the best return in the same
-episodes was reached.
+episodes was reached. Rows of gsrl 0.1.0, which say no version, had other episodes than the same seeds have now, and no
+share: see "Random streams" in ``docs/benchmarks.md``.
 
 An agent is trained in ``--env``, or in the environment behind an ``@``. Those of ``--beside`` have seeds of their own.
 
@@ -40,7 +41,7 @@ from agents.runs import Evaluator
 from agents.scores import interquartile_mean
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = [
+SUMMARY = (
     "agent",
     "env",
     "seed",
@@ -50,7 +51,9 @@ COLUMNS = [
     "eval_episodes",
     "wall_seconds",
     "steps_per_second",
-]
+)
+"""What a row has from the summary of the run."""
+COLUMNS = [*SUMMARY, "best_return", "gsrl"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Run:
         """Trains, or goes on with it, and returns its row."""
         folder = self.folder(runs)
         if (folder / "summary.json").exists() and _read(folder)["status"] == "finished":
-            return {name: _read(folder)[name] for name in COLUMNS}
+            return self._row(folder)
         if (folder / "checkpoint.zip").exists():
             options = ["--resume", str(folder)]
         else:
@@ -83,7 +86,12 @@ class Run:
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         if done.returncode != 0:
             raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-2000:]}")
-        return {name: _read(folder)[name] for name in COLUMNS}
+        return self._row(folder)
+
+    def _row(self, folder: Path) -> dict[str, Any]:
+        row = {name: _read(folder)[name] for name in SUMMARY}
+        best = best_return(self.env, self.seed, row["eval_episodes"])
+        return {**row, "best_return": best, "gsrl": gsrl.__version__}
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -130,10 +138,10 @@ def summary(rows: pd.DataFrame) -> dict[str, Any]:
     """What the seeds of one agent come to."""
     rows = rows.sort_values("seed")
     returns = rows["eval_return_mean"]
-    best = [best_return(*row) for row in rows[["env", "seed", "eval_episodes"]].itertuples(index=False)]
+    best = rows["best_return"]
     # Of costs the share is the other way round.
-    shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if top and mean]
-    share = {"of the best": f"{100 * interquartile_mean(shares):.1f} %"} if shares else {}
+    shares = [mean / top if top > 0 else top / mean for mean, top in zip(returns, best, strict=True) if mean]
+    share = {"of the best": f"{100 * interquartile_mean(shares):.1f} %"} if best.notna().all() else {}
     digits = 1 if returns.abs().max() >= 100 else 2
     return {
         "seeds": len(returns),

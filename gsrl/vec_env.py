@@ -13,6 +13,7 @@ from copy import deepcopy
 from functools import update_wrapper
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from typing import Any, cast
 
 import gymnasium as gym
@@ -514,7 +515,7 @@ class StepWatch:
 
     def count(self) -> int:
         """Calls so far, whoever made them."""
-        return sum(method.calls for method in self._methods)
+        return sum(map(_calls, self._methods))
 
     def settle(self, count: int | None = None) -> None:
         """Takes it that its user knows where the environments are: now, or when so many calls had been made."""
@@ -536,6 +537,9 @@ class _CountedMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1
         return self.method(*args, **kwargs)
+
+
+_calls = attrgetter("calls")
 
 
 def _counted(owner: Any, name: str) -> _CountedMethod:

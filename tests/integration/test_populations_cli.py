@@ -371,7 +371,7 @@ def test_those_that_are_good_enough_stop_and_the_others_go_on(whole: Path, tmp_p
     members = {str(member["seed"]): member for member in read_json(folder / "summary.json")["members"]}
     assert members[best]["stopped_at"] == 80
     evaluations = [row for row in rows(folder / "evaluations.csv") if row["seed"] == best]
-    assert evaluations[1]["mean_return"] == evaluations[0]["mean_return"] == str(threshold)
+    assert evaluations[0]["mean_return"] == str(threshold)
     assert DiscreteSAC.load(folder / f"seed_{best}" / "model.zip").learner.count < 60
     assert max(int(row["steps"]) for row in rows(folder / "progress.csv") if row["seed"] == best) <= 80
     other = next(seed for seed, member in members.items() if member["stopped_at"] is None)
