@@ -130,7 +130,8 @@ def load_parameters(tree: Any, model: BaseAlgorithm, path: Path) -> None:
     with checkpoint.fitting(path):
         checkpoint.check_entries(tree, {"parameters": _lasting_parameters(model)})
         _set_parameters(model, tree["parameters"])
-        _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
+        if not isinstance(model, OWN):  # which normalise by what is in their policy, and save their own under this name
+            _load_normalization_state(model.get_vec_normalize_env(), tree.get("normalization"))
         names = [name for name, value in model.policy.named_parameters() if not value.isfinite().all()]
         if names:
             raise ValueError(f"{len(names)} parameters are not finite, such as {names[0]}: its training diverged")
