@@ -20,6 +20,9 @@ __all__ = ["Fingerprint", "Traced", "is_traceable"]
 KNOWN_MODULES = ("gsrl.", "torch.nn.modules.", "stable_baselines3.common.torch_layers")
 """Where modules come from that do the same operations on every input of a shape."""
 
+UNREPEATABLE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU)
+"""Those of torch that do more than that in training: they write running statistics, or draw random numbers."""
+
 MAX_RECORDS = 4
 """Kinds of inputs that a function is recorded for; those of all others are left to the caller."""
 
@@ -28,9 +31,10 @@ ALIGNMENT = 64
 
 
 def is_traceable(modules: Iterable[nn.Module]) -> bool:
-    """Whether what these modules do may be recorded: whether they are known to decide nothing by values."""
+    """Whether what these modules do may be recorded: whether they are known to be functions of their input alone."""
     return all(
         type(module).__module__.startswith(KNOWN_MODULES)
+        and not isinstance(module, UNREPEATABLE)
         and not any(callable(value) and not isinstance(value, type) for value in vars(module).values())
         for module in modules
     )

@@ -125,17 +125,6 @@ class ReplayBuffer(BaseBuffer):
             raise ValueError(f"buffer_size must be at least n_envs ({n_envs}), got {buffer_size}")
         if num_members is not None and num_members < 1:
             raise ValueError(f"num_members must be at least 1, or None, got {num_members}")
-        lengths = _of_members("n_steps", n_steps, num_members, "integer", "iu")
-        if (lengths < 1).any():
-            raise ValueError(f"n_steps must be at least 1, got {lengths.min()}")
-        gammas = _of_members("gamma", gamma, num_members, "number", "iuf")
-        wrong = gammas[~((gammas >= 0.0) & (gammas <= 1.0))]
-        if wrong.size:
-            raise ValueError(f"gamma must lie in [0, 1], got {wrong[0]}")
-        scales = _of_members("reward_scale", reward_scale, num_members, "number", "iuf")
-        wrong = scales[~((scales > 0.0) & (scales < np.inf))]
-        if wrong.size:
-            raise ValueError(f"reward_scale must be finite and above 0, got {wrong[0]}")
         self.num_members = num_members
         self.generator = generator
         self._list_generators(generator)
@@ -145,9 +134,8 @@ class ReplayBuffer(BaseBuffer):
             buffer_size // n_envs, observation_space, spaces.MultiDiscrete(list(self.codec.sizes)), device, n_envs
         )
         self.action_space = action_space
-        self.gamma = gamma
-        self.n_steps = n_steps
-        self.reward_scale = reward_scale
+        self._capacity = self.buffer_size * n_envs  # of a member
+        self._set_windows(gamma, n_steps, reward_scale)
         self.masked = masked
 
         # A step of all environments is [*members, n_envs, ...]; what is stored, [*members, rows, n_envs, ...].
@@ -166,7 +154,7 @@ class ReplayBuffer(BaseBuffer):
         self.dummy = np.zeros(leading, dtype=np.bool_)
         # True where a window must close: an episode ended, or this is the newest row.
         self._closed = np.zeros(leading, dtype=np.bool_)
-        self._num_dummies = [0] * len(gammas)  # of each member
+        self._num_dummies = [0] * (num_members or 1)  # of each member
         self._num_choices = sum(self.codec.sizes)  # L
         self._first_choices = np.cumsum((0, *self.codec.sizes[:-1]))
         self._sizes = np.array(self.codec.sizes, dtype=np.uint64)
@@ -175,9 +163,50 @@ class ReplayBuffer(BaseBuffer):
         self.action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
         self.next_action_masks = np.zeros((*leading, mask_bytes), dtype=np.uint8)
 
-        self._capacity = self.buffer_size * n_envs  # of a member
+    @property
+    def gamma(self) -> float | Sequence[float] | NDArray[np.floating]:
+        """Discount per step; what is assigned holds for what is sampled from then on, as with the next two."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, gamma: float | Sequence[float] | NDArray[np.floating]) -> None:
+        self._set_windows(gamma, self.n_steps, self.reward_scale)
+
+    @property
+    def n_steps(self) -> int | Sequence[int] | NDArray[np.integer]:
+        """The longest window."""
+        return self._n_steps
+
+    @n_steps.setter
+    def n_steps(self, n_steps: int | Sequence[int] | NDArray[np.integer]) -> None:
+        self._set_windows(self.gamma, n_steps, self.reward_scale)
+
+    @property
+    def reward_scale(self) -> float | Sequence[float] | NDArray[np.floating]:
+        """What sampled rewards are multiplied by."""
+        return self._reward_scale
+
+    @reward_scale.setter
+    def reward_scale(self, reward_scale: float | Sequence[float] | NDArray[np.floating]) -> None:
+        self._set_windows(self.gamma, self.n_steps, reward_scale)
+
+    def _set_windows(self, gamma: Any, n_steps: Any, reward_scale: Any) -> None:
+        """Checks the settings of windows, and works out what sampling needs of them."""
+        lengths = _of_members("n_steps", n_steps, self.num_members, "integer", "iu")
+        if (lengths < 1).any():
+            raise ValueError(f"n_steps must be at least 1, got {lengths.min()}")
+        gammas = _of_members("gamma", gamma, self.num_members, "number", "iuf")
+        wrong = gammas[~((gammas >= 0.0) & (gammas <= 1.0))]
+        if wrong.size:
+            raise ValueError(f"gamma must lie in [0, 1], got {wrong[0]}")
+        scales = _of_members("reward_scale", reward_scale, self.num_members, "number", "iuf")
+        wrong = scales[~((scales > 0.0) & (scales < np.inf))]
+        if wrong.size:
+            raise ValueError(f"reward_scale must be finite and above 0, got {wrong[0]}")
+        self._gamma, self._n_steps, self._reward_scale = gamma, n_steps, reward_scale
+        members = () if self.num_members is None else (self.num_members,)
         self._longest = longest = int(lengths.max())  # N
-        self._strides = n_envs * np.arange(longest)
+        self._strides = self.n_envs * np.arange(longest)
         member = np.arange(len(gammas)).reshape((*members, 1))  # beside a batch, [*members, B]
         self._last_unbroken = (member + 1) * self._capacity - 1 - self._strides[-1]
         # Members whose windows are equally long: all, or some.

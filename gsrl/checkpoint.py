@@ -147,10 +147,10 @@ def load(
     device = torch.device(device)
     if isinstance(path, str | os.PathLike):
         with open(path, "rb") as file:
-            return _read(file, _file_name(path), device, trusted, replace or {})
+            return _read(file, file_name(path), device, trusted, replace or {})
     if not hasattr(path, "read"):
         raise TypeError(f"`path` must be a path or a readable binary file, got {type(path).__name__}")
-    return _read(path, _file_name(path), device, trusted, replace or {})
+    return _read(path, file_name(path), device, trusted, replace or {})
 
 
 def copied(tree: Any) -> Any:
@@ -192,7 +192,7 @@ def fitting(path: Any) -> Iterator[None]:
         what = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = what + " ".join(str(error).split())  # torch's have several lines
         raise CheckpointError(
-            f"{_file_name(path)} does not fit the settings, or this version of gsrl, {__version__}: "
+            f"{file_name(path)} does not fit the settings, or this version of gsrl, {__version__}: "
             f"{reason.rstrip('.')}; train again, or load it with the settings and the version that wrote it"
         ) from error
 
@@ -775,7 +775,7 @@ def _describe(tensor: Tensor) -> str:
     return f"a tensor of {tensor.dtype}, {tensor.layout} on {tensor.device}"
 
 
-def _file_name(path: Any) -> str:
+def file_name(path: Any) -> str:
     return os.fspath(path) if isinstance(path, str | os.PathLike) else str(getattr(path, "name", "the file"))
 
 

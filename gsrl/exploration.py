@@ -51,17 +51,26 @@ class PersistentExploration:
     """
 
     def __init__(self, epsilons: Sequence[float], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        if not all(0 <= epsilon <= 1 for epsilon in epsilons):
-            raise ValueError(f"epsilons must be in [0, 1], but got {list(epsilons)}.")
-        self.epsilons = list(epsilons)
-        count = len(self.epsilons)
+        count = len(epsilons)
         self.noise = torch.zeros(count, *shape, device=device)
         self.remaining = torch.zeros(count, shape[0], dtype=torch.int64, device=device)
+        self.epsilons = list(epsilons)
+
+    @property
+    def epsilons(self) -> list[float]:
+        """Of each member; a list that is assigned holds from the next step on."""
+        return self._epsilons
+
+    @epsilons.setter
+    def epsilons(self, epsilons: list[float]) -> None:
+        if not all(0 <= epsilon <= 1 for epsilon in epsilons):
+            raise ValueError(f"epsilons must be in [0, 1], but got {epsilons}.")
+        self._epsilons = epsilons
         weights = torch.arange(1, LONGEST + 1, dtype=torch.float64) ** -EXPONENT
         shares = weights.cumsum(0) / weights.sum()
         shares[-1] = 1.0  # whatever the rounding
         # Below epsilon, one uniform number says both that exploration begins and how long it lasts.
-        self._bounds = (torch.tensor(self.epsilons, dtype=torch.float64)[:, None] * shares).to(device)
+        self._bounds = (torch.tensor(epsilons, dtype=torch.float64)[:, None] * shares).to(self.noise.device)
 
     def advance(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Goes on to the next actions.

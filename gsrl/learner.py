@@ -21,6 +21,7 @@ DERIVED = (
     "_views",
     "_gradient_views",
     "_parameters",
+    "_watched",
     "_pointers",
     "_fingerprint",
     "_traced_gradients",
@@ -197,11 +198,39 @@ class Learner:
         state = {name: value for name, value in self.__dict__.items() if name not in DERIVED}
         return {**state, "_tensors": _Tensors(*tree_map(torch.clone, tuple(self._tensors)))}
 
+    def _trace_again(self) -> None:
+        """Drops what was compiled or recorded, if it was, for what will be."""
+        if self._compiled_update is not None or self._traced_gradients is not None:
+            self._trace(compile=self._compile)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After a copy or a pickle, whose tensors are views of one another no more."""
         self.__dict__.update(state)
         self._bind(self._tensors)
         self._trace(compile=self._compile)
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Largest norm of the gradient of each child of the loss; None: no clipping."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        self._max_grad_norm = value
+        if getattr(self, "_compiled_update", None) is not None:  # which has it built in
+            self._trace_again()
+
+    def change_loss(self, name: str, value: Any) -> None:
+        """Changes an attribute of the loss, which decides what it computes; what was recorded is recorded anew.
+
+        Args:
+            name: Of the attribute.
+            value: Of another choice, not another module.
+        """
+        was_same = self._fingerprint.is_same()
+        setattr(self.loss, name, value)
+        if was_same:  # else somebody has exchanged more, and updates stay eager
+            self._trace_again()
 
     def _compiled(self, args: tuple[Any, ...], *numbers: Tensor) -> dict[str, Tensor] | None:
         """The compiled update, and its metrics; None: there is none that holds."""
@@ -230,7 +259,26 @@ class Learner:
         for name, tensor in self._others.items():
             tensor.data = tensors.others[name].data
         self._parameters = list(self._named.values())
-        self._pointers = [p.data_ptr() for p in self._parameters]
+        self._watched = [*self._parameters, *(p for followers in self._followers for p in followers.values())]
+        self._pointers = [p.data_ptr() for p in self._watched]
+
+    def _adopt(self) -> None:
+        """Takes over parameters and buffers that have been given other memory, as by ``module.double().float()``.
+
+        Raises:
+            RuntimeError: They were replaced, or are on another device or of another dtype now.
+        """
+        flat, current = self._tensors.parameters, dict(self.loss.named_parameters())
+        watched = {name: p for named in (self._named, *self._followers) for name, p in named.items()}
+        if any(
+            current.get(name) is not p or (p.device, p.dtype) != (flat.device, flat.dtype)
+            for name, p in watched.items()
+        ):
+            raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
+        self._others.update((name, buffer) for name, buffer in self.loss.named_buffers() if name in self._others)
+        targets = [_flatten(followers) for followers in self._followers]
+        self._bind(self._tensors._replace(parameters=_flatten(self._named), targets=targets, others=self._others))
+        self._trace_again()
 
     def _set_tensors(self, tensors: _Tensors) -> None:
         self._tensors = tensors
@@ -243,26 +291,28 @@ class Learner:
             tensors.others,
         )
 
-    def update(self, *args: Any, learning_rate: float, tau: float) -> dict[str, Tensor]:
+    def update(self, *args: Any, learning_rate: float, tau: float | None = None) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
 
         Args:
             *args: Arguments of the loss.
             learning_rate: Adam's step size.
-            tau: Polyak's coefficient: a target moves this share of the way to its source; 0 leaves it.
+            tau: Polyak's coefficient: parameters of a target move this share of the way to those of its source, and its
+                buffers, such as running statistics, become copies. None: targets stay as they are.
 
         Returns:
             The metrics of the loss, from before the update.
 
         Raises:
-            RuntimeError: The parameters were moved elsewhere since the learner was made.
+            RuntimeError: The parameters were replaced since the learner was made, or are elsewhere or of another dtype.
         """
-        if [p.data_ptr() for p in self._parameters] != self._pointers:
-            raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
+        if [p.data_ptr() for p in self._watched] != self._pointers:
+            self._adopt()
         self.count += 1
-        numbers = (*bias_corrections(self.count, learning_rate, self.betas, self.eps), tau)
+        numbers = bias_corrections(self.count, learning_rate, self.betas, self.eps)
         if self._compiled_update is not None:
-            on_device = torch.tensor(numbers).to(self._tensors.parameters.device, non_blocking=True)
+            on_host = torch.tensor((*numbers, tau or 0.0, tau is not None))
+            on_device = on_host.to(self._tensors.parameters.device, non_blocking=True)
             metrics = self._compiled(args, on_device)
             if metrics is not None:
                 return metrics
@@ -273,7 +323,7 @@ class Learner:
         else:
             _, gradients, metrics = result
         torch._foreach_copy_(self._gradient_views, gradients)
-        self._norms = self._step_(self._tensors, *numbers)
+        self._norms = self._step_(self._tensors, *numbers, tau)
         return metrics
 
     def gradient_norms(self) -> dict[str, Tensor]:
@@ -334,11 +384,10 @@ class Learner:
             for name, group in self._groups.items():
                 norms[name] = clip_by_norm_(tensors.gradient[..., group], self.max_grad_norm)
         adam_(*tensors[:4], (step, epsilon), self.betas)
-        if not isinstance(tau, Tensor) and tau == 0:
-            return norms
-        for source, target in zip(self._sources, tensors.targets, strict=True):
-            target.lerp_(tensors.parameters[..., self._groups[source]], tau)
-        self._copy_buffers(tensors.others, tau)
+        if tau is not None:
+            for source, target in zip(self._sources, tensors.targets, strict=True):
+                target.lerp_(tensors.parameters[..., self._groups[source]], tau)
+            self._copy_buffers(tensors.others)
         return norms
 
     def _update_(
@@ -351,7 +400,7 @@ class Learner:
         loss, gradients, metrics = self._gradients(views, args)
         flat = {name: x.reshape(*loss.shape, -1) for name, x in zip(self._named, gradients, strict=True)}
         norms = {child: _norm([x for name, x in flat.items() if _child(name) == child]) for child in self._groups}
-        step, epsilon, tau, alive = self._numbers(loss, norms, *numbers)
+        step, epsilon, tau, alive, is_due = self._numbers(loss, norms, *numbers)
         if self.max_grad_norm is not None:
             shares = {child: (self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0) for child, norm in norms.items()}
             scales = {child: _stored(share) for child, share in shares.items()}
@@ -366,22 +415,23 @@ class Learner:
             sources = [x for name, x in views.parameters.items() if _child(name) == source]
             for x, target in zip(sources, targets.values(), strict=True):
                 target.view(*loss.shape, -1).lerp_(x.view(*loss.shape, -1), tau)
-        self._copy_buffers(views.others, tau)
+        self._copy_buffers(views.others, is_due)
         return metrics, norms
 
     def _numbers(
         self, loss: Tensor, norms: dict[str, Tensor], numbers: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Step size, epsilon and Polyak's coefficient; and whether this is done at all, if that is a question."""
-        step, epsilon, tau = numbers
-        return step, epsilon, tau, None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+        """Step size, epsilon, Polyak's coefficient; whether all this is done, None: it is; whether targets follow."""
+        step, epsilon, tau, is_due = numbers
+        return step, epsilon, tau, None, is_due > 0
 
-    def _copy_buffers(self, others: dict[str, Tensor], tau: Any) -> None:
-        """Copies the buffers of sources to their targets."""
+    def _copy_buffers(self, others: dict[str, Tensor], is_due: Tensor | None = None) -> None:
+        """Copies the buffers of sources to their targets: of all, or of those members for which it is due."""
         for name, copy in self._copied:
             values, copied = others[name], others[copy]
-            if isinstance(tau, Tensor):  # 0, of all or of some
-                values = torch.where(tau.view(*tau.shape[:1], *[1] * (values.dim() - 1)) > 0, values, copied)
+            if is_due is not None:
+                members = is_due.shape[:1]
+                values = torch.where(is_due.view(members + (1,) * (values.dim() - len(members))), values, copied)
             copied.copy_(values)
 
 
@@ -479,19 +529,23 @@ class LockstepLearner(Learner):
         named = {**self._views.parameters, **self._views.others}
         return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if _child(name) == child}
 
-    def update(self, *args: Any, learning_rate: Tensor, tau: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def update(  # type: ignore[override]
+        self, *args: Any, learning_rate: Tensor, tau: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One update of all members.
 
         Args:
             *args: Arguments of the loss; their tensors have a leading dimension of members.
             learning_rate: Adam's step sizes, float64 ``[S]``.
-            tau: Polyak's coefficients, float64 ``[S]``; 0 leaves a member's targets.
+            tau: Polyak's coefficients, float64 ``[S]``; None: all targets stay as they are.
 
         Returns:
             The metrics of the loss, from before the update, with a leading dimension of members.
         """
         if self._compiled_update is not None:
-            metrics = self._compiled(args, self.alive, self.count, learning_rate, tau)
+            is_due = torch.full((), tau is not None, device=self.alive.device)
+            shares = torch.zeros_like(self.count) if tau is None else tau
+            metrics = self._compiled(args, self.alive, self.count, learning_rate, shares, is_due)
             if metrics is not None:
                 return metrics
         result = self._traced(args)
@@ -500,26 +554,35 @@ class LockstepLearner(Learner):
         self.alive.logical_and_(losses.isfinite() & self._tensors.gradient.sum(-1).isfinite())
         self.count.add_(self.alive)
         step, epsilon = bias_corrections(self.count.clamp_min(1), learning_rate * self.alive, self.betas, self.eps)
-        numbers = [number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon, tau * self.alive)]
-        numbers.append(self.alive.unsqueeze(-1))
-        self._norms = self._step_(self._tensors, *numbers)
+        if tau is not None:
+            tau = (tau * self.alive).to(losses.dtype).unsqueeze(-1)
+        step, epsilon = (number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon))
+        self._norms = self._step_(self._tensors, step, epsilon, tau)
         return metrics
 
-    def _step_(  # type: ignore[override]
-        self, tensors: _Tensors, step: Tensor, epsilon: Tensor, tau: Tensor, alive: Tensor
-    ) -> dict[str, Tensor]:
-        gradient = torch.where(alive, tensors.gradient, 0.0)
+    def _step_(self, tensors: _Tensors, step: Tensor, epsilon: Tensor, tau: Tensor | None) -> dict[str, Tensor]:
+        gradient = torch.where(self.alive.unsqueeze(-1), tensors.gradient, 0.0)
         return super()._step_(tensors._replace(gradient=gradient), step, epsilon, tau)
 
+    def _copy_buffers(self, others: dict[str, Tensor], is_due: Tensor | None = None) -> None:
+        super()._copy_buffers(others, self.alive if is_due is None else is_due)
+
     def _numbers(  # type: ignore[override]
-        self, loss: Tensor, norms: dict[str, Tensor], alive: Tensor, count: Tensor, learning_rate: Tensor, tau: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self,
+        loss: Tensor,
+        norms: dict[str, Tensor],
+        alive: Tensor,
+        count: Tensor,
+        learning_rate: Tensor,
+        tau: Tensor,
+        is_due: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         for value in (loss, *norms.values()):
             alive.logical_and_(value.isfinite())
         count.add_(alive)
         step, epsilon = bias_corrections(count.clamp_min(1), learning_rate * alive, self.betas, self.eps)
         step, epsilon, tau = (_stored(number.to(loss.dtype)) for number in (step, epsilon, tau * alive))
-        return step, epsilon, tau, _stored(alive)
+        return step, epsilon, tau, _stored(alive), alive & is_due
 
     def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         in_dims = tree_map(lambda arg: 0 if isinstance(arg, Tensor) else None, args)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gsrl._modes import evaluation_mode
 from gsrl.buffers import ReplayBatch
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise, Objective, Reinforce, RelaxedControl
@@ -157,7 +158,8 @@ class SACLoss(nn.Module):
     r"""The loss of discrete soft actor-critic, as one function of its parameters, a batch and noise.
 
     Actor, critics and entropy coefficient are learned from one batch at once: no gradient crosses from one to another,
-    so that one backward pass serves all three.
+    so that one backward pass serves all three. What the target is made of, the policy at the next states and the target
+    critics, is evaluated in evaluation mode; what is learned, in the mode that it is in.
 
     Args:
         actor: Maps observations, and masks or None, to a :class:`gsrl.FactoredCategorical` with batch shape ``[B]``.
@@ -217,7 +219,7 @@ class SACLoss(nn.Module):
         """
         coefficient = ent_coef = self.entropy_coefficient()
 
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self.actor, self.critic_target):
             next_values: ActionValues = self.critic_target(batch.next_observations)
             next_policy = self.actor(batch.next_observations, batch.next_action_mask)
             next_coef = coefficient
@@ -234,7 +236,7 @@ class SACLoss(nn.Module):
         q = values(taken)
         q_target = None
         if self.q_clip is not None:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(self.critic_target):
                 q_target = self.critic_target(batch.observations)(taken)
         loss_critic = critic_loss(q, target, q_target=q_target, q_clip=self.q_clip)
 
@@ -379,7 +381,7 @@ class ReinforceLoss(nn.Module):
             surrogate = estimator.expectation(policy, lambda rows: cost.expand(rows.shape[:-2]), noise)
         entropy = policy.entropy()
         loss = (surrogate - self.ent_coef * entropy).mean()
-        return loss, {"entropy": entropy.detach()}
+        return loss, {"entropy": entropy.detach(), "policy_loss": surrogate.detach()}
 
 
 class _AtStates(nn.Module):

@@ -23,12 +23,23 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, is_vecenv_wrapped, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import GymnasiumVecEnv
 
-__all__ = ["MASK_KEY", "ActionMasker", "adapt", "check_masks", "current_masks", "shows_masks", "to_matrix"]
+__all__ = [
+    "MASK_KEY",
+    "ActionMasker",
+    "VecActionMasker",
+    "adapt",
+    "check_masks",
+    "current_masks",
+    "has_method",
+    "shows_masks",
+    "to_matrix",
+]
 
 MASK_KEY = "action_mask"
 """Where the mask of a state stands in the info of the step or reset that leads to it."""
@@ -129,6 +140,99 @@ def _mask_of_entry(key: str, env: gym.Env, observation: Any) -> Any:
     return observation[key]
 
 
+class VecActionMasker(VecEnvWrapper):
+    """:class:`ActionMasker` for environments that are vectorised already, as by Stable-Baselines3's `make_vec_env`.
+
+    Masks come from the environments' method `action_masks`, by `env_method`, or, where there is none, from an entry
+    `"action_mask"` of the observations. Infos that hold masks are left alone.
+
+    At the end of an episode the environment has been reset before it could be asked. Of the final observation of one
+    that was truncated, of which the return goes on, all choices count as legal then: a bias, which masks in the
+    observations do not have, nor an :class:`ActionMasker` around each environment, inside the vectorised one.
+
+    Args:
+        venv: The environments, with a `Discrete`, `MultiDiscrete` or `MultiBinary` action space.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.codec = OneHotCodec(venv.action_space)
+        self._has_method = has_method(venv)
+        self._all = np.ones(sum(self.codec.sizes), np.bool_)
+        self._first = np.ones((self.num_envs, len(self._all)), np.bool_)  # of the last reset of each
+
+    def reset(self) -> VecEnvObs:
+        """Resets all environments, and adds their first masks."""
+        observations = self.venv.reset()
+        infos = self._reset_infos()
+        if not all(MASK_KEY in info for info in infos):
+            self._first = self._masks(observations)
+            self._complete_resets(infos)
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step, and adds the masks of the next actions."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        resets = self._reset_infos()  # a SubprocVecEnv makes them anew
+        if not all(MASK_KEY in info for info in (*infos, *resets)):
+            masks = self._masks(observations)
+            self._first[dones] = masks[dones]
+            self._complete_resets(resets)
+            infos = [
+                info if MASK_KEY in info else {**info, MASK_KEY: self._final(info) if done else mask}
+                for info, mask, done in zip(infos, masks, dones, strict=True)
+            ]
+        return observations, rewards, dones, infos
+
+    def _complete_resets(self, infos: Sequence[dict[str, Any]]) -> None:
+        self.unwrapped.reset_infos = [
+            info if MASK_KEY in info else {**info, MASK_KEY: mask}
+            for info, mask in zip(infos, self._first.copy(), strict=True)
+        ]
+
+    def _reset_infos(self) -> list[dict[str, Any]]:
+        return list(getattr(self.unwrapped, "reset_infos", None) or [{} for _ in range(self.num_envs)])
+
+    def _masks(self, observations: Any) -> NDArray[np.bool_]:
+        """Those of the states that all environments are in, `[n_envs, L]`."""
+        masks = self.venv.env_method("action_masks") if self._has_method else observations[MASK_KEY]
+        flat = [np.hstack(mask) if isinstance(mask, tuple) else np.array(mask) for mask in masks]
+        return check_masks(self.codec, np.stack(flat), "action masks")
+
+    def _final(self, info: Mapping[str, Any]) -> NDArray[np.bool_]:
+        """That of the final observation of an episode."""
+        if self._has_method or not info.get("TimeLimit.truncated", False):
+            return self._all
+        return check_masks(self.codec, np.array(info["terminal_observation"][MASK_KEY]), "action masks")
+
+
+def has_method(env: VecEnv) -> bool:
+    """Whether the environments have a method `action_masks`; False where that cannot be seen."""
+    try:
+        return bool(env.has_attr("action_masks"))
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+def _shows_plain_masks(env: VecEnv) -> bool:
+    """Whether observations have the masks as the environments gave them, neither normalised nor stacked."""
+    space, normalized = env.observation_space, unwrap_vec_normalize(env)
+    is_normalized = normalized is not None and normalized.norm_obs and MASK_KEY in (normalized.norm_obs_keys or ())
+    if not shows_masks(space) or is_normalized:
+        return False
+    return space[MASK_KEY].shape == (sum(OneHotCodec(env.action_space).sizes),)  # type: ignore[index]
+
+
+def _masks_are_written(env: VecEnv) -> bool:
+    """Whether something writes masks into the infos already, or whatever is there cannot be made to."""
+    if is_vecenv_wrapped(env, VecActionMasker) or isinstance(env.unwrapped, GymnasiumVecEnv):
+        return True
+    try:
+        return all(env.env_is_wrapped(ActionMasker))
+    except (AttributeError, NotImplementedError):
+        return False
+
+
 @overload
 def adapt(env: gym.Env) -> gym.Env: ...
 
@@ -145,8 +249,8 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
 
     Returns:
         A single one with a method `action_masks`, its own or a wrapper's, or an entry `"action_mask"` in its
-        observations, in an :class:`ActionMasker`, unless it is in one already; a `VectorEnv` as a
-        :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
+        observations, in an :class:`ActionMasker`, unless it is in one already; a `VecEnv` of such in a
+        :class:`VecActionMasker`; a `VectorEnv` as a :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
 
     Raises:
         TypeError: An environment with such masks has an action space that :class:`ActionMasker` refuses.
@@ -154,6 +258,9 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
     """
     if isinstance(env, VectorEnv):
         return GymnasiumVecEnv(env)
+    if isinstance(env, VecEnv):
+        gives_masks = has_method(env) or _shows_plain_masks(env)
+        return VecActionMasker(env) if gives_masks and not _masks_are_written(env) else env
     if not isinstance(env, gym.Env) or is_wrapped(env, ActionMasker):
         return env
     return ActionMasker(env) if shows_masks(env.observation_space) or env.has_wrapper_attr("action_masks") else env
@@ -224,7 +331,8 @@ def current_masks(
             itself the other time; a mask is a tuple of arrays, which only :class:`ActionMasker` takes.
     """
     # Wrappers of a VecEnv have a `reset_infos` of their own, which nobody fills.
-    resets: Sequence[Mapping[str, Any]] = env.unwrapped.reset_infos
+    # One that never called the constructor of the base class has none.
+    resets: Sequence[Mapping[str, Any]] = getattr(env.unwrapped, "reset_infos", None) or [{}] * env.num_envs
     current = list(resets)
     if infos is not None:
         current = [reset if done else info for info, reset, done in zip(infos, resets, dones, strict=True)]

@@ -380,13 +380,14 @@ def _log_exponential(
 ) -> Tensor:
     """Minus Gumbel noise: ``log(E)`` with ``E ~ Exp(1)``, drawn as :func:`gumbel_noise` says."""
     # In this order: to ask what is a sequence takes as long as to draw a few numbers.
-    if generator is not None and not isinstance(generator, torch.Generator):
+    if generator is None:  # not an argument then: torch.export knows no sizes of batches with it
+        uniform = torch.rand(tuple(shape), dtype=torch.float64, device=device)
+    elif not isinstance(generator, torch.Generator):
         uniform = torch.empty(tuple(shape), dtype=torch.float64, device=device or generator[0].device)
         for row, own in zip(uniform, generator, strict=True):
             row.uniform_(generator=own)
     else:
-        if device is None and generator is not None:
-            device = generator.device
+        device = generator.device if device is None else device
         uniform = torch.rand(tuple(shape), dtype=torch.float64, generator=generator, device=device)
     return uniform.log_().float().neg_().log_()
 
@@ -453,7 +454,7 @@ def _check_mask(mask: Tensor, logits: Tensor) -> None:
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    if tuple(shape) == tuple(to):
+    if len(shape) == len(to) and tuple(shape) == tuple(to):
         return True
     try:
         return torch.broadcast_shapes(shape, to) == tuple(to)

@@ -21,7 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import check_for_correct_spaces, get_system_info
+from stable_baselines3.common.utils import check_for_correct_spaces, get_device, get_system_info
 from stable_baselines3.common.vec_env import (
     SubprocVecEnv,
     VecEnv,
@@ -40,10 +40,12 @@ from gsrl._random import (
     seed_of,
     seed_sequence,
 )
+from gsrl._settings import Setting
 from gsrl._validation import is_number
+from gsrl.algorithms.deferred import DeferredValues
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.checks import successor_observations
-from gsrl.masking import adapt, check_masks, current_masks, shows_masks
+from gsrl.masking import adapt, check_masks, current_masks, has_method, shows_masks
 from gsrl.spaces import OneHotCodec
 from gsrl.timing import Stopwatch
 from gsrl.vec_env import GymnasiumVecEnv, StepWatch, SyncVecEnv, monitored, seed_environments
@@ -69,6 +71,9 @@ class Algorithm(BaseAlgorithm):
     Its state is tensors and numbers: files are read without running any code, and an agent that was restored goes on as
     if nothing had happened.
 
+    Settings can be assigned: ``model.gamma = 0.9`` holds from the next step on, and is checked as by the constructor. A
+    setting that what is built depends on is :attr:`FIXED`, and raises ``AttributeError``.
+
     Attributes:
         generator: Torch generator of actions and noise.
         masked: Whether the environments give action masks.
@@ -79,6 +84,11 @@ class Algorithm(BaseAlgorithm):
     """Constructor arguments that a saved model holds; each is an attribute of the same name."""
     REFUSED: ClassVar[Mapping[str, str]]
     """Arguments of Stable-Baselines3, or of its policies, that the algorithm does not have, and why."""
+    FIXED: ClassVar[Mapping[str, str]] = {
+        "policy_kwargs": "the networks are built",
+        "seed": "random numbers go on from where they are; set_random_seed begins anew",
+    }
+    """Settings that cannot change once the agent is built, and why."""
     COUNTERS: ClassVar[tuple[str, ...]] = COUNTERS
     """Numbers that advance with the training."""
     INCLUDED: ClassVar[tuple[str, ...]] = ()
@@ -86,6 +96,8 @@ class Algorithm(BaseAlgorithm):
 
     policy: ActorPolicy
     generator: torch.Generator
+    is_built: bool
+    """Whether the networks are there."""
     _init_seed: int
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,8 +115,49 @@ class Algorithm(BaseAlgorithm):
         state = {name: value for name, value in self.__dict__.items() if name != "_logger"}
         return {**state, "_custom_logger": False}
 
-    def _refuse(self, arguments: Iterable[str]) -> None:
-        for name in arguments:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Makes settings of the arguments."""
+        super().__init_subclass__(**kwargs)
+        for name in (*cls.__dict__.get("SETTINGS", ()), *cls.__dict__.get("FIXED", ())):
+            if not hasattr(cls, name):
+                setting = Setting()
+                setting.__set_name__(cls, name)
+                setattr(cls, name, setting)
+
+    def change_setting(self, name: str, value: Any) -> None:
+        """Assigns a setting of an agent that is built; ``agent.name = value`` does so.
+
+        Args:
+            name: One of :attr:`SETTINGS`.
+            value: As of the constructor.
+
+        Raises:
+            AttributeError: It is :attr:`FIXED`, and the value another one.
+            TypeError, ValueError: The value is not one that the constructor takes; nothing has changed then.
+        """
+        before = getattr(self, name)
+        if value is before or (type(value) is type(before) and not isinstance(value, np.ndarray) and value == before):
+            return
+        if name in self.FIXED:
+            raise AttributeError(f"{name} must stay what it was when the agent was built: {self.FIXED[name]}.")
+        self.is_built = False  # settings are plain attributes while one is changed
+        setattr(self, name, value)
+        try:
+            self._check_settings()
+            self._apply_setting(name)
+        except Exception:
+            setattr(self, name, before)
+            raise
+        finally:
+            self.is_built = True
+
+    def _apply_setting(self, name: str) -> None:
+        """Passes a setting that was changed on to what has taken it over."""
+        if name == "learning_rate":
+            self._setup_lr_schedule()
+
+    def _refuse(self, arguments: Mapping[str, Any]) -> None:
+        for name in sorted(arguments.keys() - _asking_for_nothing(arguments)):
             reason = f": {self.REFUSED[name]}" if name in self.REFUSED else ""
             raise TypeError(f"{type(self).__name__} has no argument {name!r}{reason}.")
 
@@ -114,7 +167,12 @@ class Algorithm(BaseAlgorithm):
             raise ValueError(
                 f"env must be an environment, but got None; {type(self).__name__}.load needs none to predict."
             )
-        for name in self.policy_kwargs.keys() & self.REFUSED.keys():
+        base = self.policy_aliases["MlpPolicy"]
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, base)):
+            names = ", ".join(map(repr, self.policy_aliases))
+            given = getattr(self.policy_class, "__name__", self.policy_class)
+            raise TypeError(f"policy must be {names} or a subclass of {base.__name__}, but got {given}.")
+        for name in sorted((self.policy_kwargs.keys() & self.REFUSED.keys()) - _asking_for_nothing(self.policy_kwargs)):
             raise ValueError(f"policy_kwargs must not hold {name!r}: {self.REFUSED[name]}.")
         rate: Any = self.learning_rate
         if not callable(rate) and not (isinstance(rate, int | float | np.floating) and 0 < rate < math.inf):
@@ -128,6 +186,7 @@ class Algorithm(BaseAlgorithm):
 
     def _begin_setup(self) -> None:
         """The first part of ``_setup_model``, once settings are checked: generators, seeded."""
+        self.is_built = False
         self._setup_lr_schedule()
         self.generator = torch.Generator(self.device)
         self.masked = False
@@ -169,9 +228,9 @@ class Algorithm(BaseAlgorithm):
 
     def _new_policy(self, **arguments: Any) -> BasePolicy:
         """The policy, with arguments beside those of every policy."""
-        return self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
-        )
+        ignored = _asking_for_nothing(self.policy_kwargs) & self.REFUSED.keys()
+        arguments |= {name: value for name, value in self.policy_kwargs.items() if name not in ignored}
+        return self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **arguments)
 
     def _check_saved_policy(self, parameters: Mapping[str, Any]) -> None:
         """Compares saved parameters with the networks of these settings, before those take any memory.
@@ -196,9 +255,9 @@ class Algorithm(BaseAlgorithm):
         """Seeds the choice of what is learned from, where an algorithm makes one."""
 
     @staticmethod
-    def _wrap_env(env: GymEnv | VectorEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Takes Gymnasium's vector environments too, and the masks that a single environment gives."""
-        env = adapt(env)
+    def _wrap_env(env: GymEnv | VectorEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Takes the id of an environment, Gymnasium's vector environments, and the masks that environments give."""
+        env = adapt(gym.make(env) if isinstance(env, str) else env)
         check_spaces(env.observation_space, env.action_space)
         if isinstance(env, gym.Env):
             single = monitored(env) if monitor_wrapper else env
@@ -210,6 +269,15 @@ class Algorithm(BaseAlgorithm):
         """Episodes that the logged return is averaged over."""
         return self._stats_window_size
 
+    @stats_window_size.setter
+    def stats_window_size(self, value: int) -> None:
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"stats_window_size must be an integer of at least 1, but got {value!r}.")
+        self._stats_window_size = int(value)
+        for name in ("ep_info_buffer", "ep_success_buffer"):
+            if getattr(self, name) is not None:
+                setattr(self, name, deque(getattr(self, name), maxlen=int(value)))
+
     # Training
 
     def _setup_learn(
@@ -220,6 +288,10 @@ class Algorithm(BaseAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ValueError(
+                f"env must be set before {type(self).__name__} learns: by set_env, or load(path, env=...)."
+            )
         self._is_reset = reset_num_timesteps or self._last_obs is None
         if self._is_reset:
             self._before_reset()
@@ -240,7 +312,7 @@ class Algorithm(BaseAlgorithm):
         assert self.env is not None
         self._watch_of(self.env).settle()
         self._last_masks = current_masks(self.env)
-        if self._last_masks is None and (self.env.has_attr("action_masks") or shows_masks(self.observation_space)):
+        if self._last_masks is None and (has_method(self.env) or shows_masks(self.observation_space)):
             warnings.warn(
                 "The environments give action masks by a method or in their observations, which are not heeded: "
                 "put gsrl.masking.ActionMasker around each before they are vectorised.",
@@ -321,18 +393,36 @@ class Algorithm(BaseAlgorithm):
                 'env must give info["action_mask"] at every reset and step, or never, but left it out here.'
             )
 
-    def _record_finite(self, name: str, value: float) -> None:
-        """Logs a figure of the last update.
+    def training_scalars(self) -> dict[str, float]:
+        """What there is to log of the last update, as means over its batch; nothing before the first."""
+        raise NotImplementedError
+
+    def _defer_log(self) -> None:
+        """Lets the logger hold the figures of the last update, which are read when it is asked for them."""
+        if hasattr(self, "_logger"):  # else there has been no learn
+            DeferredValues.of(self._logger).record = lambda: self._record_training(self.training_scalars())
+
+    def _record_training(self, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self.logger.record(f"train/{name}", value)
+        if scalars:
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _log_training(self) -> None:
+        """Logs the figures of the last update.
 
         Raises:
-            FloatingPointError: It is NaN or infinite; the networks are lost.
+            FloatingPointError: One is NaN or infinite; the networks are lost.
         """
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} after {self._n_updates} updates: the training diverged. "
-                "Try a lower learning_rate, smaller rewards, or max_grad_norm."
-            )
-        self.logger.record(f"train/{name}", value)
+        scalars = self.training_scalars()
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} after {self._n_updates} updates: the training diverged. "
+                    "Try a lower learning_rate, smaller rewards, or max_grad_norm."
+                )
+        DeferredValues.of(self.logger).record = None
+        self._record_training(scalars)
 
     # Acting
 
@@ -470,18 +560,19 @@ class Algorithm(BaseAlgorithm):
         Args:
             path: Path, ``.zip`` is added where it has no suffix; or a binary file object.
             exclude: Names of settings to leave out, which then take their defaults on loading.
-            include: Parts that are otherwise left out, of :attr:`INCLUDED`.
+            include: Parts that are otherwise left out, of :attr:`INCLUDED`; or settings, which then are not excluded.
 
         Raises:
             ValueError: ``exclude`` or ``include`` names something else.
         """
         excluded, included = set(exclude or ()), set(include or ())
-        if not (excluded <= set(self.SETTINGS) and included <= set(self.INCLUDED)):
-            parts = " and ".join(map(repr, self.INCLUDED))
+        if not (excluded <= set(self.SETTINGS) and included <= {*self.SETTINGS, *self.INCLUDED}):
+            parts = " or ".join(map(repr, self.INCLUDED))
             raise ValueError(
-                f"exclude must name settings, {self.SETTINGS}, and include {f'{parts} alone' if parts else 'nothing'}, "
+                f"exclude must name settings, {self.SETTINGS}, and include those{f' or {parts}' if parts else ''}, "
                 f"but got exclude={sorted(excluded)}, include={sorted(included)}."
             )
+        excluded -= included
         tree: dict[str, Any] = {
             "algorithm": type(self).__name__,
             "policy_class": self.policy_class,
@@ -497,7 +588,7 @@ class Algorithm(BaseAlgorithm):
     def load(
         cls: type[SelfAlgorithm],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | VectorEnv | str | None = None,
         device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -510,8 +601,8 @@ class Algorithm(BaseAlgorithm):
 
         Args:
             path: Path (``.zip`` may be left out) or binary file object.
-            env: Environment to go on learning in; None: only to predict.
-            device: Of the networks.
+            env: Environment to go on learning in, or its id; None: only to predict.
+            device: Of the networks; where there is no GPU, the CPU.
             custom_objects: Values that take the place of saved settings, such as a learning-rate function.
             print_system_info: Whether versions are printed.
             force_reset: Whether the environment is reset before learning.
@@ -528,7 +619,7 @@ class Algorithm(BaseAlgorithm):
         """
         if print_system_info:
             get_system_info()
-        tree = cls._read(path, device if device != "auto" else "cpu", trusted, custom_objects or {})
+        tree = cls._read(path, get_device(device) if device != "auto" else "cpu", trusted, custom_objects or {})
         if tree["algorithm"] != cls.__name__:
             raise checkpoint.CheckpointError(f"{path} holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
         settings = {name: tree[name] for name in cls.SETTINGS if name in tree}
@@ -620,6 +711,25 @@ class Algorithm(BaseAlgorithm):
         with checkpoint.fitting(path):
             checkpoint.check_entries(tree, dict.fromkeys(needed))
         return tree
+
+
+def _asking_for_nothing(arguments: Mapping[str, Any]) -> set[str]:
+    """Names of Stable-Baselines3's arguments whose values ask for what is done anyway.
+
+    Its algorithms write some of them into the ``policy_kwargs`` that they were given, which may be given to ours next.
+    """
+    harmless: dict[str, Any] = dict.fromkeys(("use_sde", "optimize_memory_usage", "use_sde_at_warmup"), False)
+    harmless |= dict.fromkeys(("action_noise", "replay_buffer_class", "replay_buffer_kwargs"))
+    harmless |= dict.fromkeys(("rollout_buffer_class", "rollout_buffer_kwargs", "optimizer_kwargs"))
+    harmless |= {"sde_sample_freq": -1, "share_features_extractor": False, "optimizer_class": torch.optim.Adam}
+    names = {name for name, value in harmless.items() if name in arguments and arguments[name] in (value, {})}
+    if arguments.get("replay_buffer_kwargs") == {"handle_timeout_termination": True}:
+        names.add("replay_buffer_kwargs")
+    # What A2C, whose own optimiser it is, leaves there.
+    of_a2c = (torch.optim.RMSprop, {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0})
+    if (arguments.get("optimizer_class"), arguments.get("optimizer_kwargs")) == of_a2c:
+        names |= {"optimizer_class", "optimizer_kwargs"}
+    return names
 
 
 def _check_saved(tree: Mapping[str, Any]) -> None:

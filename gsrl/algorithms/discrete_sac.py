@@ -119,6 +119,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     Attributes:
         generator: Torch generator of actions and noise.
         estimator: The :class:`gsrl.Estimator` in use.
+        actor: The policy's, as are ``critic`` and ``critic_target``.
         entropy_coefficient: The :class:`gsrl.losses.EntropyCoefficient`.
         learner: The :class:`gsrl.learner.Learner`.
         stopwatch: The :class:`gsrl.timing.Stopwatch` of the training, with the times of ``environment``, ``acting``,
@@ -168,6 +169,12 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "optimizer_class": "the optimiser is the learner's Adam",
         "optimizer_kwargs": "the optimiser is the learner's Adam",
         "share_features_extractor": "actor and critics have features of their own",
+    }
+    FIXED: ClassVar[Mapping[str, str]] = {
+        **Algorithm.FIXED,
+        "buffer_size": "the replay buffer is there",
+        "estimator": "the optimiser holds its parameters",
+        "compile": "the learner is built",
     }
     INCLUDED: ClassVar[tuple[str, ...]] = ("replay_buffer",)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -273,13 +280,11 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._normalization = Normalization(
             [self.gamma], self.n_envs, self.policy.actor.normalized_shapes, values=self.reward_scale == "auto"
         )
+        self.actor, self.critic = self.policy.actor, self.policy.critic
+        self.critic_target = self.policy.critic_target
         self.estimator.to(self.device)
         self.entropy_coefficient = _make_entropy_coefficient(self.ent_coef, codec.n).to(self.device)
-        largest = torch.tensor(codec.sizes, dtype=torch.float64).log()  # entropies
-        self._target_entropy_ratio = self.target_entropy_ratio
-        if not isinstance(self.target_entropy, str):
-            self._target_entropy_ratio = self.target_entropy / largest.sum().clamp_min(1e-9).item()
-        self._target_entropy = (self._target_entropy_ratio * largest).float().to(self.device)
+        self._set_target_entropy()
         # Only its shape counts: what the estimator draws noise for.
         self._template = FactoredCategorical(
             torch.zeros(1, codec.n, codec.K, device=self.device), self.policy.actor.head.mask
@@ -300,6 +305,42 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._metrics: dict[str, Tensor] = {}
         self._train_seconds = 0.0
         self._timed_updates = 0
+        self.is_built = True
+
+    def _set_target_entropy(self) -> None:
+        largest = torch.tensor(OneHotCodec(self.action_space).sizes, dtype=torch.float64).log()  # entropies
+        self._target_entropy_ratio = self.target_entropy_ratio
+        if not isinstance(self.target_entropy, str):
+            self._target_entropy_ratio = self.target_entropy / largest.sum().clamp_min(1e-9).item()
+        self._target_entropy = (self._target_entropy_ratio * largest).float().to(self.device)
+
+    def _apply_setting(self, name: str) -> None:
+        super()._apply_setting(name)
+        if name == "train_freq":
+            self._convert_train_freq()
+        elif name == "reward_scale" and (self.reward_scale == "auto") != (self._normalization.returns is not None):
+            kind = "a number" if self.reward_scale == "auto" else "'auto'"
+            raise ValueError(f"reward_scale must stay {kind}, as it was built, but got {self.reward_scale!r}.")
+        elif name in ("gamma", "n_steps", "reward_scale"):
+            if self.replay_buffer is not None and getattr(self, name) != "auto":
+                setattr(self.replay_buffer, name, getattr(self, name))
+            if self._normalization.returns is not None:
+                self._normalization.returns.gammas[:] = self.gamma
+        elif name == "ent_coef":
+            coefficient = _make_entropy_coefficient(self.ent_coef, OneHotCodec(self.action_space).n)
+            if coefficient.learned != self.entropy_coefficient.learned:
+                kind = "fixed, not 'auto'" if coefficient.learned else "learned, 'auto' or 'auto_<number>'"
+                raise ValueError(f"ent_coef must stay {kind}, as it was built, but got {self.ent_coef!r}.")
+            self.entropy_coefficient.load_state_dict(coefficient.state_dict())
+            self.learner.change_loss("relative_entropy", kind_of_entropy(self.ent_coef) == "relative")
+        elif name in ("target_entropy", "target_entropy_ratio"):
+            self._set_target_entropy()
+        elif name in ("critics", "entropy_in_target", "q_clip"):
+            self.learner.change_loss(name, getattr(self, name))
+        elif name == "max_grad_norm":
+            self.learner.max_grad_norm = self.max_grad_norm
+        elif name == "exploration_eps":
+            self._exploration.epsilons = [self.exploration_eps]
 
     def _make_replay_buffer(self, state: dict[str, Any] | None = None) -> ReplayBuffer:
         """Makes an empty buffer, or one of this state."""
@@ -335,8 +376,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
         if not 0 <= self.exploration_eps <= 1:
             raise ValueError(f"exploration_eps must be in [0, 1], but got {self.exploration_eps}.")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau must be in (0, 1], but got {self.tau}.")
+        if not 0 <= self.tau <= 1:
+            raise ValueError(f"tau must be in [0, 1], but got {self.tau}.")
         for name in ("q_clip", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -371,6 +412,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfDiscreteSAC:
         """Trains for ``total_timesteps`` more environment steps; see Stable-Baselines3's ``learn``.
+
+        A ``log_interval`` of 0 or None: no logs.
 
         Raises:
             gsrl.checks.EnvironmentDataError: The environments give what cannot be learned from.
@@ -485,7 +528,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             for _ in range(np.count_nonzero(dones)):
                 num_collected_episodes += 1
                 self._episode_num += 1
-                if log_interval is not None and self._episode_num % log_interval == 0:
+                if log_interval and self._episode_num % log_interval == 0:
                     self.dump_logs()
                     lap("logging")
             if not continue_training:
@@ -505,23 +548,26 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 legal = torch.as_tensor(to_matrix(codec, self._last_masks), device=self.device)
             uniform = FactoredCategorical(torch.zeros(n_envs, codec.n, codec.K, device=self.device), legal)
             indices = uniform.sample_indices(noise=noise, generator=self.generator)
-            actions = self.policy.to_actions(indices.cpu().numpy())
+            actions = self.policy.actor.to_actions(indices.cpu().numpy())
         else:
             assert self._last_obs is not None  # _setup_learn has reset the environment
             actions = self.policy.act(self._last_obs, self._last_masks, noise)
         return actions, actions
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions."""
+    def train(self, gradient_steps: int, batch_size: int | None = None) -> None:
+        """Does ``gradient_steps`` updates, each on a fresh batch of ``batch_size`` transitions; None: the setting."""
         assert self.replay_buffer is not None  # learn has made it
         start = time.perf_counter()
         self.policy.set_training_mode(True)
         self._normalization.renew([self.policy])
         for _ in range(gradient_steps):
-            batch = self._normalization.normalized(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
+            sampled = self.replay_buffer.sample(batch_size or self.batch_size, env=self._vec_normalize_env)
+            batch = self._normalization.normalized(sampled)
             self.stopwatch.lap("replay")
             self.update(batch)
             self.stopwatch.lap("update")
+        if gradient_steps:
+            self._defer_log()
         self._train_seconds += time.perf_counter() - start
         self._timed_updates += gradient_steps
 
@@ -550,28 +596,32 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             target_entropy,
             next_noise,
             learning_rate=self.lr_schedule(self._current_progress_remaining),
-            tau=self.tau if self._n_updates % self.target_update_interval == 0 else 0.0,
+            tau=self.tau if self._n_updates % self.target_update_interval == 0 else None,
         )
         self.estimator.step(self._metrics["expected_q"])
 
+    def training_scalars(self) -> dict[str, float]:
+        """What there is to log of the last update, as means over its batch. The only place that reads tensors back."""
+        if not self._metrics:
+            return {}
+        # A target entropy is the sum of those of the factors.
+        metrics = {**self._metrics, "target_entropy": self._metrics["target_entropy"].sum(-1)}
+        scalars = {name: value.mean().item() for name, value in metrics.items()}
+        scalars["q_max"] = metrics["q"].max().item()
+        if isinstance(self.estimator, Pathwise) and isinstance(self.estimator.temperature, Temperature):
+            scalars["temperature"] = self.estimator.temperature().item()
+        scalars |= {f"gradient_norm_{name}": norm.item() for name, norm in self.learner.gradient_norms().items()}
+        scalars["learning_rate"] = self.lr_schedule(self._current_progress_remaining)
+        return scalars
+
     def dump_logs(self) -> None:
-        """Writes the log: of the last update, as means over its batch. The only place that reads tensors back.
+        """Writes the log: of the last update, as means over its batch.
 
         Raises:
             FloatingPointError: A metric is NaN or infinite; the networks are lost.
         """
-        for name, value in self._metrics.items():
-            if name != "target_entropy":  # below: a sum over factors
-                self._record_finite(name, value.mean().item())
+        self._log_training()
         if self._metrics:
-            self.logger.record("train/q_max", self._metrics["q"].max().item())
-            self.logger.record("train/target_entropy", self._metrics["target_entropy"].sum(-1).mean().item())
-            if isinstance(self.estimator, Pathwise) and isinstance(self.estimator.temperature, Temperature):
-                self.logger.record("train/temperature", self.estimator.temperature().item())
-            for name, norm in self.learner.gradient_norms().items():
-                self.logger.record(f"train/gradient_norm_{name}", norm.item())
-            self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
-            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("time/updates_per_second", self._timed_updates / max(self._train_seconds, 1e-9))
         for name, share in self.stopwatch.shares().items():
             self.logger.record(f"time/share_{name}", share)

@@ -6,14 +6,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -23,11 +23,12 @@ from stable_baselines3.common.torch_layers import (
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import ConstantSchedule, obs_as_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl._validation import is_concrete
+from gsrl.algorithms.saving import SavedModule
 from gsrl.checkpoint import register
 from gsrl.checks import check_finite, largest
 from gsrl.distributions import FactoredCategorical
@@ -127,7 +128,7 @@ def _linear_parameters(
     return nn.Parameter(weight), nn.Parameter(bias)
 
 
-class Network(BaseModel):
+class Network(SavedModule):
     """A network from observations: Stable-Baselines3's preprocessing and features extractor, then what a subclass adds.
 
     Args:
@@ -136,6 +137,7 @@ class Network(BaseModel):
         features_extractor: Maps preprocessed observations to features.
         normalize_images: Whether images are divided by 255.
         normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
+        features_extractor_kwargs: What the extractor was made of, to be made again by ``load``.
 
     Attributes:
         normalized_shapes: Shapes of what is normalised, by name, see :func:`gsrl.normalization.numeric_shapes`.
@@ -152,9 +154,15 @@ class Network(BaseModel):
         features_extractor: BaseFeaturesExtractor,
         normalize_images: bool,
         normalize_observations: bool = False,
+        features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+            observation_space,
+            action_space,
+            type(features_extractor),
+            features_extractor_kwargs,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
         )
         # A vector is its own features. Small networks are slowed down by being told so at each call.
         self._observations_are_features = (
@@ -166,6 +174,16 @@ class Network(BaseModel):
         self.normalizers = nn.ModuleDict(
             {name: ObservationNormalizer(shape) for name, shape in self.normalized_shapes.items()}
         )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"features_extractor_class": self.features_extractor_class}
+        return {**super()._get_constructor_parameters(), **own}
+
+    @classmethod
+    def _from_arguments(cls, arguments: dict[str, Any]) -> Network:
+        make = arguments.pop("features_extractor_class")
+        kwargs = arguments.get("features_extractor_kwargs") or {}
+        return cls(features_extractor=make(arguments["observation_space"], **kwargs), **arguments)
 
     def features(self, observations: PyTorchObs) -> Tensor:
         """Maps observations ``[B, ...]`` to features ``[B, features_dim]``."""
@@ -182,8 +200,11 @@ class Network(BaseModel):
         return self.features_extractor(preprocessed)
 
 
-class Actor(Network):
+@register
+class Actor(Network, BasePolicy):
     """The policy network: features, a multilayer perceptron, an :class:`gsrl.heads.ActionHead`.
+
+    By itself it is a policy too, with Stable-Baselines3's ``predict``.
 
     Args:
         observation_space: Space of the observations.
@@ -193,7 +214,13 @@ class Actor(Network):
         activation_fn: Class of the activation function.
         normalize_images: Whether images are divided by 255.
         normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
+        features_extractor_kwargs: See :class:`Network`.
+
+    Attributes:
+        generator: Source of the randomness of actions; torch's default one if None. The policy sets its own.
     """
+
+    generator: torch.Generator | None
 
     def __init__(
         self,
@@ -204,22 +231,61 @@ class Actor(Network):
         activation_fn: type[nn.Module] = nn.ReLU,
         normalize_images: bool = True,
         normalize_observations: bool = False,
+        features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images, normalize_observations)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            normalize_images,
+            normalize_observations,
+            features_extractor_kwargs,
+        )
         latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
+        self.net_arch = net_arch
         self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
         self.head = ActionHead(latent_dim, action_space)
+        codec = self.head.codec
+        self._first_action: np.ndarray = codec.from_indices(np.zeros(codec.n, np.int64))
+        self.generator = None
 
-    def forward(self, observations: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
-        """Returns the policy at the observations ``[B, ...]``; its values are not validated.
+    @overload
+    def forward(self, observations: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical: ...
+    @overload
+    def forward(self, observations: PyTorchObs, mask: Tensor | None = None, *, deterministic: bool) -> Tensor: ...
+    def forward(
+        self, observations: PyTorchObs, mask: Tensor | None = None, *, deterministic: bool | None = None
+    ) -> FactoredCategorical | Tensor:
+        """Returns the policy at the observations ``[B, ...]``, whose values are not validated; or actions of it.
 
         Args:
             observations: ``[B, ...]``.
             mask: Boolean ``[B, n, K]``, True where the state allows a choice; None: all are allowed.
+            deterministic: None: the policy is returned. True: its most probable actions, False: sampled ones,
+                ``[B, *action_space.shape]``, of the dtype of the space.
+
+        Raises:
+            gsrl.checks.NonFiniteError: Actions are asked for, and an observation or a parameter is not finite.
         """
-        return self.head(self.mlp(self.features(observations)), mask, validate_args=False)
+        policy = self.head(self.mlp(self.features(observations)), mask, validate_args=False)
+        if deterministic is None:
+            return policy
+        scores = policy.logits.detach() if deterministic else policy.perturbed(generator=self.generator)
+        if not is_concrete(scores):
+            return to_space_dtype(self.head.codec, self.head.codec.from_indices(scores.argmax(-1)))
+        check_finite(observations, policy.batch_shape)
+        return torch.as_tensor(self.to_actions(largest(scores, observations, self)), device=scores.device)
+
+    def to_actions(self, indices: NDArray[np.int64]) -> np.ndarray:
+        """Actions ``[B, *action_space.shape]``, of the dtype of the space, from indices ``[..., n]``, unchecked."""
+        first = self._first_action
+        return indices.reshape(-1, *first.shape).astype(first.dtype, copy=False) + first
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self(observation, deterministic=deterministic)
 
 
+@register
 class Critics(Network):
     """``n_critics`` value networks over shared features, see :mod:`gsrl.values` for the forms of their output.
 
@@ -234,6 +300,7 @@ class Critics(Network):
         normalize_images: Whether images are divided by 255.
         form: ``"choices"``, ``"multilinear"`` or ``"network"``; see :class:`DiscreteSACPolicy`.
         normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
+        features_extractor_kwargs: See :class:`Network`.
 
     Raises:
         ValueError: ``form`` is another one, or does not fit the space or the layers.
@@ -251,8 +318,16 @@ class Critics(Network):
         normalize_images: bool = True,
         form: CriticForm = "choices",
         normalize_observations: bool = False,
+        features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images, normalize_observations)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            normalize_images,
+            normalize_observations,
+            features_extractor_kwargs,
+        )
         codec = OneHotCodec(action_space)
         if form not in ("choices", "multilinear", "network"):
             raise ValueError(f"critic must be 'choices', 'multilinear' or 'network', but got {form!r}.")
@@ -260,6 +335,7 @@ class Critics(Network):
             raise ValueError(f"critic must not be 'choices' for the {codec.n} factors of {action_space}.")
         if form == "network" and not net_arch:
             raise ValueError("critic 'network' needs a hidden layer, but net_arch has none.")
+        self.net_arch = net_arch
         self.n_critics = n_critics
         self.form = form
         self.event_shape = (codec.n, codec.K)
@@ -316,23 +392,58 @@ class Critics(Network):
         return torch.baddbmm(bias, latent, weight).view(self.n_critics, *matrices.shape[:2])
 
 
-class ActorPolicy(BasePolicy):
-    """A policy that acts by an actor. A subclass builds its networks, and calls :meth:`_set_actor`."""
+class ActorPolicy(SavedModule, BasePolicy):
+    """A policy that acts by an actor. A subclass builds its networks, and calls :meth:`_set_actor`.
+
+    Attributes:
+        actor: The policy network.
+        net_arch: Hidden layers of the networks, as they were given, or the default.
+        features_extractor: The actor's; each other network has one of its own.
+    """
 
     actor: Actor
-    generator: torch.Generator | None
-    """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
+    features_extractor: BaseFeaturesExtractor
+    net_arch: list[int] | dict[str, list[int]]
 
     def _set_actor(self, actor: Actor) -> None:
         self.actor = actor
-        codec = actor.head.codec
-        self._first_action: np.ndarray = codec.from_indices(np.zeros(codec.n, np.int64))
         self._mask: Tensor | None = None
-        self.generator = None
+        self.__dict__["features_extractor"] = actor.features_extractor  # not as a child, which it is of the actor
+
+    @classmethod
+    def _from_arguments(cls, arguments: dict[str, Any]) -> ActorPolicy:
+        return cls(lr_schedule=ConstantSchedule(0.0), **arguments)  # which it does not use
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Source of the actions' randomness; torch's default one if None. The algorithm sets its own."""
+        return self.actor.generator
+
+    @generator.setter
+    def generator(self, generator: torch.Generator | None) -> None:
+        self.actor.generator = generator
 
     def forward(self, observations: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Returns actions of the space for observations ``[B, ...]``."""
         return self._predict(observations, deterministic)
+
+    def get_distribution(self, obs: PyTorchObs, action_masks: np.ndarray | None = None) -> HeadDistribution:
+        """Returns the distribution of actions, in the form of Stable-Baselines3's.
+
+        Args:
+            obs: Observations ``[B, ...]``, as tensors.
+            action_masks: Flat masks ``[B, L]``, True where a choice is legal, see :mod:`gsrl.masking`.
+        """
+        distribution = HeadDistribution(self.action_space, self.generator)
+        return distribution.proba_distribution(self.actor(obs, self._to_matrix(action_masks)))
+
+    def _to_matrix(self, action_masks: np.ndarray | None) -> Tensor | None:
+        """Flat masks ``[L]`` or ``[B, L]`` as those of the actor, ``[B, n, K]``."""
+        if action_masks is None:
+            return None
+        codec = self.actor.head.codec
+        matrix = to_matrix(codec, action_masks).reshape(-1, codec.n, codec.K)
+        return torch.as_tensor(matrix, device=self.actor.head.weight.device)
 
     def predict(
         self,
@@ -359,24 +470,15 @@ class ActorPolicy(BasePolicy):
             gsrl.checks.NonFiniteError: An observation or a parameter is not finite; the message says which.
             ValueError: ``action_masks`` has another length, or leaves a factor without a legal choice.
         """
-        codec = self.actor.head.codec
         # Stable-Baselines3's predict hands the observation alone to _predict.
-        if action_masks is not None:
-            matrix = to_matrix(codec, action_masks).reshape(-1, codec.n, codec.K)
-            self._mask = torch.as_tensor(matrix, device=self.actor.head.weight.device)
+        self._mask = self._to_matrix(action_masks)
         try:
             return super().predict(observation, state, episode_start, deterministic)
         finally:
             self._mask = None
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        policy = self.actor(observation, self._mask)
-        scores = policy.logits.detach() if deterministic else policy.perturbed(generator=self.generator)
-        if not is_concrete(scores):
-            return to_space_dtype(self.actor.head.codec, self.actor.head.codec.from_indices(scores.argmax(-1)))
-        check_finite(observation, policy.batch_shape)
-        indices = largest(scores, observation, self.actor)
-        return torch.as_tensor(self.to_actions(indices), device=scores.device)
+        return self.actor(observation, self._mask, deterministic=deterministic)
 
     @torch.no_grad()
     def act(
@@ -405,20 +507,12 @@ class ActorPolicy(BasePolicy):
         tensors = obs_as_tensor(observations, device)
         policy = self.actor(tensors, mask)
         scores = policy.perturbed(noise=noise, generator=self.generator)
-        return self.to_actions(largest(scores, tensors, self.actor))
-
-    def to_actions(self, indices: NDArray[np.int64]) -> np.ndarray:
-        """Actions ``[B, *action_space.shape]``, of the dtype of the space, from indices ``[..., n]``, unchecked."""
-        first = self._first_action
-        return indices.reshape(-1, *first.shape).astype(first.dtype, copy=False) + first
+        return self.actor.to_actions(largest(scores, tensors, self.actor))
 
     def set_training_mode(self, mode: bool) -> None:
         """Switches to training or evaluation mode, where that is a change."""
         if mode != self.training:
             _set_training_mode(self, mode)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        raise NotImplementedError("a policy is saved with its algorithm: use the algorithm's save.")
 
 
 def to_space_dtype(codec: OneHotCodec, actions: Tensor) -> Tensor:
@@ -491,6 +585,7 @@ class DiscreteSACPolicy(ActorPolicy):
             raise ValueError(f"n_critics must be at least 1, but got {n_critics}.")
         if net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
+        self.net_arch = net_arch
         actor_arch, critic_arch = get_actor_critic_arch(net_arch)
         self._set_actor(
             Actor(
@@ -501,6 +596,7 @@ class DiscreteSACPolicy(ActorPolicy):
                 activation_fn,
                 normalize_images,
                 normalize_observations,
+                features_extractor_kwargs,
             )
         )
         if critic == "auto":
@@ -517,6 +613,7 @@ class DiscreteSACPolicy(ActorPolicy):
             normalize_images,
             critic,
             normalize_observations,
+            features_extractor_kwargs,
         )
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
 
@@ -573,12 +670,17 @@ class HeadDistribution(CategoricalDistribution):
     """The policy of an :class:`ActionHead` as a Stable-Baselines3 distribution over the actions of its space.
 
     It is a ``CategoricalDistribution`` to Stable-Baselines3, which builds and calls it by that class's methods.
+
+    Args:
+        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        generator: Source of samples; None: torch's default one, which Stable-Baselines3 seeds.
     """
 
     distribution: FactoredCategorical  # type: ignore[assignment]
 
-    def __init__(self, action_space: spaces.Space) -> None:
+    def __init__(self, action_space: spaces.Space, generator: torch.Generator | None = None) -> None:
         self.codec = OneHotCodec(action_space)
+        self.generator = generator
         super().__init__(self.codec.n * self.codec.K)
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
@@ -596,8 +698,9 @@ class HeadDistribution(CategoricalDistribution):
         return self.distribution.log_prob(self.codec.encode(actions))
 
     def sample(self) -> Tensor:
-        """Actions, by torch's default generator: the one that Stable-Baselines3 seeds."""
-        return to_space_dtype(self.codec, self.codec.from_indices(self.distribution.sample_indices()))
+        """Actions of the space."""
+        indices = self.distribution.sample_indices(generator=self.generator)
+        return to_space_dtype(self.codec, self.codec.from_indices(indices))
 
     def mode(self) -> Tensor:
         """The most probable actions."""

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gsrl._modes import evaluation_mode
 from gsrl._validation import is_number
 from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
@@ -49,6 +50,7 @@ MEAN_DECAY = 0.9
 """Decay of the running mean of returns, a rollout."""
 
 
+@register
 class ValueNetwork(Network):
     """The baseline: features, a multilayer perceptron, a number.
 
@@ -59,6 +61,7 @@ class ValueNetwork(Network):
         features_extractor: Maps preprocessed observations to features.
         activation_fn: Class of the activation function.
         normalize_images: Whether images are divided by 255.
+        features_extractor_kwargs: See :class:`gsrl.algorithms.policies.Network`.
     """
 
     def __init__(
@@ -69,8 +72,16 @@ class ValueNetwork(Network):
         features_extractor: BaseFeaturesExtractor,
         activation_fn: type[nn.Module] = nn.Tanh,
         normalize_images: bool = True,
+        features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, features_extractor, normalize_images)
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor,
+            normalize_images,
+            features_extractor_kwargs=features_extractor_kwargs,
+        )
+        self.net_arch = net_arch
         self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
         self.head = nn.Linear(net_arch[-1] if net_arch else features_extractor.features_dim, 1)
 
@@ -113,8 +124,9 @@ class ReinforcePolicy(ActorPolicy):
         action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
         lr_schedule: Unused: learners hold the optimisers.
         baseline: Which networks there are.
-        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], vf=[...])``; those of a control variate
-            are those of the value network. Default: [64, 64] for vectors, none on top of a convolutional network.
+        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], vf=[...])``, of which one that is left out
+            has none; those of a control variate are those of the value network. Default: [64, 64] for vectors, none on
+            top of a convolutional network.
         activation_fn: Class of the activation function.
         features_extractor_class: Class of the features extractor; actor and value network each have their own.
         features_extractor_kwargs: Its arguments.
@@ -149,13 +161,19 @@ class ReinforcePolicy(ActorPolicy):
         )
         if net_arch is None:
             net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
-        if isinstance(net_arch, dict) and net_arch.keys() != {"pi", "vf"}:
-            raise ValueError(f"net_arch must be a list or a dict of 'pi' and 'vf', but got {net_arch}.")
-        actor_arch, critic_arch = (net_arch["pi"], net_arch["vf"]) if isinstance(net_arch, dict) else [net_arch] * 2
+        self.net_arch, actor_arch, critic_arch = _architectures(net_arch)
 
         def make(cls: type[Any], arch: list[int]) -> Any:
             extractor = self.make_features_extractor()
-            return cls(observation_space, action_space, arch, extractor, activation_fn, normalize_images)
+            return cls(
+                observation_space,
+                action_space,
+                arch,
+                extractor,
+                activation_fn,
+                normalize_images,
+                features_extractor_kwargs=features_extractor_kwargs,
+            )
 
         self._set_actor(make(Actor, actor_arch))
         self.critic = make(ValueNetwork, critic_arch) if baseline in LEARNED else None
@@ -164,6 +182,34 @@ class ReinforcePolicy(ActorPolicy):
             assert self.critic is not None
             codec = OneHotCodec(action_space)
             self.control = Control(self.critic.features_extractor.features_dim, codec.n, codec.K, critic_arch)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Returns the value network's estimates, ``[B, 1]``.
+
+        Args:
+            obs: Observations ``[B, ...]``, as tensors.
+
+        Raises:
+            ValueError: There is no value network.
+        """
+        if self.critic is None:
+            raise ValueError("baseline must be 'value' or 'relax' for values to be predicted, but there is no network.")
+        values: Tensor = self.critic(obs)
+        return values.unsqueeze(-1)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor, action_masks: np.ndarray | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Returns values ``[B, 1]`` (None without a value network), log-probabilities ``[B]`` and entropies ``[B]``.
+
+        Args:
+            obs: Observations ``[B, ...]``, as tensors.
+            actions: Of the space, ``[B, *action_space.shape]``.
+            action_masks: Flat masks ``[B, L]``, True where a choice is legal.
+        """
+        distribution = self.get_distribution(obs, action_masks)
+        values = None if self.critic is None else self.predict_values(obs)
+        return values, distribution.log_prob(actions), distribution.entropy()
 
 
 @register
@@ -297,6 +343,7 @@ class Reinforce(Algorithm):
         "optimizer_kwargs": "the optimiser is the learner's Adam",
         "share_features_extractor": "actor and value network have features of their own",
     }
+    FIXED: ClassVar[Mapping[str, str]] = {**Algorithm.FIXED, "baseline": "it decides which networks there are"}
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ReinforcePolicy,
         "CnnPolicy": ReinforceCnnPolicy,
@@ -365,6 +412,18 @@ class Reinforce(Algorithm):
             self.critic_learner = _make_learner(ValueLoss(self.policy.critic), self.max_grad_norm)
         self._mean_return, self._mean_weight = 0.0, 0.0
         self._metrics: dict[str, Tensor] = {}
+        self.is_built = True
+
+    def _apply_setting(self, name: str) -> None:
+        super()._apply_setting(name)
+        if name == "n_episodes" and self.env is not None:
+            self.check_n_episodes()
+        elif name == "ent_coef":
+            self.learner.change_loss(name, self.ent_coef)
+        elif name == "max_grad_norm":
+            for learner in (self.learner, self.critic_learner):
+                if learner is not None:
+                    learner.max_grad_norm = self.max_grad_norm
 
     def _new_policy(self, **arguments: Any) -> BasePolicy:
         return super()._new_policy(baseline=self.baseline, **arguments)
@@ -408,7 +467,7 @@ class Reinforce(Algorithm):
         Args:
             total_timesteps: Steps, over all environments.
             callback: Called at every step.
-            log_interval: Rollouts between logs; None: none.
+            log_interval: Rollouts between logs; 0 or None: none.
             tb_log_name: Name of the run for TensorBoard.
             reset_num_timesteps: Whether steps are counted from 0, and new episodes begin.
             progress_bar: Whether a progress bar is shown; needs tqdm and rich.
@@ -434,7 +493,7 @@ class Reinforce(Algorithm):
                 self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 self.train(rollout)
                 iteration += 1
-                if log_interval is not None and iteration % log_interval == 0:
+                if log_interval and iteration % log_interval == 0:
                     self.dump_logs(iteration)
             caller.on_training_end()
             return self
@@ -485,7 +544,8 @@ class Reinforce(Algorithm):
             next_original_obs, successors, original_rewards = self._unnormalized(new_obs, rewards, dones, infos)
             lap("environment")
 
-            callback.update_locals(locals())
+            # Under the names of Stable-Baselines3 too.
+            callback.update_locals({**locals(), "n_steps": len(episodes), "clipped_actions": actions})
             continue_training = callback.on_step()
             lap("callbacks")
             if not continue_training:
@@ -521,7 +581,8 @@ class Reinforce(Algorithm):
         """
         self.policy.set_training_mode(True)
         learning_rate = self.lr_schedule(self._current_progress_remaining)
-        returns, baselines = self._returns_and_baselines(rollout)
+        with evaluation_mode(self.policy):
+            returns, baselines = self._returns_and_baselines(rollout)
         advantages = returns - baselines
         self._metrics = {
             "return": returns,
@@ -533,24 +594,23 @@ class Reinforce(Algorithm):
         features = noise = None
         if self.policy.control is not None:
             assert self.policy.critic is not None
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(self.policy.critic):
                 features = self.policy.critic.features(rollout.observations)
             head = self.policy.actor.head
             shape = (len(returns), head.codec.n, head.codec.K)
             noise = gumbel_noise(shape, generator=self.generator, device=self.device)
         batch = PolicyBatch(rollout.observations, rollout.actions, advantages, rollout.action_mask, features)
         self._n_updates += 1
-        self._metrics |= self.learner.update(batch, noise, learning_rate=learning_rate, tau=0.0)
+        self._metrics |= self.learner.update(batch, noise, learning_rate=learning_rate)
         if self.critic_learner is not None:
             self._metrics["explained_variance"] = _explained_variance(baselines, returns)
             for _ in range(self.critic_updates):
-                metrics = self.critic_learner.update(
-                    rollout.observations, returns, learning_rate=learning_rate, tau=0.0
-                )
+                metrics = self.critic_learner.update(rollout.observations, returns, learning_rate=learning_rate)
             self._metrics |= metrics
         elif self.baseline == "running-mean":
             self._mean_return = MEAN_DECAY * self._mean_return + (1 - MEAN_DECAY) * returns.mean().item()
             self._mean_weight = MEAN_DECAY * self._mean_weight + (1 - MEAN_DECAY)
+        self._defer_log()
         self.stopwatch.lap("update")
 
     @torch.no_grad()
@@ -584,9 +644,7 @@ class Reinforce(Algorithm):
         assert self.ep_info_buffer is not None  # learn has made them
         assert self.ep_success_buffer is not None
         record = self.logger.record
-        for name, value in self.training_scalars().items():
-            self._record_finite(name, value)
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._log_training()
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
@@ -608,6 +666,7 @@ class Reinforce(Algorithm):
         if not self._metrics:
             return {}
         scalars = {name: value.mean().item() for name, value in self._metrics.items()}
+        scalars["entropy_loss"] = -scalars["entropy"]  # as Stable-Baselines3 calls it
         for learner in (self.learner, self.critic_learner):
             norms = {} if learner is None else learner.gradient_norms()
             scalars |= {f"gradient_norm_{name}": norm.item() for name, norm in norms.items()}
@@ -627,6 +686,22 @@ def warn_of_endless_episode(steps: int) -> None:
         "limit, by gymnasium.wrappers.TimeLimit; with one, nothing is cut off.",
         stacklevel=4,
     )
+
+
+def _architectures(given: Any) -> tuple[list[int] | dict[str, list[int]], list[int], list[int]]:
+    """What was given for hidden layers, those of the actor, and those of the value network."""
+    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
+        warnings.warn(
+            f"net_arch must be a list of sizes or a dict, but got {given}, which is how Stable-Baselines3 took it "
+            "before 1.8: its dict is used.",
+            stacklevel=3,
+        )
+        given = given[0]
+    if not isinstance(given, dict):
+        return given, given, given
+    if not given.keys() <= {"pi", "vf"}:
+        raise ValueError(f"net_arch must be a list or a dict of 'pi' and 'vf', but got {given}.")
+    return given, given.get("pi", []), given.get("vf", [])
 
 
 def _make_learner(loss: nn.Module, max_grad_norm: float | None) -> Learner:

@@ -33,8 +33,10 @@ from torch.nn import functional as F
 
 from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
+from gsrl._modes import evaluation_mode
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
+from gsrl._settings import fixed
 from gsrl.checks import check_finite, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
@@ -200,7 +202,7 @@ class DIALLoss(nn.Module):
         """The loss, and means as metrics; of the fields of a :class:`Batch`."""
         episodes = Batch(*batch)
         values, policies, log_probs = self._unroll(self.network, episodes)
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self.target):
             target_values, _, _ = self._unroll(self.target, episodes)
             best = target_values.masked_fill(~episodes.masks, -torch.inf).amax(-1)
             after = torch.cat([best[1:], torch.zeros_like(best[:1])])
@@ -315,6 +317,10 @@ class _Member:
         self.explore = np.random.default_rng(seed_sequence(seed, "exploration"))
 
 
+@fixed(
+    *("seeds", "estimator", "communication", "vocabulary", "length", "hidden", "layers"),
+    *("batch_size", "gamma", "max_grad_norm", "entropy_bonus"),
+)
 class DIAL:
     """Agents that learn to act and to talk, centrally, and then act each by itself; several seeds in lock-step.
 
@@ -428,6 +434,7 @@ class DIAL:
             if loss.estimator is not None and loss.estimator.state_dict()
         ]
         self._prepare_acting(compile=compile)
+        self.is_built = True
 
     def _prepare_acting(self, *, compile: bool) -> None:
         """Makes what :meth:`_step` needs of the learner's tensors."""
@@ -581,9 +588,8 @@ class DIAL:
         learning_rate = self.learning_rate(remaining) if callable(self.learning_rate) else self.learning_rate
         ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
         is_copied = (self.num_updates + 1) % self.target_interval == 0
-        self._metrics = self.learner.update(
-            *self._collect(), learning_rate=ones * learning_rate, tau=ones * float(is_copied)
-        )
+        tau = ones if is_copied else None
+        self._metrics = self.learner.update(*self._collect(), learning_rate=ones * learning_rate, tau=tau)
         self.num_updates += 1
         for index, estimator in self._stepped:
             estimator.step(self._metrics["message_cost"][index])

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from gsrl import checkpoint
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
+from gsrl._settings import fixed
 from gsrl.checks import NonFiniteError, check_finite, largest
 from gsrl.comms.agents import (
     DiscriminationReceiver,
@@ -100,6 +101,7 @@ class Evaluation:
     """Weight of each episode ``[N]``; they sum to 1."""
 
 
+@fixed("seeds", "game", "channel", "sender", "receiver", "hidden", "batch_size", "learning_rate", "max_grad_norm")
 class SignallingGame:
     """A game between agents that learn to talk; with ``seeds``, as many games in lock-step, each by itself.
 
@@ -193,9 +195,9 @@ class SignallingGame:
         self.learner = learners[0] if self.is_single else LockstepLearner(learners, compile=compile)
         ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
         self._rates: Any = learning_rate if self.is_single else ones * learning_rate
-        self._tau: Any = 0.0 if self.is_single else ones * 0
         # Channels without a state have nothing to advance.
         self._stepped = [(i, loss.channel) for i, loss in enumerate(self._members) if loss.channel.state_dict()]
+        self.is_built = True
 
     # Construction
 
@@ -391,7 +393,7 @@ class SignallingGame:
         args = self._draw(self._generators[0]) if self.is_single else self._draw_in_lockstep()
         if self.device.type != "cpu":
             args = _to(args, self.device)
-        self._metrics = self.learner.update(*args, learning_rate=self._rates, tau=self._tau)
+        self._metrics = self.learner.update(*args, learning_rate=self._rates)
         self.num_updates += 1
         for index, channel in self._stepped:
             channel.step(self._metrics["cost"] if self.is_single else self._metrics["cost"][index])

@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium as gym
@@ -24,6 +25,7 @@ from gsrl import checkpoint
 from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
+from gsrl._settings import fixed
 from gsrl.algorithms.base import Algorithm
 from gsrl.checkpoint import copied
 from gsrl.checks import check_finite, raise_non_finite, to_numpy
@@ -89,6 +91,7 @@ class PopulationCallback:
         """Called when episodes have ended, after the step in which they did."""
 
 
+@fixed("algorithm", "policy", "n_envs", "compile", "seeds", "settings")
 class Population:
     """S members that learn in lock-step, each by itself: independent seeds, or settings, in one batched computation.
 
@@ -117,7 +120,7 @@ class Population:
 
     Attributes:
         seeds: The same, as a list.
-        settings: The settings of each member.
+        settings: The settings of each member, which cannot be changed.
         env: The vectorised environment, the members' one after another.
         num_timesteps: Steps of each member.
         stopped_at: Steps after which each member was frozen, by :meth:`stop` or because it diverged; None: it learns.
@@ -200,6 +203,7 @@ class Population:
         self._make_env_of_all([each for seed in self.seeds for each in environment_seeds(n_envs, seed, "environment")])
         self._lock()
         self._begin()
+        self.is_built = True
 
     # Construction
 
@@ -390,7 +394,7 @@ class Population:
         values, is_nan = to_numpy(scores)
         if is_nan:
             values = self._without_nan(values, tensors, mask, freeze=freeze)
-        return first.policy.to_actions(values.argmax(-1))
+        return first.policy.actor.to_actions(values.argmax(-1))
 
     def _without_nan(
         self, scores: NDArray[Any], observations: Any, mask: Tensor | None, *, freeze: bool
@@ -538,9 +542,11 @@ class Population:
             self._last_masks = self._last_masks[self._rows(indices)]
         seeds = [self.env.unwrapped._seeds[row] for row in self._rows(indices)]
         is_disturbed = self._watch.is_disturbed()
+        self.is_built = False  # of other members now
         for name in ("_members", "seeds", "settings", "stopped_at", "diverged", "_final_states"):
             values = getattr(self, name)
             setattr(self, name, [values[index] for index in indices])
+        self.is_built = True
         self._make_env_of_all(seeds)
         if self._last_obs is not None:
             self.env.unwrapped.reset_infos = resets
@@ -686,7 +692,8 @@ class Population:
         Args:
             path: Path or binary file object.
         """
-        members = {"seeds": self.seeds, "settings": self.settings, "n_envs": self.n_envs, "policy": self.policy}
+        settings = [dict(each) for each in self.settings]
+        members = {"seeds": self.seeds, "settings": settings, "n_envs": self.n_envs, "policy": self.policy}
         checkpoint.save(path, {"population": self.algorithm.__name__, **members, **self.state_dict()})
 
     @classmethod
@@ -834,7 +841,7 @@ def _checked_seeds(name: str, seeds: Iterable[int]) -> list[int]:
     return [int(seed) for seed in checked]
 
 
-def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def _settings_of_members(settings: dict[str, Any], count: int) -> list[Mapping[str, Any]]:
     """The settings of each member."""
     for name, value in settings.items():
         if isinstance(value, np.ndarray | Tensor) and value.ndim == 0:
@@ -858,8 +865,8 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[dict[str,
                 f"temperature must be a number, but got {type(temperature).__name__}: a schedule is given to an "
                 "estimator, by gsrl.make_estimator."
             )
-    members = [
-        {name: value[index] if isinstance(value, list) else value for name, value in settings.items()}
+    members: list[Mapping[str, Any]] = [
+        MappingProxyType({k: value[index] if isinstance(value, list) else value for k, value in settings.items()})
         for index in range(count)
     ]
     # What is a number, and what begins with one word, has one form of loss.

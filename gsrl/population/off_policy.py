@@ -174,7 +174,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             legal = self._grouped(torch.as_tensor(matrix, device=self.device))
         noise = self._acting_noise()
         uniform = FactoredCategorical(torch.zeros_like(noise), legal, validate_args=False)
-        return self._members[0].policy.to_actions(uniform.sample_indices(noise=noise).cpu().numpy())
+        return self._members[0].policy.actor.to_actions(uniform.sample_indices(noise=noise).cpu().numpy())
 
     def _acting_noise(self) -> Tensor:
         if self._exploration is None:
@@ -218,7 +218,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             target_entropy,
             next_noise,
             learning_rate=self._learning_rate(),
-            tau=self._tau if is_due else torch.zeros_like(self._tau),
+            tau=self._tau if is_due else None,
         )
         for index, estimator in self._stepped:
             if self.stopped_at[index] is None:

@@ -909,8 +909,8 @@ def test_the_running_mean_advances_once_an_update() -> None:
         ({"target_entropy": "none"}, "target_entropy must be 'auto' or a number of nats, but got 'none'"),
         ({"target_entropy_ratio": 1.1}, r"target_entropy_ratio must be in \[0, 1\], but got 1.1"),
         ({"target_entropy_ratio": -0.1}, r"target_entropy_ratio must be in \[0, 1\], but got -0.1"),
-        ({"tau": 0.0}, r"tau must be in \(0, 1\], but got 0.0"),
-        ({"tau": 1.5}, r"tau must be in \(0, 1\], but got 1.5"),
+        ({"tau": -0.1}, r"tau must be in \[0, 1\], but got -0.1"),
+        ({"tau": 1.5}, r"tau must be in \[0, 1\], but got 1.5"),
         ({"q_clip": 0.0}, "q_clip must be positive or None, but got 0.0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be positive or None, but got -1.0"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, but got 0"),
@@ -935,7 +935,7 @@ def test_the_running_mean_advances_once_an_update() -> None:
             "target_entropy must be from 0 to that of the uniform policy, 0.6931 nats, but got nan",
         ),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
-        ({"reward_scale": -1}, "reward_scale must be finite and above 0, got -1"),
+        ({"reward_scale": -1}, "reward_scale must be 'auto' or a number above 0, but got -1"),
         ({"n_steps": 0}, "n_steps must be an integer of at least 1, but got 0"),
         ({"policy_kwargs": {"use_sde": True}}, "policy_kwargs must not hold 'use_sde': .* for continuous actions"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, "policy_kwargs must not hold 'optimizer_class'"),
@@ -1051,9 +1051,16 @@ def test_frozen_features_stay_and_the_rest_is_trained() -> None:
     assert not torch.equal(target.trained.weight, before.trained.weight)
 
 
-def test_replaced_parameters_are_noticed() -> None:
-    model = make_model()
+def test_parameters_that_moved_are_noticed() -> None:
+    model, same = make_model(), make_model()
     model.policy.critic.weight.data = model.policy.critic.weight.data.clone()
+    model.policy.critic_target.bias.data = model.policy.critic_target.bias.data.clone()
+    for each in (model, same):
+        each.update(random_batch())
+        each.update(random_batch())
+    for moved, expected in zip(model.policy.parameters(), same.policy.parameters(), strict=True):
+        assert torch.equal(moved, expected)
+    model.policy.critic.weight.data = model.policy.critic.weight.data.double()
     with pytest.raises(RuntimeError, match="moved or replaced"):
         model.update(random_batch())
 
@@ -1116,9 +1123,9 @@ class OnlyTheMethod(gym.Env):
         return np.arange(4) <= self.steps
 
 
-@pytest.mark.parametrize("vectorise", [DummyVecEnv, gym.vector.SyncVectorEnv])
-def test_masks_that_nobody_hands_on_are_warned_of(vectorise: Any) -> None:
-    model = DiscreteSAC("MlpPolicy", vectorise([OnlyTheMethod]), policy_kwargs={"net_arch": [8]}, seed=0)
+def test_masks_that_nobody_hands_on_are_warned_of() -> None:
+    env = gym.vector.SyncVectorEnv([OnlyTheMethod])
+    model = DiscreteSAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0)
     with pytest.warns(UserWarning, match=r"put gsrl\.masking\.ActionMasker around each"), suppress(ValueError):
         model.learn(1)  # which takes an illegal action, or a legal one
 
@@ -1220,12 +1227,16 @@ def test_relax_is_made_for_the_shape_of_the_actions(env: str, tmp_path: Path) ->
         assert torch.equal(loaded.estimator.state_dict()[name], tensor)
 
 
-class MaskedAtSteps(OnlyTheMethod):
+class MaskedAtSteps(gym.Env):
     """Forgets the mask at the reset."""
 
+    observation_space, action_space = OnlyTheMethod.observation_space, OnlyTheMethod.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        return np.zeros(2, np.float32), {}
+
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        observation, reward, terminated, truncated, _ = super().step(0)
-        return observation, reward, terminated, truncated, {"action_mask": np.ones(4, bool)}
+        return np.zeros(2, np.float32), 0.0, False, False, {"action_mask": np.ones(4, bool)}
 
 
 def test_masks_that_a_reset_leaves_out_are_an_error() -> None:

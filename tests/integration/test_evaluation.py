@@ -148,10 +148,20 @@ class TestEvaluatePolicy:
             assert evaluate_policy(FirstLegal(), ActionMasker(Ladder()), 2) == (14.5, 0.5)
 
     def test_without_masks_the_model_gets_none(self) -> None:
+        class Mute(Ladder):
+            @property
+            def action_masks(self) -> Any:
+                raise AttributeError("no masks")
+
         model = FirstLegal()
-        env = DummyVecEnv([lambda: Monitor(Ladder(strict=False))])  # nobody asks its method
+        env = DummyVecEnv([lambda: Monitor(Mute(strict=False))])
         assert evaluate_policy(model, env, 2) == (14.5, 0.5)
         assert {call["masks"] for call in model.calls} == {None}
+
+    def test_a_method_gives_the_masks_of_vectorised_environments(self) -> None:
+        model = FirstLegal()
+        evaluate_policy(model, DummyVecEnv([lambda: Monitor(Ladder())] * 2), 2)
+        assert all(call["masks"].shape == (2, 5) for call in model.calls)
 
     def test_a_method_gives_the_masks_of_a_single_environment(self) -> None:
         assert evaluate_policy(FirstLegal(), Monitor(Ladder()), 2) == (14.5, 0.5)

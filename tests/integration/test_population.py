@@ -432,7 +432,7 @@ def test_no_global_random_numbers_are_used() -> None:
         ({"train_freq": (1, "episode")}, "train_freq must count steps in a population"),
         ({"gamma": [0.9, 1.5]}, "gamma must lie in"),
         ({"reward_scale": [1, 0]}, "reward_scale must be finite and above 0, got 0"),
-        ({"tau": [0.1, 0.0]}, "tau must be in"),
+        ({"tau": [0.1, -0.1]}, "tau must be in"),
         ({"env": gym.make(CARTPOLE)}, "env must be the name of an environment or a function that makes one"),
         ({"horizon": 3}, "DiscreteSAC has no argument 'horizon'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_polyak_by_hand() -> None:
 def test_targets_stay_without_tau() -> None:
     loss = Regression()
     before = [p.clone() for p in loss.follower.parameters()]
-    Learner(loss, [("first", "follower")]).update(inputs(), learning_rate=0.1, tau=0.0)
+    Learner(loss, [("first", "follower")]).update(inputs(), learning_rate=0.1)
     assert all(torch.equal(p, old) for p, old in zip(loss.follower.parameters(), before, strict=True))
 
 
@@ -150,20 +151,58 @@ def test_targets_are_used() -> None:
     assert results[1][0] > 1.0
 
 
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.BatchNorm1d(3), nn.BatchNorm1d(3).requires_grad_(False)
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.source(batch).square().mean(), {}
+
+
 def test_buffers_of_a_target_follow() -> None:
-    class Normalised(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.source, self.target = nn.BatchNorm1d(3), nn.BatchNorm1d(3).requires_grad_(False)
-
-        def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return self.source(batch).square().mean(), {}
-
     loss = Normalised()
     Learner(loss, [("source", "target")]).update(inputs() + 5.0, learning_rate=0.1, tau=0.1)
     assert torch.equal(loss.target.running_mean, loss.source.running_mean)
     assert loss.source.running_mean.min() > 0.3
     assert loss.target.num_batches_tracked == 1
+
+
+def as_function(learner: Any, *args: Any, learning_rate: Any, tau: Any) -> None:
+    """An update by the function that is compiled."""
+    is_due, tau = tau is not None, 0.0 if tau is None else tau
+    if isinstance(learner, LockstepLearner):
+        taus = torch.full_like(learner.count, tau)
+        learner._update_(learner._views, args, learner.alive, learner.count, learning_rate, taus, torch.tensor(is_due))
+    else:
+        learner.count += 1
+        corrections = bias_corrections(learner.count, learning_rate)
+        learner._update_(learner._views, args, torch.tensor((*corrections, tau, is_due)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_buffers_of_a_target_follow_when_its_parameters_do_not(together: bool, compiled: bool) -> None:
+    losses = [Normalised(), Normalised()]
+    learner: Any = LockstepLearner([Learner(loss, [("source", "target")]) for loss in losses])
+    batch, rate = torch.stack([inputs() + 5.0, inputs() - 5.0]), torch.full((2,), 0.1, dtype=torch.float64)
+    if not together:
+        learner, batch, rate = Learner(losses[0], [("source", "target")]), batch[0], 0.1
+    update = functools.partial(as_function, learner) if compiled else learner.update
+    update(batch, learning_rate=rate, tau=None)  # not due
+    means = [loss.source.running_mean.clone() for loss in losses]
+    assert means[0].min() > 0.3
+    assert not losses[0].target.running_mean.any()
+    tau = 0.0 if not together or compiled else torch.zeros(2, dtype=torch.float64)
+    if together:
+        learner.alive[1] = False
+        before = losses[1].target.running_mean.clone()
+    update(batch, learning_rate=rate, tau=tau)
+    assert torch.equal(losses[0].target.running_mean, losses[0].source.running_mean)
+    assert (losses[0].target.weight == 1).all()
+    assert not (losses[0].source.weight == 1).any()
+    if together:
+        assert torch.equal(losses[1].target.running_mean, before)  # frozen
 
 
 def test_children_are_clipped_apart() -> None:

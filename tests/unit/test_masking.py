@@ -14,7 +14,7 @@ from gymnasium.wrappers import FilterObservation, TimeLimit
 from numpy.typing import ArrayLike
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from gsrl.masking import ActionMasker, adapt, check_masks, current_masks, to_matrix
+from gsrl.masking import ActionMasker, VecActionMasker, adapt, check_masks, current_masks, to_matrix
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import GymnasiumVecEnv
 
@@ -307,9 +307,11 @@ class TestAdapt:
             Ring,
             RingWithInfo,
             lambda: TimeLimit(ActionMasker(RingWithMethod()), 5),
-            lambda: DummyVecEnv([RingWithMethod]),
+            lambda: DummyVecEnv([Ring]),
+            lambda: DummyVecEnv([lambda: ActionMasker(RingWithMethod())]),
+            lambda: VecActionMasker(DummyVecEnv([RingWithMethod])),
         ],
-        ids=["no masks", "in the info", "wrapped", "VecEnv"],
+        ids=["no masks", "in the info", "wrapped", "VecEnv", "VecEnv of wrapped", "VecEnv with masks"],
     )
     def test_anything_else_as_it_is(self, make: Callable[[], Any]) -> None:
         env = make()
@@ -320,6 +322,63 @@ class TestAdapt:
         env = adapt(vector_env)
         assert isinstance(env, GymnasiumVecEnv)
         assert env.vector_env is vector_env
+
+
+class TestVecActionMasker:
+    @pytest.mark.parametrize("make", [RingWithMethod, RingWithObservation])
+    @pytest.mark.parametrize("vec_env_class", [DummyVecEnv, SubprocVecEnv])
+    def test_masks_are_those_of_the_states_that_are_acted_in(self, make: Any, vec_env_class: Any) -> None:
+        plain = VecMonitor(vec_env_class([make, lambda: TimeLimit(make(), 2)]))
+        env = adapt(plain)
+        assert isinstance(env, VecActionMasker)
+        env.reset()
+        assert current_masks(env).tolist() == [[F, T, T]] * 2
+        infos: Any
+        for actions, dones, expected in (
+            ([1, 2], [F, F], [[T, F, T], [T, T, F]]),
+            ([2, 0], [F, T], [[T, T, F], [T, F, T]]),  # the second was truncated, and begins anew at 1
+            ([0, 2], [T, F], [[T, F, T], [T, T, F]]),  # the first terminated
+        ):
+            _, _, given, infos = env.step(np.array(actions))
+            assert given.tolist() == dones
+            assert current_masks(env, infos, given).tolist() == expected
+            if dones[1]:
+                of_final = [F, T, T] if make is RingWithObservation else [T, T, T]
+                assert infos[1]["action_mask"].tolist() == of_final
+            if dones[0]:
+                assert infos[0]["action_mask"].tolist() == [T, T, T]
+        env.close()
+
+    def test_masks_of_infos_come_first(self) -> None:
+        class Both(RingWithInfo):
+            def action_masks(self) -> Any:
+                raise RuntimeError("asked in vain")
+
+        env = adapt(DummyVecEnv([Both]))
+        env.reset()
+        assert current_masks(env).tolist() == [[F, T, T]]
+        _, _, dones, infos = env.step(np.array([1]))
+        assert current_masks(env, infos, dones).tolist() == [[T, F, T]]
+
+    def test_masks_are_read_as_they_came(self) -> None:
+        class Numbers(RingWithObservation):
+            observation_space = spaces.Dict(position=Ring.observation_space, action_mask=spaces.Box(0, 1, (3,)))
+
+            def observe(self) -> Any:
+                return {"position": Ring.observe(self), "action_mask": self.mask().astype(np.float32)}
+
+        for wrap in (VecNormalize, lambda env: VecFrameStack(env, 2)):
+            env = wrap(DummyVecEnv([Numbers]))
+            assert adapt(env) is env
+        assert isinstance(adapt(VecNormalize(DummyVecEnv([Numbers]), norm_obs_keys=["position"])), VecActionMasker)
+
+    def test_wrong_masks_are_refused(self) -> None:
+        class Wrong(Ring):
+            def action_masks(self) -> Any:
+                return np.zeros(3, np.bool_)
+
+        with pytest.raises(ValueError, match="action masks must leave every factor a legal choice"):
+            adapt(DummyVecEnv([Wrong])).reset()
 
 
 class TestCurrentMasks:

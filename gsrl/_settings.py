@@ -1,0 +1,56 @@
+"""Settings of a learner that is there already: honoured from the next step on, or refused with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["Setting", "fixed"]
+
+Class = TypeVar("Class", bound=type)
+
+
+class Setting:
+    """An argument of a learner's constructor, as an attribute that can be assigned.
+
+    Until the learner ``is_built`` it is a plain attribute. Then its ``change_setting(name, value)`` decides.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Takes the name."""
+        self.name = name
+
+    def __get__(self, learner: Any, owner: type | None = None) -> Any:
+        """The value, or the descriptor itself of a class."""
+        if learner is None:
+            return self
+        try:
+            return learner.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(f"{type(learner).__name__} has no {self.name} yet.") from None
+
+    def __set__(self, learner: Any, value: Any) -> None:
+        """Assigns it, or asks the learner to."""
+        if learner.__dict__.get("is_built", False):
+            learner.change_setting(self.name, value)
+        else:
+            learner.__dict__[self.name] = value
+
+
+def fixed(*names: str) -> Callable[[Class], Class]:
+    """Makes attributes of a class settings that cannot change once an object of it ``is_built``."""
+
+    def decorate(cls: Class) -> Class:
+        def change_setting(self: Any, name: str, value: Any) -> None:
+            if value is not getattr(self, name):
+                raise AttributeError(f"{name} must stay what it was when the {cls.__name__} was built: make a new one.")
+
+        cls.change_setting = change_setting  # type: ignore[attr-defined]
+        cls.is_built = False  # type: ignore[attr-defined]
+        for name in names:
+            setting = Setting()
+            setting.__set_name__(cls, name)
+            setattr(cls, name, setting)
+        return cls
+
+    return decorate
