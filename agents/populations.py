@@ -330,11 +330,6 @@ class PopulationRun(Training[NDArray[np.float64]]):
         """What an agent would be run with by itself."""
         return dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
 
-    def diverged_at(self) -> list[int | None]:
-        """Steps after which each diverged; None: it did not."""
-        pairs = zip(self.members.stopped_at, self.members.diverged, strict=True)
-        return [stopped_at if diverged else None for stopped_at, diverged in pairs]
-
     def close(self) -> None:
         """Closes logs and agents."""
         super().close()

@@ -688,6 +688,7 @@ def test_tuned_settings_are_settings(agent: str) -> None:
 def test_a_csv_log_grows_by_rows_and_columns_and_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     log = CsvLog(path, ["a"])
+    log.truncate(0)
     log.append({"steps": 1, "a": 10})
     log.append({"steps": 2, "b": 20})
     log.close()
@@ -737,6 +738,7 @@ def test_what_a_kill_left_of_a_row_is_dropped_when_a_csv_log_is_opened(tmp_path:
         log.close()
     path.write_text("")
     log = CsvLog(path, ["a"])
+    log.truncate(0)
     log.append({"steps": 1, "a": 10})
     assert path.read_text() == "steps,a\n1,10\n"  # at once, not when it is closed
     log.close()

@@ -23,6 +23,7 @@ import run_agent
 from agents import in_lockstep, lockstep, populations
 from agents.common import UsageError
 from agents.config import default_config, read_config
+from agents.curve import plot_population
 from agents.lockstep import Member, Members
 from agents.scores import interquartile_mean
 from agents.training import TrainingError
@@ -185,12 +186,12 @@ def test_the_picture_marks_the_final_mean_of_a_finished_run_alone(whole: Path, t
     pictures = []
     for finished in (True, False):
         path = tmp_path / f"{finished}.png"
-        populations.plot_population(path, "title", [10, 20], returns, finished=finished)
+        plot_population(path, "title", [10, 20], returns, finished=finished)
         pictures.append(path.read_bytes())
     assert pictures[0] != pictures[1]
-    populations.plot_population(tmp_path / "none.png", "title", [], np.zeros((2, 0)), finished=False)
+    plot_population(tmp_path / "none.png", "title", [], np.zeros((2, 0)), finished=False)
     lost = tmp_path / "lost.png"
-    populations.plot_population(lost, "title", [10, 20], returns, finished=True, diverged_at=[None, 14])
+    plot_population(lost, "title", [10, 20], returns, finished=True, diverged_at=[None, 14])
     assert lost.read_bytes() not in pictures
 
 
@@ -352,7 +353,7 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path: Path, capsys: pyte
     config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "processes": 2}))
     assert exit_code(["train", "--resume", str(folder), "--steps", "80"]) == 2
-    assert "it is of 1 processes, but there are 2 here" in capsys.readouterr().err
+    assert "processes 2 instead of 1; change it back" in capsys.readouterr().err
     (folder / "config.json").write_text(json.dumps({**config, "seeds": 2}))
     assert exit_code(["train", "--resume", str(folder), "--steps", "80"]) == 2
     assert "error" in capsys.readouterr().err
@@ -397,7 +398,7 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
         if self.population.num_timesteps >= 80:
             with torch.no_grad():
                 for index in poisoned:
-                    next(self.population._members[index].policy.critic.parameters()).fill_(torch.nan)
+                    next(self.population._members[index].policy.critic.parameters()).fill_(1e30)
         return learn(self, steps)
 
     monkeypatch.setattr(lockstep._Share, "learn", poison)
@@ -440,8 +441,8 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
             ["--seeds", "2", "--gradient-samples", "9", "--agent", "reinforce"],
             "--gradient-samples is for gumbel-sac and exact-sac, but --agent is reinforce",
         ),
-        (["--seeds", "2", "--processes", "1", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
-        (["--seeds", "2", "--processes", "2", "--tau", "7"], "--tau must be in (0, 1], but got 7.0"),
+        (["--seeds", "2", "--processes", "1", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
+        (["--seeds", "2", "--processes", "2", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
     ],
 )
 def test_mistakes_are_answered_before_any_work(
