@@ -213,7 +213,7 @@ class BenchOptions:
     """
 
     suite: tyro.conf.Positional[str]
-    """Name of a shipped suite: smoke, classic, factored, estimators or comms; or the path of a TOML file."""
+    """Name of a suite in benchmarks/suites, such as smoke; or the path of a TOML file."""
     out: Path | None = None
     """Folder of the results; None for one in runs/ named after the suite."""
     backend: Literal["local", "ray"] = "local"
