@@ -244,14 +244,17 @@ class Stored(NamedTuple):
         """Refuses sizes of networks that this much does not fill: too many layers, or too wide ones.
 
         Args:
-            settings: A tree of them, such as ``policy_kwargs``; only integers and the lengths of lists count, where
-                those that stand next to each other are taken to be the sides of a matrix.
+            settings: A tree of them, such as ``policy_kwargs``; only integers, spaces and the lengths of lists count.
+                Integers that stand next to each other in a list are taken to be the sides of a matrix.
             name: What to call it.
 
         Raises:
             CheckpointError: A size is too large.
         """
         leaves, widths = _leaves(settings), _lists(settings)
+        for space in (leaf for leaf in leaves if isinstance(leaf, spaces.Space)):
+            if math.prod(space.shape or ()) > max(self.numbers, SMALL):
+                raise CheckpointError(f"{name} has {space}, but only {self.numbers} numbers are there")
         if len(leaves) > max(self.tensors, 64):
             raise CheckpointError(f"{name} has {len(leaves)} sizes, but only {self.tensors} tensors are there")
         for leaf in leaves:

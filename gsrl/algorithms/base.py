@@ -243,9 +243,7 @@ class Algorithm(BaseAlgorithm):
         """
         stored = checkpoint.Stored.of(parameters)
         stored.check(self.policy_kwargs, "policy_kwargs")
-        for space in (self.observation_space, self.action_space):
-            if math.prod(space.shape or ()) > max(stored.numbers, checkpoint.SMALL):
-                raise checkpoint.CheckpointError(f"{space} is larger than the {stored.numbers} numbers that are there")
+        stored.check([self.observation_space, self.action_space], "the agent")
         self._check_settings()
         self._setup_lr_schedule()
         float(self.lr_schedule(1.0))  # it may be any callable of a file's

@@ -82,8 +82,13 @@ class SavedModule(BaseModel):
             )
         with checkpoint.fitting(path), default_generator_lent(0):
             checkpoint.check_entries(tree, {"arguments": None, "state": None})
-            module = cls._from_arguments(dict(tree["arguments"]))
+            arguments = dict(tree["arguments"])
+            if not trusted:
+                checkpoint.Stored.of(tree["state"]).check(arguments, "arguments")
+                checkpoint.check_module(tree["state"], lambda: cls._from_arguments(dict(arguments)), "state")
+            module = cls._from_arguments(arguments)
             module.load_state_dict(tree["state"])
+        checkpoint.check_finite(module.state_dict(), name)
         module.to(get_device(device)).train(False)
         return module
 

@@ -24,7 +24,17 @@ from gsrl import DiscreteSAC, Population, Reinforce, checkpoint
 from gsrl.checkpoint import CheckpointError
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
 
-KINDS = ("DiscreteSAC", "Reinforce", "Population", "SignallingGame", "DIAL", "replay buffer", "parameters")
+KINDS = (
+    "DiscreteSAC",
+    "Reinforce",
+    "Population",
+    "SignallingGame",
+    "DIAL",
+    "replay buffer",
+    "parameters",
+    "policy",
+    "actor",
+)
 Loader = Callable[[io.BytesIO], Any]
 
 
@@ -34,7 +44,7 @@ def saved(kind: str) -> tuple[bytes, Loader]:
     torch.set_num_threads(1)
     file = io.BytesIO()
     observations = np.zeros((3, 4), np.float32)
-    if kind in ("DiscreteSAC", "Reinforce", "replay buffer", "parameters"):
+    if kind in ("DiscreteSAC", "Reinforce", "replay buffer", "parameters", "policy", "actor"):
         cls: Any = Reinforce if kind == "Reinforce" else DiscreteSAC
         more = {"n_episodes": 2} if kind == "Reinforce" else {"buffer_size": 50, "learning_starts": 5, "batch_size": 4}
         agent = cls("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **more)
@@ -42,6 +52,11 @@ def saved(kind: str) -> tuple[bytes, Loader]:
         if kind == "replay buffer":
             agent.save_replay_buffer(file)
             return file.getvalue(), lambda file: agent.load_replay_buffer(file) or agent.replay_buffer.sample(4)
+        if kind in ("policy", "actor"):
+            part = agent.policy if kind == "policy" else agent.policy.actor
+            part.save(file)
+            load_part = partial(type(part).load, device="cpu")
+            return file.getvalue(), lambda file: load_part(file)(torch.zeros(3, 4))
         agent.save(file)
         if kind == "parameters":
             return file.getvalue(), lambda file: agent.set_parameters(file)
