@@ -59,6 +59,9 @@ COMPILED_STEPS = 5_000
 EPISODES_OF_TALKERS = 10_000
 """Episodes of an evaluation of agents that talk, where not all there are can be listed."""
 
+MOST_ENVIRONMENTS = 100_000
+"""Environments of a training at most: more is a slip of the pen, and takes all the memory before anything is said."""
+
 MOST_THREADS = 1024
 """Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
 
@@ -124,6 +127,11 @@ class Config(Generic[Settings]):
             raise UsageError(f"--checkpoint-seconds must be at least 0, but got {self.checkpoint_seconds}")
         if self.gradient_samples < 0 or self.gradient_samples == 1:
             raise UsageError(f"--gradient-samples must be 0 or at least 2, but got {self.gradient_samples}")
+        environments = self.n_envs * (self.seeds or 1)
+        if environments > MOST_ENVIRONMENTS:
+            raise UsageError(
+                f"--n-envs and --seeds must make at most {MOST_ENVIRONMENTS} environments, but make {environments}"
+            )
         if self.threads > MOST_THREADS:
             raise UsageError(f"--threads must be at most {MOST_THREADS}, but got {self.threads}")
         if not 0 <= self.seed < 2**31:

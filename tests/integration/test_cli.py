@@ -486,6 +486,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
             ["train", "--buffer-size", "100000000000000"],
             "gumbel-sac needs more memory than there is: buffer_size is too",
         ),
+        (["train", "--n-envs", "1000", "--seeds", "101"], "--n-envs and --seeds must make at most 100000 environments"),
         (["train", "--threads", "100000"], "error: --threads must be at most 1024, but got 100000"),
         (["bench", "smok"], "unknown suite 'smok', and no path of a .toml file; did you mean smoke?"),
         (["eval"], "error: missing: PATH Folder of the run; run_agent.py eval --help explains it"),
