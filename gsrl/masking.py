@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, is_vecenv_wr
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from gsrl.spaces import OneHotCodec
-from gsrl.vec_env import GymnasiumVecEnv
+from gsrl.vec_env import GymnasiumVecEnv, naming_dead_workers
 
 __all__ = [
     "MASK_KEY",
@@ -253,14 +253,16 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
         :class:`VecActionMasker`; a `VectorEnv` as a :class:`gsrl.vec_env.GymnasiumVecEnv`; anything else as it is.
 
     Raises:
+        RuntimeError: The process of an environment has ended.
         TypeError: An environment with such masks has an action space that :class:`ActionMasker` refuses.
         ValueError: As :class:`gsrl.vec_env.GymnasiumVecEnv`.
     """
-    if isinstance(env, VectorEnv):
-        return GymnasiumVecEnv(env)
-    if isinstance(env, VecEnv):
-        gives_masks = has_method(env) or _shows_plain_masks(env)
-        return VecActionMasker(env) if gives_masks and not _masks_are_written(env) else env
+    if isinstance(env, VectorEnv | VecEnv):
+        with naming_dead_workers(env):
+            if isinstance(env, VectorEnv):
+                return GymnasiumVecEnv(env)
+            gives_masks = has_method(env) or _shows_plain_masks(env)
+            return VecActionMasker(env) if gives_masks and not _masks_are_written(env) else env
     if not isinstance(env, gym.Env) or is_wrapped(env, ActionMasker):
         return env
     return ActionMasker(env) if shows_masks(env.observation_space) or env.has_wrapper_attr("action_masks") else env

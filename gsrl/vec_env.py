@@ -67,7 +67,7 @@ ATOMS = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float3
 
 
 @contextmanager
-def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
+def naming_dead_workers(env: VecEnv | VectorEnv | None) -> Iterator[None]:
     """Ends with a sentence where a worker process of a `SubprocVecEnv` or an `AsyncVectorEnv` has ended.
 
     Then the others are ended as well, and the environments count as closed: nobody waits for them again. Where

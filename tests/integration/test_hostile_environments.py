@@ -387,3 +387,10 @@ def test_a_killed_worker_ends_an_evaluation_with_a_sentence() -> None:
     os.kill(env.processes[1].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="that of environment 1 has ended, with exit code -9"):
         evaluate_policy(model, env, warn=False)
+
+
+def test_a_killed_worker_is_named_where_an_agent_is_made() -> None:
+    env = SubprocVecEnv([Hostile] * 2, start_method="fork")
+    os.kill(env.processes[1].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="that of environment 1 has ended, with exit code -9"):
+        agent(DiscreteSAC, env)
