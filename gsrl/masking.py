@@ -81,9 +81,9 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         self._info_name = (name or MASK_KEY) if source in (None, "info") else None
         self._read = self._reader(source, name)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Resets the environment, and adds the first mask."""
-        observation, info = self.env.reset(seed=seed, options=options)
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment, with the arguments that were given, and adds the first mask."""
+        observation, info = self.env.reset(**kwargs)
         return observation, {**info, MASK_KEY: self._mask(observation, info)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

@@ -140,6 +140,10 @@ class RealRewards(gym.Wrapper):
         gsrl.checks.EnvironmentDataError: At a step: the reward is complex, None, a text, or several numbers.
     """
 
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment, with no argument that was not given: not every one takes ``options``."""
+        return self.env.reset(**kwargs)
+
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment."""
         result = self.env.step(action)

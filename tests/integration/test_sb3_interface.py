@@ -319,6 +319,17 @@ def test_make_vec_env_around_environments_with_masks(algorithm: type[Any]) -> No
         assert legal[:4].tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 1, 1]]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("algorithm", [DiscreteSAC, Reinforce])
+def test_an_environment_whose_reset_takes_no_options(algorithm: type[Any], masked: bool) -> None:
+    class Plain(Legal if masked else Dummy):  # type: ignore[misc]
+        def reset(self, seed: int | None = None) -> Any:
+            return super().reset()
+
+    env = Plain() if masked else Plain(spaces.Discrete(3))
+    assert make(algorithm, env).learn(30).num_timesteps >= 30
+
+
 class Bare(VecEnv):
     """A vectorised environment that never calls the constructor of its base class."""
 
