@@ -753,7 +753,8 @@ def test_settings_reach_the_algorithm() -> None:
 
     sac = make("gumbel-sac", linear_decay=True, layer_norm=True, learning_rate=0.5, gamma=0.9, temperature=0.25)
     assert sac.lr_schedule(0.5) == 0.25
-    assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], "layer_norm": True, "critic": "auto"})
+    expected = {"net_arch": [8], "layer_norm": True, "normalize_observations": False, "critic": "auto"}
+    assert (sac.gamma, sac.policy_kwargs) == (0.9, expected)
     assert float(sac.estimator.temperature()) == 0.25
     assert make("gumbel-sac", estimator="rloo", critic="multilinear").estimator.name == "rloo"
     assert make("exact-sac", learning_rate=0.5).lr_schedule(0.5) == 0.5

@@ -96,6 +96,12 @@ TREES = st.recursive(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def denormal_numbers() -> None:
+    """Runs of the command line in this process turn them off, and trees hold some."""
+    torch.set_flush_denormal(False)
+
+
 @settings(max_examples=150, deadline=None)
 @given(TREES)
 def test_any_tree_round_trips(tree: Any) -> None:

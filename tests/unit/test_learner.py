@@ -324,7 +324,7 @@ def test_states_that_do_not_fit() -> None:
 def test_moved_parameters_are_noticed() -> None:
     loss = Regression()
     learner = Learner(loss)
-    loss.double().float()
+    loss.double()
     with pytest.raises(RuntimeError, match="make a new learner"):
         learner.update(inputs(), learning_rate=0.1, tau=0.0)
 
