@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import update_wrapper
 from multiprocessing import connection
-from multiprocessing.connection import Connection
 from operator import attrgetter
 from typing import Any, cast
 
@@ -83,7 +82,11 @@ def naming_dead_workers(env: VecEnv | VectorEnv | None) -> Iterator[None]:
     workers = None if env is None else _workers(env.unwrapped)
     if isinstance(workers, SubprocVecEnv) and workers not in _watched and _are_forked(workers.processes):
         _watched.add(workers)
-        pipes = {process.sentinel: pipe for process, pipe in zip(workers.processes, workers.remotes, strict=True)}
+        # Descriptors of the thread's own: numbers that others have closed are soon those of something else.
+        pipes = {
+            os.dup(process.sentinel): os.dup(pipe.fileno())
+            for process, pipe in zip(workers.processes, workers.remotes, strict=True)
+        }
         threading.Thread(target=_shut_broken_pipes, args=(pipes,), daemon=True).start()
     try:
         yield
@@ -120,14 +123,18 @@ def _are_forked(processes: Sequence[Any]) -> bool:
     return processes[0]._start_method == "fork"
 
 
-def _shut_broken_pipes(pipes: dict[int, Connection]) -> None:
-    """Shuts each pipe when its process has ended, whoever holds the other end: then reading from it is an error."""
+def _shut_broken_pipes(pipes: dict[int, int]) -> None:
+    """Shuts each pipe when its process has ended, whoever holds the other end: then reading from it is an error.
+
+    Args:
+        pipes: Descriptors of the pipes by those that tell of the end of their processes; they are closed.
+    """
     while pipes:
         for sentinel in connection.wait(list(pipes)):
-            with suppress(OSError):  # it is closed already
-                duplicate = os.dup(pipes.pop(cast("int", sentinel)).fileno())
-                with socket.socket(fileno=duplicate) as pipe:
-                    pipe.shutdown(socket.SHUT_RDWR)
+            number = cast("int", sentinel)
+            with socket.socket(fileno=pipes.pop(number)) as pipe, suppress(OSError):  # nobody may be there any more
+                pipe.shutdown(socket.SHUT_RDWR)
+            os.close(number)
 
 
 class RealRewards(gym.Wrapper):
