@@ -21,6 +21,7 @@ __all__ = [
     "check_finite",
     "checked_end",
     "checked_ends",
+    "checked_infos",
     "checked_numbers",
     "checked_observation",
     "checked_observations",
@@ -249,6 +250,26 @@ def checked_ends(name: str, values: Any, count: int) -> NDArray[np.bool_]:
         wrong = next(i for i, end in enumerate(array.tolist()) if not isinstance(end, bool))
         raise EnvironmentDataError(f"{name} must be True or False, got {array[wrong]!r} in environment {wrong}")
     return array
+
+
+def checked_infos(infos: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Infos of a step, one an environment, of a ``VecEnv`` that may have no list of them where there is nothing to say.
+
+    Args:
+        infos: What the step returned.
+        count: W, the number of environments.
+
+    Returns:
+        The same; W empty ones in the place of an empty list.
+
+    Raises:
+        EnvironmentDataError: There is another number of them.
+    """
+    if len(infos) == count:
+        return infos
+    if infos:
+        raise EnvironmentDataError(f"infos must be one for each of {count} environments, got {len(infos)}")
+    return [{} for _ in range(count)]
 
 
 def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -33,6 +33,7 @@ from gsrl import checkpoint
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
 from gsrl.buffers import ReplayBatch, ReplayBuffer
+from gsrl.checks import checked_infos
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.exploration import PersistentExploration
@@ -494,6 +495,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             lap("acting")
             new_obs, rewards, dones, infos = env.step(actions)
+            infos = checked_infos(infos, env.num_envs)
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
             # Now: callbacks may step the environments, which then know no more of this step, or write over it.

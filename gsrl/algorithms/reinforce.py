@@ -28,7 +28,7 @@ from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import MLP, Actor, ActorPolicy, Network
 from gsrl.checkpoint import register
-from gsrl.checks import checked_transition, layout_of
+from gsrl.checks import checked_infos, checked_transition, layout_of
 from gsrl.learner import Learner
 from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
@@ -537,6 +537,7 @@ class Reinforce(Algorithm):
             # Until the step is over: whatever ends the training here, the next one begins new episodes.
             self._last_episode_starts = np.zeros(env.num_envs, np.bool_)
             new_obs, rewards, dones, infos = env.step(actions)
+            infos = checked_infos(infos, env.num_envs)
             self.num_timesteps += env.num_envs
             # Now: callbacks may step the environments, which then know no more of this step, or write over it.
             new_obs = map_arrays(np.array, new_obs)

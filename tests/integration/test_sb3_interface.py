@@ -26,6 +26,7 @@ from gsrl import DiscreteSAC, Reinforce
 from gsrl.algorithms.policies import Actor, DiscreteSACPolicy
 from gsrl.algorithms.reinforce import ReinforcePolicy
 from gsrl.checkpoint import CheckpointError
+from gsrl.checks import EnvironmentDataError
 from gsrl.distributions import FactoredCategorical
 from gsrl.evaluation import evaluate_policy
 
@@ -360,6 +361,28 @@ def test_a_vec_env_that_leaves_its_base_class_out(algorithm: type[Any]) -> None:
     model = make(algorithm, Bare()).learn(60)
     assert model._n_updates > 0
     assert not model.masked
+
+
+class Terse(Bare):
+    """One that has no infos but where episodes end, or those of its first environments."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards, dones, infos if dones.any() else infos[: self.count]
+
+
+@pytest.mark.filterwarnings("ignore:.*Monitor.*:UserWarning")
+@pytest.mark.parametrize("algorithm", [DiscreteSAC, Reinforce])
+def test_infos_may_be_left_out_by_all_environments_at_once(algorithm: type[Any]) -> None:
+    told, terse = (make(algorithm, env).learn(60) for env in (Bare(), Terse(0)))
+    for a, b in zip(told.policy.parameters(), terse.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(EnvironmentDataError, match="infos must be one for each of 2 environments, got 1"):
+        make(algorithm, Terse(1)).learn(60)
 
 
 # Logs
