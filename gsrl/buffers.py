@@ -30,6 +30,10 @@ class ReplayBatch(NamedTuple):
     """A batch of B n-step transitions, from time t to t + m with m <= n_steps; of S members, `[S, B, ...]` throughout.
 
     The target of a critic is `rewards + discounts * V(next_observations)`.
+
+    A buffer that is `stepwise` gives the steps of a window one by one: `rewards`, `next_observations`, `discounts` and
+    `next_action_mask` are then of steps t + j, `[B, N, ...]` with N = n_steps, for m = 1 each; of steps after the
+    window's last, they repeat it. Their target is that of :func:`gsrl.losses.corrected_target`.
     """
 
     observations: Tensor | dict[str, Tensor]
@@ -46,6 +50,10 @@ class ReplayBatch(NamedTuple):
     """True where a choice is legal at time t, bool `[B, n, K]`; None: of a buffer without masks."""
     next_action_mask: Tensor | None = None
     """The same at time t + m; all choices of the space where `discounts` is 0 by termination."""
+    next_actions: Tensor | None = None
+    """Index of the choice of every factor at `next_observations`, int64 `[B, N, n]`; None: windows are summed."""
+    continues: Tensor | None = None
+    """Whether the window goes on there, bool `[B, N]`; where it does not, `next_actions` means nothing."""
 
 
 class ReplayBuffer(BaseBuffer):
@@ -60,7 +68,8 @@ class ReplayBuffer(BaseBuffer):
 
     Biased for `n_steps > 1`: the actions after the first are those of the policy that collected them, and nothing
     corrects for the policy having changed since. This often helps all the same (Fedus et al., 2020, arXiv 2007.06700).
-    Under an entropy bonus there is a second bias, because the sum holds none of the bonuses between t and t + m.
+    Under an entropy bonus there is a second bias, because the sum holds none of the bonuses between t and t + m. What is
+    `stepwise` can be corrected.
 
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices
@@ -91,6 +100,7 @@ class ReplayBuffer(BaseBuffer):
         gamma: discount per step, in [0, 1]; or one a member.
         n_steps: the longest window, at least 1; or one a member.
         reward_scale: what sampled rewards are multiplied by, above 0; or one a member. Rewards are stored as they come.
+        stepwise: whether windows are sampled step by step, not summed; see :class:`ReplayBatch`.
         masked: whether action masks are stored and sampled.
         num_members: S; None: a single buffer, without the dimension of the members.
         generator: the source of all randomness here; of S members a sequence, one a member.
@@ -115,6 +125,7 @@ class ReplayBuffer(BaseBuffer):
         gamma: float | Sequence[float] | NDArray[np.floating] = 0.99,
         n_steps: int | Sequence[int] | NDArray[np.integer] = 1,
         reward_scale: float | Sequence[float] | NDArray[np.floating] = 1.0,
+        stepwise: bool = False,
         masked: bool = False,
         num_members: int | None = None,
         generator: np.random.Generator | Sequence[np.random.Generator],
@@ -136,6 +147,7 @@ class ReplayBuffer(BaseBuffer):
         self.action_space = action_space
         self._capacity = self.buffer_size * n_envs  # of a member
         self._set_windows(gamma, n_steps, reward_scale)
+        self.stepwise = stepwise
         self.masked = masked
 
         # A step of all environments is [*members, n_envs, ...]; what is stored, [*members, rows, n_envs, ...].
@@ -381,7 +393,18 @@ class ReplayBuffer(BaseBuffer):
 
         Indices are int64 `[B]`, of members `[S, B]`, each member's own in its row.
         """
-        last, rewards, discounts = self._close_windows(batch_inds, env)
+        next_actions = continues = None
+        if self.stepwise and self._longest > 1:
+            last, steps = self._windows(batch_inds)
+            places = np.arange(self._longest)
+            continues = places < steps[..., None]
+            last = np.take_along_axis(last, np.minimum(places, steps[..., None]), axis=-1)  # [*S, B, N]
+            following = np.concatenate([last[..., 1:], last[..., -1:]], axis=-1)
+            next_actions = self._to_tensor(self._gather(self.actions, following).astype(np.int64))
+            rewards = self._normalize_reward(self.rewards.take(last), env) * self._scales[..., None] + np.float32(0.0)
+            discounts = self._discounts[..., :1, None] * ~self.terminated.take(last)
+        else:
+            last, rewards, discounts = self._close_windows(batch_inds, env)
         observations = _map(lambda stored: self._gather(stored, batch_inds), self.observations)
         next_observations = _map(lambda stored: self._gather(stored, last), self.next_observations)
         return ReplayBatch(
@@ -392,7 +415,22 @@ class ReplayBuffer(BaseBuffer):
             discounts=self._to_tensor(discounts),
             action_mask=self._gather_masks(self.action_masks, batch_inds) if self.masked else None,
             next_action_mask=self._gather_masks(self.next_action_masks, last) if self.masked else None,
+            next_actions=next_actions,
+            continues=None if continues is None else self._to_tensor(continues),
         )
+
+    def _windows(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Flat indices of the N steps from each of these on, ``[*S, B, N]``, and by which of them its window closes."""
+        windows = starts[..., None] + self._strides
+        broken = starts > self._last_unbroken  # the few that run over the end of their ring
+        if broken.any():
+            first = starts[broken] // self._capacity * self._capacity
+            windows[broken] = first[:, None] + windows[broken] % self._capacity
+
+        closed = self._closed.take(windows)
+        for n_steps, members in self._groups:
+            closed[members, ..., n_steps - 1] = True
+        return windows, closed.argmax(axis=-1)
 
     def _close_windows(
         self, starts: NDArray[np.int64], env: VecNormalize | None
@@ -402,16 +440,7 @@ class ReplayBuffer(BaseBuffer):
             rewards = self._normalize_reward(self.rewards.take(starts), env) * self._scales + np.float32(0.0)
             return starts, rewards, self._discounts * ~self.terminated.take(starts)
 
-        windows = starts[..., None] + self._strides  # [*S, B, N]
-        broken = starts > self._last_unbroken  # the few that run over the end of their ring
-        if broken.any():
-            first = starts[broken] // self._capacity * self._capacity
-            windows[broken] = first[:, None] + windows[broken] % self._capacity
-
-        closed = self._closed.take(windows)
-        for n_steps, members in self._groups:
-            closed[members, ..., n_steps - 1] = True
-        steps = closed.argmax(axis=-1)  # m - 1
+        windows, steps = self._windows(starts)  # steps: m - 1
         last = windows.take(np.arange(0, windows.size, self._longest).reshape(steps.shape) + steps)
 
         row = steps + self._first_weights

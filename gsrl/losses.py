@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from gsrl._modes import evaluation_mode
 from gsrl.buffers import ReplayBatch
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise, Objective, Reinforce, RelaxedControl
 from gsrl.relaxations import conditional_gumbel
-from gsrl.values import ActionValues, CriticCombination
+from gsrl.values import ActionValues, CriticCombination, combine_critics
 
 __all__ = [
     "EntropyCoefficient",
@@ -28,6 +29,7 @@ __all__ = [
     "SACLoss",
     "ValueLoss",
     "actor_loss",
+    "corrected_target",
     "critic_loss",
     "discounted_sums",
     "entropy_coefficient_loss",
@@ -49,6 +51,34 @@ def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tenso
         next_value: ``[B]``.
     """
     return rewards + discounts * next_value
+
+
+def corrected_target(
+    rewards: Tensor, discounts: Tensor, next_values: Tensor, next_q: Tensor, continues: Tensor
+) -> Tensor:
+    r"""The n-step target of the critics, corrected for the later actions being those of other policies.
+
+    .. math:: y_t = r_t + \gamma (1 - d_t) \big(V(s_{t+1}) + y_{t+1} - Q(s_{t+1}, a_{t+1})\big)
+
+    up to the last step of the window, whose bracket is V alone. To the one-step target it adds the errors of the later
+    steps, :math:`\sum_{j \ge 1} \gamma^j \delta_{t+j}` with :math:`\delta_t = r_t + \gamma V(s_{t+1}) - Q(s_t, a_t)`:
+    what an action that was tried is worth more, or less, than expected of it, and not how much worse it is than the
+    policy's own. Unbiased where Q is right; else the correction is of first order.
+
+    Source: Harutyunyan et al. 2016 (1602.04951), Eq. 2, with lambda = 1 over N steps.
+
+    Args:
+        rewards: Of the steps of a window, ``[B, N]``.
+        discounts: ``[B, N]``, gamma, or 0 after termination.
+        next_values: V of the policy after each step, ``[B, N]``.
+        next_q: Q of the action that followed it.
+        continues: Whether the window goes on after it.
+    """
+    target = rewards[:, -1] + discounts[:, -1] * next_values[:, -1]
+    for step in range(rewards.shape[1] - 2, -1, -1):
+        correction = continues[:, step] * (target - next_q[:, step])
+        target = rewards[:, step] + discounts[:, step] * (next_values[:, step] + correction)
+    return target
 
 
 def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_clip: float | None = None) -> Tensor:
@@ -172,14 +202,16 @@ class SACLoss(nn.Module):
         entropy_in_target: Whether the critic's target holds the entropy, see :func:`gsrl.values.soft_value`.
         q_clip: See :func:`critic_loss`.
         relative_entropy: Whether alpha is in units of what choices differ by: that of factor i at state s is then
-            :math:`c\, \sigma_i(s)`, with c what ``entropy_coefficient`` says and :math:`\sigma_i(s)` of
-            :meth:`gsrl.values.ActionValues.spread`; and the loss of the actor is divided by :math:`\sigma_i(s)`,
+            :math:`c\, \sigma_i(s) / \log k_i(s)`, with c what ``entropy_coefficient`` says, :math:`\sigma_i(s)` of
+            :meth:`gsrl.values.ActionValues.spread`, and :math:`k_i(s)` legal choices; and the loss of the actor is
+            divided by :math:`\sigma_i(s)`,
 
             .. math:: L_\pi = -\sum_i \frac{\mathbb{E}_{D \sim \pi}[Q(s, D)]_i}{\sigma_i(s)}
-                      - c \sum_i \mathcal{H}(\pi_i(s)),
+                      - c \sum_i \frac{\mathcal{H}(\pi_i(s))}{\log k_i(s)},
 
-            where the index says that the gradient in the logits of factor i is meant. For one factor its optimum is
-            :math:`\pi(a | s) \propto \exp(Q(s, a) / (c\, \sigma(s)))`, whatever the unit of Q.
+            where the index says that the gradient in the logits of factor i is meant: values count in what choices
+            differ by, entropies as shares of the largest. For one factor its optimum is
+            :math:`\pi(a | s) \propto \exp(Q(s, a) \log k(s) / (c\, \sigma(s)))`, whatever the unit of Q.
     """
 
     def __init__(
@@ -220,15 +252,7 @@ class SACLoss(nn.Module):
         coefficient = ent_coef = self.entropy_coefficient()
 
         with torch.no_grad(), evaluation_mode(self.actor, self.critic_target):
-            next_values: ActionValues = self.critic_target(batch.next_observations)
-            next_policy = self.actor(batch.next_observations, batch.next_action_mask)
-            next_coef = coefficient
-            if self.relative_entropy and self.entropy_in_target:
-                next_coef = coefficient * next_values.spread(next_policy, self.critics)
-            next_value = next_values.soft_value(
-                next_policy, next_coef, self.critics, entropy=self.entropy_in_target, noise=next_noise
-            )
-            target = soft_target(batch.rewards, batch.discounts, next_value)
+            target = self._target(batch, coefficient, next_noise)
 
         policy = self.actor(batch.observations, batch.action_mask)
         values: ActionValues = self.critic(batch.observations)
@@ -244,7 +268,8 @@ class SACLoss(nn.Module):
         seen = policy
         if self.relative_entropy:
             spread = values.spread(policy, self.critics)
-            seen, ent_coef = policy.scale_gradient(1 / spread), ent_coef * spread
+            coefficient = coefficient / _largest_entropies(policy)
+            seen, ent_coef = policy.scale_gradient(1 / spread), coefficient * spread
         expected_q = self.estimator.expectation(seen, values.objective(self.critics), noise)
         loss_actor = actor_loss(expected_q, entropy, coefficient)
 
@@ -264,6 +289,30 @@ class SACLoss(nn.Module):
             loss = loss + loss_ent_coef
             metrics["ent_coef_loss"] = loss_ent_coef
         return loss, {name: value.detach() if value.requires_grad else value for name, value in metrics.items()}
+
+
+    def _target(self, batch: ReplayBatch, coefficient: Tensor, next_noise: Tensor | None) -> Tensor:
+        """What the critics should say of the actions taken, ``[B]``."""
+        observations, mask = batch.next_observations, batch.next_action_mask
+        if batch.next_actions is not None:  # a window's steps are a batch like any other
+            observations, mask = tree_map_only(Tensor, lambda each: each.flatten(0, 1), (observations, mask))
+        values: ActionValues = self.critic_target(observations)
+        policy = self.actor(observations, mask)
+        if self.relative_entropy and self.entropy_in_target:
+            coefficient = coefficient * values.spread(policy, self.critics) / _largest_entropies(policy)
+        value = values.soft_value(
+            policy, coefficient, self.critics, entropy=self.entropy_in_target, noise=next_noise
+        ).view_as(batch.rewards)
+        if batch.next_actions is None or batch.continues is None:
+            return soft_target(batch.rewards, batch.discounts, value)
+        taken = torch.zeros_like(policy.logits).scatter(-1, batch.next_actions.flatten(0, 1).unsqueeze(-1), 1.0)
+        q = combine_critics(values(taken), self.critics).view_as(value)
+        return corrected_target(batch.rewards, batch.discounts, value, q, batch.continues)
+
+
+def _largest_entropies(policy: FactoredCategorical) -> Tensor:
+    """Of each factor, ``[B, n]``: the logarithm of how many choices are legal, of a single one that of two."""
+    return policy.mask.sum(-1).clamp_min(2).log()
 
 
 # REINFORCE. Episodes are rows ``[E, T]``, from their first step on, with zeros after their last.

@@ -20,14 +20,11 @@ from gsrl.buffers import ReplayBatch
 
 __all__ = ["Normalization", "ObservationNormalizer", "ReturnStatistics", "RunningMoments", "numeric_shapes"]
 
-DEVIATION = 5.0
-"""Deviation of normalised values."""
-
-SMALLEST_SHARE = 1e-3
-"""What a deviation of returns is taken to be at least, as a share of their mean: below it, there is rounding alone."""
+SIZE = 5.0
+"""Root mean square of normalised values."""
 
 DRIFT = 0.05
-"""How far mean and deviation of returns may move, in deviations, before values are normalised anew."""
+"""By which share the size of returns may move before values are normalised anew."""
 
 GROWTH = 1 / 16
 """By which share the data grow before observations are normalised anew."""
@@ -37,19 +34,16 @@ CLIP = 10.0
 
 
 class ReturnStatistics:
-    r"""Mean and deviation of discounted returns, of all data so far, by a constant number of operations a step.
+    r"""Size of discounted returns, of all data so far, by a constant number of operations a step.
 
-    The mean is the value that a function without inputs would have, the solution of Bellman's equation in the mean,
-
-    .. math:: \mu = \sum_t r_t \Big/ \sum_t (1 - \gamma (1 - d_t)),
-
-    d for termination. The deviation is :math:`\sigma^2 = \mathrm{mean}_t (G_t - \mu)^2` of the returns-to-go
+    It is the root of the mean of :math:`G_t^2`, with the returns-to-go
 
     .. math:: G_t = \sum_{k=0}^{L-1} \gamma^k r_{t+k} + \gamma^L (1 - d)\, \mu
 
     over the L steps that are left of an episode, whose end has d = 1 by termination; one that was truncated, or that
-    still lasts, goes on at the mean. A constant that is added to the rewards of episodes that never terminate changes
-    the mean alone.
+    still lasts, goes on at the mean, the value that a function without inputs would have by Bellman's equation,
+
+    .. math:: \mu = \sum_t r_t \Big/ \sum_t (1 - \gamma (1 - d_t)).
 
     When a reward arrives, it adds :math:`\gamma^{t - s} r_t` to every earlier return of its episode. What this adds to
     the sums of returns and of their squares is known from four other sums: nothing else is kept.
@@ -61,7 +55,7 @@ class ReturnStatistics:
     Attributes:
         open: Of the episodes that still last, sums over their steps of 1, p, p^2, G, G p and G^2, where p is gamma to
             the steps since then and G without its last term, ``[S, 6, E]``.
-        ended: Of the others, sums of 1, w^2, G w and G^2, where w = 1 - p (1 - d), ``[S, 4]``.
+        closed: Of the others, sums of 1, q^2, G q and G^2, where q = p (1 - d), ``[S, 4]``.
         totals: Numerator and denominator of the mean, ``[S, 2]``.
     """
 
@@ -69,7 +63,7 @@ class ReturnStatistics:
         self.gammas = np.asarray(gammas, dtype=np.float64).reshape(-1, 1)
         members = len(self.gammas)
         self.open = np.zeros((members, 6, n_envs))
-        self.ended = np.zeros((members, 4))
+        self.closed = np.zeros((members, 4))
         self.totals = np.zeros((members, 2))
 
     def add(
@@ -109,23 +103,23 @@ class ReturnStatistics:
 
     def _end(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
         ends = (terminated | truncated)[:, None]
-        self.ended += np.where(ends, self._sums_if_ended(terminated), 0.0).sum(-1)
+        self.closed += np.where(ends, self._sums_if_ended(terminated), 0.0).sum(-1)
         self.open *= ~ends
 
     def _sums_if_ended(self, terminated: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """What each episode that lasts would add to ``ended``, ``[S, 4, E]``."""
-        n, p, p2, g, gp, g2 = self.open.swapaxes(0, 1)
-        return np.stack([n, n - ~terminated * (2 * p - p2), g - ~terminated * gp, g2], 1)
+        """What each episode that lasts would add to ``closed``, ``[S, 4, E]``."""
+        n, _, p2, _, gp, g2 = self.open.swapaxes(0, 1)
+        return np.stack([n, ~terminated * p2, ~terminated * gp, g2], 1)
 
-    def mean_and_deviation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and deviation of each member, ``[S]``, both 0 where all rewards were."""
+    def size(self) -> NDArray[np.float64]:
+        """The root mean square of the returns of each member, ``[S]``, 0 where all rewards were."""
         total, weight = self.totals.T
         mean = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
         lasting = self._sums_if_ended(np.zeros(self.open[:, 0].shape, np.bool_))
-        count, w2, gw, g2 = (self.ended + lasting.sum(-1)).T
-        square = g2 - mean * (2 * gw - mean * w2)
-        deviation = np.sqrt(np.maximum(square, 0.0) / np.maximum(count, 1.0))
-        return mean, np.maximum(deviation, SMALLEST_SHARE * np.abs(mean))
+        count, q2, gq, g2 = (self.closed + lasting.sum(-1)).T
+        square = g2 + mean * (2 * gq + mean * q2)
+        size: NDArray[np.float64] = np.sqrt(np.maximum(square, 0.0) / np.maximum(count, 1.0))
+        return size
 
 
 class RunningMoments:
@@ -218,23 +212,20 @@ class Networks(Protocol):
     def normalize_observations_(self, name: str, mean: NDArray[Any], deviation: NDArray[Any]) -> None:
         """Makes all networks normalise an entry of the observations so."""
 
-    def rescale_values_(self, factor: float, shift: float) -> None:
-        """Makes all values Q of critics and their targets into ``factor * Q + shift``."""
+    def rescale_values_(self, factor: float) -> None:
+        """Makes all values Q of critics and their targets into ``factor * Q``."""
 
 
 class Normalization:
     r"""Normalises what one agent, or the members of a population, learn from, by statistics of all data so far.
 
-    Critics learn :math:`c\, (Q - \mu) / \sigma`, with mean and deviation of :class:`ReturnStatistics` and c =
-    :data:`DEVIATION`; their target becomes
+    Rewards are multiplied by c divided by the size of the returns so far, see :class:`ReturnStatistics`, with c =
+    :data:`SIZE`. When the size has moved, the last layers of critics and targets are rescaled so that what they say in
+    units of reward stays what it was. No mean is subtracted: where every step costs, what has not been tried is then
+    better than all that has, and is tried.
 
-    .. math:: \frac c \sigma \big(R_m - (1 - \gamma^m (1 - d))\, \mu\big) + \gamma^m (1 - d)\, \bar Q(s_{t+m}).
-
-    When mean and deviation have moved, the last layers of critics and targets are rescaled so that what they say in
-    units of reward stays what it was.
-
-    Source: PopArt, van Hasselt et al. 2016 (1602.07714), Eqs. 5 and 6, with statistics of returns in the place of those
-    of targets.
+    Source: PopArt, van Hasselt et al. 2016 (1602.07714), Eqs. 5 and 6, with the size of returns in the place of the
+    deviation of targets.
 
     Args:
         gammas: Discount factors of S members.
@@ -250,10 +241,10 @@ class Normalization:
         self.n_envs = n_envs
         self.returns = ReturnStatistics(gammas, n_envs) if values else None
         self.moments = {name: RunningMoments(members, shape) for name, shape in shapes.items()}
-        # Mean and deviation by which values are normalised; the latter is 0 before there is a reward.
-        self._current = np.zeros((members, 2))
-        # Offset and scale as a batch needs them, until they change.
-        self._numbers: tuple[Any, ...] | None = None
+        # Size of returns by which values are normalised, 0 before there is a reward.
+        self._size = np.zeros((members, 1))
+        # Scale as a batch needs it, until it changes.
+        self._factor: float | Tensor | None = None
         # Observations so far when they were last normalised anew.
         self._seen = np.zeros((members, 1))
 
@@ -268,7 +259,7 @@ class Normalization:
             dones: Whether an episode ended, ``[S * E]``.
             infos: Of the step, see :meth:`gsrl.buffers.ReplayBuffer.add`.
         """
-        shape = (len(self._current), self.n_envs)
+        shape = (len(self._size), self.n_envs)
         for name, moments in self.moments.items():
             values = observations[name] if isinstance(observations, dict) else observations
             moments.add(np.reshape(values, (*shape, *moments.mean.shape[1:])))
@@ -301,20 +292,18 @@ class Normalization:
                     networks[index].normalize_observations_(name, moments.mean[index], deviation[index])
         if self.returns is None:
             return
-        (mean, deviation), (new_mean, new_deviation) = self._current.T, self.returns.mean_and_deviation()
-        moved = np.maximum(np.abs(new_mean - mean), np.abs(new_deviation - deviation))
-        for index in np.flatnonzero((moved > DRIFT * new_deviation) & alive).tolist():
-            if deviation[index] > 0:
-                factor = deviation[index] / new_deviation[index]
-                shift = DEVIATION * (mean[index] - new_mean[index]) / new_deviation[index]
-                networks[index].rescale_values_(factor, shift)
-            self._current[index] = new_mean[index], new_deviation[index]
-            self._numbers = None
+        size, new_size = self._size[:, 0], self.returns.size()
+        moved = np.abs(new_size - size) > DRIFT * new_size
+        for index in np.flatnonzero(moved & alive).tolist():
+            if size[index] > 0:
+                networks[index].rescale_values_(size[index] / new_size[index])
+            size[index] = new_size[index]
+            self._factor = None
 
-    def offset_and_scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What makes values Q into normalised ones, ``(Q - offset) * scale``, ``[S]`` each."""
-        mean, deviation = self._current.T
-        return mean, np.divide(DEVIATION, deviation, out=np.ones_like(deviation), where=deviation > 0)
+    def scale(self) -> NDArray[np.float64]:
+        """What rewards are multiplied by, ``[S]``."""
+        size = self._size[:, 0]
+        return np.divide(SIZE, size, out=np.ones_like(size), where=size > 0)
 
     def normalized(self, batch: ReplayBatch) -> ReplayBatch:
         """The batch with rewards that make targets those of normalised values.
@@ -324,14 +313,13 @@ class Normalization:
         """
         if self.returns is None:
             return batch
-        if self._numbers is None:
-            numbers = self.offset_and_scale()
-            self._numbers = tuple(
-                each.item() if batch.rewards.dim() == 1 else torch.as_tensor(each).to(batch.rewards).unsqueeze(-1)
-                for each in numbers
-            )
-        offset, scale = self._numbers
-        return batch._replace(rewards=(batch.rewards - (1 - batch.discounts) * offset) * scale)
+        if self._factor is None:
+            scale = self.scale()
+            self._factor = scale.item() if len(scale) == 1 else torch.as_tensor(scale).to(batch.rewards)
+        factor = self._factor
+        if isinstance(factor, Tensor):
+            factor = factor.view(-1, *[1] * (batch.rewards.dim() - 1))
+        return batch._replace(rewards=batch.rewards * factor)
 
     @classmethod
     def stacked(cls, parts: Sequence[Normalization]) -> Normalization:
@@ -354,9 +342,9 @@ class Normalization:
 
     def _arrays(self) -> dict[str, tuple[Any, str, NDArray[np.float64]]]:
         """All state by name: its owner, its name there, and the array, with a leading dimension of members."""
-        owned: list[tuple[str, Any, tuple[str, ...]]] = [("", self, ("_current", "_seen"))]
+        owned: list[tuple[str, Any, tuple[str, ...]]] = [("", self, ("_size", "_seen"))]
         if self.returns is not None:
-            owned.append(("returns.", self.returns, ("open", "ended", "totals")))
+            owned.append(("returns.", self.returns, ("open", "closed", "totals")))
         owned += [(f"{name}.", moments, ("count", "mean", "squares")) for name, moments in self.moments.items()]
         return {
             prefix + name.lstrip("_"): (owner, name, getattr(owner, name))
@@ -373,4 +361,4 @@ class Normalization:
         for name, (_, _, array) in self._arrays().items():
             if state[name].shape == array.shape or name != "returns.open":
                 array[...] = state[name]
-        self._numbers = None
+        self._factor = None

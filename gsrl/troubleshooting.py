@@ -243,9 +243,8 @@ class TroubleshootingCallback(BaseCallback):
         share = (policy.entropy() / largest)[decides].mean().item()  # NaN where no state leaves a choice
         value = largest_value = math.nan
         if isinstance(model, DiscreteSAC) and model._n_updates > 0:
-            offset, scale = (each.item() for each in model._normalization.offset_and_scale())
-            scale = scale if model.reward_scale == "auto" else float(model.reward_scale)
-            value = (model.policy.critic(tensors)(policy.mode).mean(0) / scale + offset).abs().mean().item()
+            scale = model._normalization.scale().item() if model.reward_scale == "auto" else float(model.reward_scale)
+            value = (model.policy.critic(tensors)(policy.mode).mean(0) / scale).abs().mean().item()
             largest_reward = max(abs(self._smallest_reward), abs(self._largest_reward))
             if model.entropy_in_target:
                 largest_reward += model.entropy_coefficient().max().item() * largest.max().item() / scale

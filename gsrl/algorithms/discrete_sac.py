@@ -85,6 +85,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
         n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+        n_step_correction: Whether they are corrected for later actions being those of older policies and of
+            exploration, see :func:`gsrl.losses.corrected_target`. The target networks are then asked about every step.
         reward_scale: What rewards are multiplied by before they are learned from. ``"auto"``: values are shifted and
             scaled by statistics of the returns seen so far, see :class:`gsrl.normalization.Normalization`; learning
             then does not depend on the unit of rewards. Values, losses and an ``ent_coef`` that is a number or
@@ -142,6 +144,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "train_freq",
         "gradient_steps",
         "n_steps",
+        "n_step_correction",
         "reward_scale",
         "estimator",
         "ent_coef",
@@ -201,6 +204,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         gradient_steps: int = 1,
         *,
         n_steps: int = 1,
+        n_step_correction: bool = False,
         reward_scale: float | Literal["auto"] = 1.0,
         estimator: str | Estimator = "straight-through",
         ent_coef: str | float | Schedule = "auto",
@@ -245,6 +249,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             sde_support=False,
         )
         self.estimator = estimator  # type: ignore[assignment]  # a name, until the actions are known
+        self.n_step_correction = n_step_correction
         self.reward_scale = reward_scale
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
@@ -327,6 +332,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 setattr(self.replay_buffer, name, getattr(self, name))
             if self._normalization.returns is not None:
                 self._normalization.returns.gammas[:] = self.gamma
+        elif name == "n_step_correction":
+            if self.replay_buffer is not None:
+                self.replay_buffer.stepwise = self.n_step_correction
         elif name == "ent_coef":
             coefficient = _make_entropy_coefficient(self.ent_coef, OneHotCodec(self.action_space).n)
             if coefficient.learned != self.entropy_coefficient.learned:
@@ -354,6 +362,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             gamma=self.gamma,
             n_steps=self.n_steps,
             reward_scale=1.0 if self.reward_scale == "auto" else self.reward_scale,
+            stepwise=self.n_step_correction,
             generator=self._replay_generator,
             masked=self.masked if state is None else "action_masks" in state,
         )
@@ -375,6 +384,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"reward_scale must be 'auto' or a number above 0, but got {scale!r}.")
         if not 0 <= self.target_entropy_ratio <= 1:
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
+        if not isinstance(self.n_step_correction, bool):
+            raise TypeError(f"n_step_correction must be True or False, but got {self.n_step_correction!r}.")
         if not 0 <= self.exploration_eps <= 1:
             raise ValueError(f"exploration_eps must be in [0, 1], but got {self.exploration_eps}.")
         if not 0 <= self.tau <= 1:
@@ -579,13 +590,17 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         Args:
             batch: Transitions, from the replay buffer or elsewhere.
         """
-        if self._template.batch_shape != batch.rewards.shape:
-            zeros = torch.zeros(*batch.rewards.shape, *self._template.event_shape, device=self.device)
+        shape = batch.actions.shape[:-1]
+        if self._template.batch_shape != shape:
+            zeros = torch.zeros(*shape, *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
         noise = self.estimator.draw_noise(self._template, self.generator)
         next_noise = None
         if self.policy.critic.form == "network":
-            next_noise = gumbel_noise(self._template.logits.shape, generator=self.generator, device=self.device)
+            event_shape = self._template.event_shape
+            next_noise = gumbel_noise(
+                (batch.rewards.numel(), *event_shape), generator=self.generator, device=self.device
+            )
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
             target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()  # [B, n]

@@ -374,14 +374,13 @@ class Critics(Network):
         )
 
     @torch.no_grad()
-    def rescale_(self, factor: float, shift: float) -> None:
-        """Makes all values Q into ``factor * Q + shift``, in place."""
+    def rescale_(self, factor: float) -> None:
+        """Makes all values Q into ``factor * Q``, in place."""
         factors = torch.full((sum(self._sizes),), factor, device=self.weight.device)
         if len(self._sizes) == 3:
             factors[-self._sizes[-1] :] = factor**0.5  # values of pairs are products
         self.weight.mul_(factors)
         self.bias.mul_(factors)
-        self.bias[..., : self._sizes[0]].add_(shift)  # that of the state, or of every choice
 
     def _evaluate(self, features: Tensor, matrices: Tensor, *, detach: bool) -> Tensor:
         """Maps matrices ``[M, B, n K]`` to ``[C, M, B]``."""
@@ -623,10 +622,10 @@ class DiscreteSACPolicy(ActorPolicy):
             normalizer: Any = network.normalizers[name]
             normalizer.set_(mean, deviation)
 
-    def rescale_values_(self, factor: float, shift: float) -> None:
-        """Makes all values Q of critics and target critics into ``factor * Q + shift``."""
+    def rescale_values_(self, factor: float) -> None:
+        """Makes all values Q of critics and target critics into ``factor * Q``."""
         for critics in (self.critic, self.critic_target):
-            critics.rescale_(factor, shift)
+            critics.rescale_(factor)
 
 
 @register

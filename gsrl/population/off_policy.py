@@ -85,6 +85,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             gamma=[member.gamma for member in self._members],
             reward_scale=[1.0 if each.reward_scale == "auto" else each.reward_scale for each in self._members],
             n_steps=[member.n_steps for member in self._members],
+            stepwise=first.n_step_correction,
             masked=masked,
             generator=[member._replay_generator for member in self._members],
             num_members=len(self._members),
@@ -195,12 +196,12 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         """
         first = self._members[0]
         first.policy.set_training_mode(True)
-        if self._template.batch_shape != batch.rewards.shape[1:]:
-            zeros = torch.zeros(*batch.rewards.shape[1:], *self._template.event_shape, device=self.device)
+        if self._template.batch_shape != batch.actions.shape[1:-1]:
+            zeros = torch.zeros(*batch.actions.shape[1:-1], *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
         noise, next_noise = draw_noise_in_lockstep(first.estimator, self._template, self._generators), None
         if first.policy.critic.form == "network":
-            shape = (len(self), *self._template.logits.shape)
+            shape = (len(self), batch.rewards[0].numel(), *self._template.event_shape)
             next_noise = gumbel_noise(shape, generator=self._generators)
         target_entropy = self._target_entropy
         if batch.action_mask is not None:

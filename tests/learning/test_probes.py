@@ -252,7 +252,8 @@ def test_a_relative_coefficient_weighs_values_by_what_choices_differ_by(
 ) -> None:
     model = train("Start", 1200, ent_coef=f"relative_{coefficient}", estimator=estimator, reward_scale=scale)
     # Values 0, 1/2 and 1 have the deviation sqrt(1 / 6), in any unit; the floor adds half a percent.
-    logits = torch.tensor([0.0, 0.5, 1.0]) / (coefficient * math.hypot(1, 0.1) * math.sqrt(1 / 6))
+    spread = math.hypot(1, 0.1) * math.sqrt(1 / 6)
+    logits = torch.tensor([0.0, 0.5, 1.0]) * math.log(3) / (coefficient * spread)
     assert_close(policy(model, vector(0.0)), logits.softmax(-1), 0.03)
 
 

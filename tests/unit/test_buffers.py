@@ -151,6 +151,51 @@ class TestNStepReturns:
         assert not buffer.truncated.any()
 
 
+class TestStepwise:
+    """Windows whose steps are not summed."""
+
+    def test_steps_follow_each_other_up_to_the_end_of_the_window(self) -> None:
+        batch = everything(filled([1, 2, 4, 8, 16], "..T..", n_steps=3, stepwise=True))
+        assert batch.observations.flatten().tolist() == [0, 10, 20, 30, 40]
+        assert batch.rewards.tolist() == [[1, 2, 4], [2, 4, 4], [4, 4, 4], [8, 16, 16], [16, 16, 16]]
+        after = [[10, 20, 30], [20, 30, 30], [30, 30, 30], [40, 50, 50], [50, 50, 50]]
+        assert batch.next_observations.squeeze(-1).tolist() == after
+        assert batch.discounts.tolist() == [[0.5, 0.5, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+        yes, no = True, False
+        assert batch.continues.tolist() == [[yes, yes, no], [yes, no, no], [no] * 3, [yes, no, no], [no] * 3]
+        taken = batch.next_actions.squeeze(-1)[batch.continues]
+        assert taken.tolist() == [1, 0, 0, 0]  # of times 1, 2; 2; 4
+
+    def test_truncation_closes_a_window_and_bootstraps(self) -> None:
+        batch = everything(filled([1, 2, 4], ".t.", n_steps=2, stepwise=True))
+        assert batch.discounts.tolist() == [[0.5, 0.5]] * 3
+        assert batch.continues.tolist() == [[True, False], [False, False], [False, False]]
+
+    def test_one_step_is_what_it_is_summed(self) -> None:
+        rewards, ends = [1.0, 2.0, 4.0], ".Tt"
+        assert_same_batch(everything(filled(rewards, ends, stepwise=True)), everything(filled(rewards, ends)))
+
+    def test_windows_go_over_the_end_of_the_ring(self) -> None:
+        batch = everything(filled([1, 2, 4, 8, 16, 32], "......", buffer_size=4, n_steps=3, stepwise=True))
+        # Rows hold times 4, 5, 2, 3.
+        assert batch.rewards.tolist() == [[16, 32, 32], [32, 32, 32], [4, 8, 16], [8, 16, 32]]
+
+    def test_members_have_windows_of_their_own_lengths_and_discounts_and_masks_of_every_step(self) -> None:
+        settings: dict[str, Any] = {"gamma": [0.5, 0.25], "n_steps": [3, 1], "num_members": 2, "stepwise": True}
+        buffer = make_buffer(generator=[np.random.default_rng(i) for i in range(2)], masked=True, **settings)
+        masks = np.array([[True, True], [True, False]])
+        for time in range(3):
+            observations = np.full((2, 1), 10.0 * time, np.float32)
+            infos = [{"action_mask": mask} for mask in masks]
+            zeros = np.zeros(2, np.int64)
+            buffer.add(observations, observations + 10, zeros, np.ones(2) * time, zeros > 0, infos, masks)
+        batch = buffer._get_samples(np.array([[0, 1], [buffer.buffer_size, buffer.buffer_size + 1]]))
+        assert batch.continues.tolist() == [[[True, True, False], [True, False, False]], [[False] * 3] * 2]
+        assert batch.discounts[:, 0, 0].tolist() == [0.5, 0.25]
+        assert batch.next_action_mask.shape == (2, 2, 3, 1, 2)
+        assert batch.next_action_mask[1].flatten().tolist() == [True, False] * 6
+
+
 class TestRing:
     def test_head_in_the_middle_of_the_window(self) -> None:
         # Rows hold times 4, 1, 2, 3: the window of time 3 runs over the end of the array, that of 4 stops at the head.

@@ -23,6 +23,7 @@ from gsrl.losses import (
     EntropyCoefficient,
     SACLoss,
     actor_loss,
+    corrected_target,
     critic_loss,
     entropy_coefficient_loss,
     soft_target,
@@ -58,6 +59,44 @@ def double(values: Any) -> Tensor:
 def test_the_target() -> None:
     target = soft_target(double([1.0, 2.0, 3.0]), double([0.9, 0.0, 0.81]), double([10.0, 10.0, -1.0]))
     torch.testing.assert_close(target, double([10.0, 2.0, 3.0 - 0.81]))
+
+
+def test_the_corrected_target_is_that_of_one_step_and_the_errors_of_the_later_ones() -> None:
+    rewards, values, q = double([[1.0, 2.0, 4.0]]), double([[3.0, 5.0, 7.0]]), double([[2.5, 4.5, 99.0]])
+    discounts, continues = double([[0.9, 0.9, 0.9]]), torch.tensor([[True, True, False]])
+    errors = [rewards[0, j] + 0.9 * values[0, j] - q[0, j - 1] for j in (1, 2)]
+    expected = 1.0 + 0.9 * 3.0 + 0.9 * errors[0] + 0.81 * errors[1]
+    torch.testing.assert_close(corrected_target(rewards, discounts, values, q, continues), expected[None])
+    alone = corrected_target(rewards, discounts, values, q, torch.zeros(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(alone, double([1.0 + 0.9 * 3.0]))
+    ended = corrected_target(rewards, double([[0.9, 0.0, 0.9]]), values, q, torch.tensor([[True, False, False]]))
+    torch.testing.assert_close(ended, double([1.0 + 0.9 * (3.0 + 2.0 - 2.5)]))
+
+
+def test_the_corrected_target_is_right_whoever_acted_where_the_values_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randn(2, 2, generator=generator, dtype=torch.float64)  # of state and action
+    succession = torch.rand(2, 2, 2, generator=generator, dtype=torch.float64)
+    succession /= succession.sum(-1, keepdim=True)
+    policy, behaviour = double([[0.9, 0.1], [0.3, 0.7]]), double([[0.2, 0.8], [0.5, 0.5]])
+    q = torch.zeros(2, 2, dtype=torch.float64)
+    for _ in range(400):
+        q = rewards + 0.9 * succession @ (policy * q).sum(-1)
+    values = (policy * q).sum(-1)
+    for start, action in product(range(2), repeat=2):
+        expected = double(0.0)
+        for s1, a1, s2, a2, s3 in product(range(2), repeat=5):
+            chance = succession[start, action, s1] * behaviour[s1, a1] * succession[s1, a1, s2]
+            chance = chance * behaviour[s2, a2] * succession[s2, a2, s3]
+            target = corrected_target(
+                torch.stack([rewards[start, action], rewards[s1, a1], rewards[s2, a2]])[None],
+                double([[0.9, 0.9, 0.9]]),
+                torch.stack([values[s1], values[s2], values[s3]])[None],
+                torch.stack([q[s1, a1], q[s2, a2], double(0.0)])[None],
+                torch.tensor([[True, True, False]]),
+            )
+            expected = expected + chance * target.squeeze()
+        torch.testing.assert_close(expected, q[start, action])
 
 
 # The critic's loss
