@@ -9,6 +9,7 @@ An agent is a module with these names, of those that act in Gymnasium's environm
   by that method or in its observations;
 - ``Settings``: a frozen dataclass, each field with its own docstring (the command line shows them);
 - ``TUNED``: by environment, the settings that differ from the defaults, beside ``steps`` and ``n_envs``;
+- ``EARLIER``, if any: what settings that stored ones lack were;
 - ``make(env, settings, *, seed, device)``: the agent, a Stable-Baselines3 ``BaseAlgorithm``.
 
 Those whose algorithm is gsrl's own can be trained in lock-step. They have
@@ -61,6 +62,7 @@ __all__ = [
     "TALKERS",
     "Defaults",
     "defaults",
+    "earlier_settings",
     "get_agent",
     "in_lockstep",
     "nearest",
@@ -147,6 +149,15 @@ def tuned_settings(name: str, env_id: str) -> dict[str, Any] | None:
     """
     tuned: dict[str, Any] | None = get_agent(name).TUNED.get(env_id.rpartition(":")[2])
     return tuned
+
+
+def earlier_settings(name: str) -> dict[str, Any]:
+    """Returns what settings were before they had a name, or when their default was another: stored ones may lack them.
+
+    Args:
+        name: A key of :data:`AGENTS` or :data:`TALKERS`.
+    """
+    return dict(getattr(get_agent(name), "EARLIER", {}))
 
 
 def in_lockstep() -> list[str]:

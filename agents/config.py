@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents import TALKERS, defaults, get_agent, in_lockstep, with_estimator
+from agents import TALKERS, defaults, earlier_settings, get_agent, in_lockstep, with_estimator
 from agents.common import UsageError, is_short_of_memory
 from agents.environments import check_environment, check_origin
 from agents.files import write_text
@@ -307,6 +307,7 @@ def parse_config(path: Path, *, trusted: bool = False, environment: bool = True)
     stored = read_json(path)
     try:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
+        settings = earlier_settings(stored["agent"]) | settings
         names = [field.name for field in dataclasses.fields(Config)]
         values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
         config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})

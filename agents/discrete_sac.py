@@ -13,7 +13,7 @@ from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.estimators import make_estimator
 from gsrl.schedules import ExponentialSchedule
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "TUNED", "Settings", "make", "soft_actor_critic_arguments"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "TUNED", "Settings", "make", "soft_actor_critic_arguments"]
 
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
@@ -26,7 +26,7 @@ ANNEALED = 0.7
 class Settings:
     """Settings of discrete soft actor-critic, named as ``gsrl.DiscreteSAC`` names them."""
 
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-3
     """Learning rate of Adam, for actor, critics and entropy coefficient."""
     linear_decay: bool = False
     """Let the learning rate fall linearly to 0 over the run."""
@@ -34,9 +34,9 @@ class Settings:
     """Transitions that replay keeps."""
     learning_starts: int = 100
     """Steps with random actions before the first update."""
-    batch_size: int = 256
+    batch_size: int = 64
     """Transitions of a gradient step."""
-    tau: float = 0.005
+    tau: float = 0.02
     """Share of the new parameters in an update of the target critics (Polyak)."""
     gamma: float = 0.99
     """Discount factor."""
@@ -44,30 +44,32 @@ class Settings:
     """Steps of each environment between two updates."""
     gradient_steps: int = 1
     """Gradient steps of an update; -1 for one a step collected."""
-    n_steps: int = 1
+    n_steps: int = 3
     """Rewards summed before the critic's bootstrap."""
-    reward_scale: float | str = 1.0
+    n_step_correction: bool = True
+    """Correct their sum for actions that were not the policy's."""
+    reward_scale: float | str = "auto"
     """What rewards are multiplied by before they are learned from; "auto" to normalise values by the returns seen."""
-    ent_coef: float | str = "auto"
+    ent_coef: float | str = "relative"
     """Entropy coefficient, a number; "auto" to learn it, "auto_0.1" to learn it from 0.1; or "relative", "relative_0.5"
-    for a multiple, .7 or .5, of what the values of the choices differ by."""
+    for a multiple, .6 or .5, of what the values of the choices differ by."""
     final_ent_coef: float | None = None
     """What a coefficient that is a number falls to, exponentially, over the first 70 % of the run; None: it stays."""
     target_entropy_ratio: float = 0.2
     """Entropy to hold when the coefficient is learned, a share of the largest that the legal choices allow."""
-    critics: Literal["min", "mean"] = "min"
+    critics: Literal["min", "mean"] = "mean"
     """How the two critics are combined."""
-    entropy_in_target: bool = True
+    entropy_in_target: bool = False
     """Put the entropy bonus of the next state into the critic's target."""
     q_clip: float | None = None
     """How far a critic may move from its target network in the loss; None for any distance."""
     max_grad_norm: float | None = None
     """Largest norm of the gradient; None for any."""
-    exploration_eps: float = 0.0
+    exploration_eps: float = 0.05
     """Chance that an environment begins, at a step, to repeat a random action for a while."""
-    layer_norm: bool = False
+    layer_norm: bool = True
     """Normalise the critics' hidden layers."""
-    normalize_observations: bool = False
+    normalize_observations: bool = True
     """Normalise observations that are numbers by those seen so far."""
     critic: Literal["auto", "choices", "multilinear", "network"] = "auto"
     """What critics know of an action: values of all choices of one factor; values of choices and of pairs of them; a
@@ -76,7 +78,11 @@ class Settings:
     """Widths of the hidden layers, of the actor as of the critics."""
 
 
+EARLIER: dict[str, Any] = {**DiscreteSAC.EARLIER, "layer_norm": False, "normalize_observations": False}
+"""What stored settings that lack these were; the tuned ones were searched for from here."""
+
 _GRID: dict[str, Any] = {
+    **EARLIER,
     "steps": 20_000,
     "gamma": 0.9,
     "learning_rate": 1e-3,
@@ -91,6 +97,7 @@ _GRID: dict[str, Any] = {
 # Each question is drawn anew: no action has an effect beyond its reward. With critics that are networks they learn
 # faster still.
 _MATCH: dict[str, Any] = {
+    **EARLIER,
     "steps": 30_000,
     "gamma": 0.0,
     "learning_rate": 1e-3,
@@ -99,6 +106,7 @@ _MATCH: dict[str, Any] = {
 }
 
 _PENDULUM: dict[str, Any] = {
+    **EARLIER,
     "steps": 10_000,
     "gamma": 0.97,
     "learning_rate": 1e-3,
@@ -109,6 +117,7 @@ _PENDULUM: dict[str, Any] = {
 
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
+        **EARLIER,
         "steps": 10_000,
         "learning_rate": 2e-3,
         "learning_starts": 200,
@@ -122,6 +131,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "layer_norm": True,
     },
     "LunarLander-v3": {
+        **EARLIER,
         "learning_rate": 1e-3,
         "linear_decay": True,
         "learning_starts": 1000,
@@ -135,6 +145,7 @@ TUNED: dict[str, dict[str, Any]] = {
         "layer_norm": True,
     },
     "Acrobot-v1": {
+        **EARLIER,
         "steps": 30_000,
         "learning_rate": 2e-3,
         "linear_decay": True,
@@ -147,6 +158,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "gsrl/FactoredMatch-v0": _MATCH,
     "gsrl/BitMatch-v0": _MATCH,
     "gsrl/LargeDiscrete-v0": {
+        **EARLIER,
         "steps": 30_000,
         "gamma": 0.0,
         "learning_rate": 1e-3,

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, ALGORITHM, MASKS
+from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
+__all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
 SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
 

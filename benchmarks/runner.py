@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from agents import nearest
+from agents import earlier_settings, nearest
 from agents.common import UsageError
 from agents.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
 from agents.environments import check_environment
@@ -488,7 +488,8 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
             # Results that were made before there was a first seed begin with 0.
             there, ours = ({"first_seed": 0, **each, "seeds": None} for each in (before[place], plan))
             # Settings that the agent has been given since were at their defaults, which are what it did before.
-            there["settings"] = {**dataclasses.asdict(type(config.settings)()), **there["settings"]}
+            since = {**dataclasses.asdict(type(config.settings)()), **earlier_settings(config.agent)}
+            there["settings"] = since | there["settings"]
             there = json.loads(json.dumps(there))
             if there != ours:
                 raise UsageError(

@@ -68,8 +68,8 @@ class ReplayBuffer(BaseBuffer):
 
     Biased for `n_steps > 1`: the actions after the first are those of the policy that collected them, and nothing
     corrects for the policy having changed since. This often helps all the same (Fedus et al., 2020, arXiv 2007.06700).
-    Under an entropy bonus there is a second bias, because the sum holds none of the bonuses between t and t + m. What is
-    `stepwise` can be corrected.
+    Under an entropy bonus there is a second bias, because the sum holds none of the bonuses between t and t + m. Steps
+    that are not summed, `stepwise`, can be corrected.
 
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices

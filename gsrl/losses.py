@@ -290,7 +290,6 @@ class SACLoss(nn.Module):
             metrics["ent_coef_loss"] = loss_ent_coef
         return loss, {name: value.detach() if value.requires_grad else value for name, value in metrics.items()}
 
-
     def _target(self, batch: ReplayBatch, coefficient: Tensor, next_noise: Tensor | None) -> Tensor:
         """What the critics should say of the actions taken, ``[B]``."""
         observations, mask = batch.next_observations, batch.next_action_mask

@@ -44,6 +44,7 @@ from gsrl._settings import Setting
 from gsrl._validation import is_number
 from gsrl.algorithms.deferred import DeferredValues
 from gsrl.algorithms.policies import ActorPolicy
+from gsrl.algorithms.saving import DEFAULTS, SavedModule
 from gsrl.checks import successor_observations
 from gsrl.masking import adapt, check_masks, current_masks, has_method, shows_masks
 from gsrl.spaces import OneHotCodec
@@ -82,6 +83,8 @@ class Algorithm(BaseAlgorithm):
 
     SETTINGS: ClassVar[tuple[str, ...]]
     """Constructor arguments that a saved model holds; each is an attribute of the same name."""
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
+    """Settings whose defaults have changed, or that are new, and what they were: see :meth:`earlier_settings`."""
     REFUSED: ClassVar[Mapping[str, str]]
     """Arguments of Stable-Baselines3, or of its policies, that the algorithm does not have, and why."""
     FIXED: ClassVar[Mapping[str, str]] = {
@@ -577,6 +580,7 @@ class Algorithm(BaseAlgorithm):
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "n_envs": self.n_envs,
+            "defaults": DEFAULTS,
             **{name: getattr(self, name) for name in self.SETTINGS if name not in excluded},
             **self._saved_state(included),
         }
@@ -621,6 +625,8 @@ class Algorithm(BaseAlgorithm):
         if tree["algorithm"] != cls.__name__:
             raise checkpoint.CheckpointError(f"{path} holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
         settings = {name: tree[name] for name in cls.SETTINGS if name in tree}
+        if "defaults" not in tree:
+            settings = cls.earlier_settings(settings, tree["policy_class"])
         if not custom_objects:
             with checkpoint.fitting(path):
                 _check_saved(tree)
@@ -657,6 +663,15 @@ class Algorithm(BaseAlgorithm):
         if env is None or force_reset or model.n_envs != tree["n_envs"]:
             model._last_obs = None
         return model
+
+    @classmethod
+    def earlier_settings(cls, settings: Mapping[str, Any], policy_class: Any) -> dict[str, Any]:
+        """Settings of a file that does not say by which defaults it was written, completed by those of then."""
+        settings = {**cls.EARLIER, **settings}
+        kwargs = settings.get("policy_kwargs") or {}
+        if isinstance(policy_class, type) and issubclass(policy_class, SavedModule) and isinstance(kwargs, Mapping):
+            settings["policy_kwargs"] = policy_class.earlier_arguments(kwargs)
+        return settings
 
     @classmethod
     def _of_saved(

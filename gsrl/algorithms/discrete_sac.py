@@ -50,7 +50,7 @@ from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 
 __all__ = ["DiscreteSAC"]
 
-INITIAL_ENTROPY_COEFFICIENTS = {"auto": 1.0, "relative": 0.7}
+INITIAL_ENTROPY_COEFFICIENTS = {"auto": 1.0, "relative": 0.6}
 """What stands for a number that ``ent_coef`` does not name."""
 
 SelfDiscreteSAC = TypeVar("SelfDiscreteSAC", bound="DiscreteSAC")
@@ -93,10 +93,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             learned are in scaled units; episode returns are not.
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update.
-        ent_coef: Entropy coefficient alpha. ``"relative"``: .7 times the deviation of the values of the choices, in
-            each state by itself, ``"relative_0.5"`` .5 times, see :class:`gsrl.losses.SACLoss`; ``"auto"`` learns it,
-            ``"auto_0.1"`` learns it from 0.1, a float fixes it, a function of the remaining progress lets it go its
-            way.
+        ent_coef: Entropy coefficient alpha. ``"relative"``: entropies count as shares of the largest, and weigh .6
+            times what the values of the choices deviate by, in each state by itself; ``"relative_0.5"`` .5 times; see
+            :class:`gsrl.losses.SACLoss`. ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it, a
+            function of the remaining progress lets it go its way.
         target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
             entropies; where a state has masks, it shrinks with the entropy that is left.
@@ -162,6 +162,18 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "verbose",
         "seed",
     )
+    EARLIER: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 3e-4,
+        "batch_size": 256,
+        "tau": 0.005,
+        "n_steps": 1,
+        "n_step_correction": False,
+        "reward_scale": 1.0,
+        "ent_coef": "auto",
+        "critics": "min",
+        "entropy_in_target": True,
+        "exploration_eps": 0.0,
+    }
     REFUSED: ClassVar[Mapping[str, str]] = {
         "action_noise": "the policy explores by its own entropy, and by exploration_eps",
         "replay_buffer_class": "the agent has its own replay buffer",
@@ -194,28 +206,28 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self,
         policy: str | type[DiscreteSACPolicy],
         env: GymEnv | VectorEnv | str | None,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule = 2e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
-        batch_size: int = 256,
-        tau: float = 0.005,
+        batch_size: int = 64,
+        tau: float = 0.02,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         *,
-        n_steps: int = 1,
-        n_step_correction: bool = False,
-        reward_scale: float | Literal["auto"] = 1.0,
+        n_steps: int = 3,
+        n_step_correction: bool = True,
+        reward_scale: float | Literal["auto"] = "auto",
         estimator: str | Estimator = "straight-through",
-        ent_coef: str | float | Schedule = "auto",
+        ent_coef: str | float | Schedule = "relative",
         target_entropy: str | float = "auto",
         target_entropy_ratio: float = 0.2,
-        critics: CriticCombination = "min",
-        entropy_in_target: bool = True,
+        critics: CriticCombination = "mean",
+        entropy_in_target: bool = False,
         q_clip: float | None = None,
         max_grad_norm: float | None = None,
         target_update_interval: int = 1,
-        exploration_eps: float = 0.0,
+        exploration_eps: float = 0.05,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,

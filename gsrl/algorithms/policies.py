@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -538,7 +539,7 @@ class DiscreteSACPolicy(ActorPolicy):
         observation_space: Space of the observations.
         action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
         lr_schedule: Unused: the learner holds the optimiser.
-        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [256, 256] for
+        net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [64, 64] for
             vectors, none on top of a convolutional network.
         activation_fn: Class of the activation function.
         features_extractor_class: Class of the features extractor; actor and critics each have their own.
@@ -558,6 +559,18 @@ class DiscreteSACPolicy(ActorPolicy):
         ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.
     """
 
+    EARLIER: ClassVar[Mapping[str, Any]] = {"layer_norm": False, "normalize_observations": False}
+
+    @classmethod
+    def earlier_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`SavedModule.earlier_arguments`; layers were wider."""
+        arguments = super().earlier_arguments(arguments)
+        if arguments.get("net_arch") is None:
+            default = inspect.signature(cls).parameters["features_extractor_class"].default
+            is_image = arguments.get("features_extractor_class", default) is NatureCNN
+            arguments["net_arch"] = [] if is_image else [256, 256]
+        return arguments
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -569,9 +582,9 @@ class DiscreteSACPolicy(ActorPolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         n_critics: int = 2,
-        layer_norm: bool = False,
+        layer_norm: bool = True,
         critic: CriticForm | Literal["auto"] = "auto",
-        normalize_observations: bool = False,
+        normalize_observations: bool = True,
     ) -> None:
         super().__init__(
             observation_space,
@@ -583,7 +596,7 @@ class DiscreteSACPolicy(ActorPolicy):
         if n_critics < 1:
             raise ValueError(f"n_critics must be at least 1, but got {n_critics}.")
         if net_arch is None:
-            net_arch = [] if features_extractor_class is NatureCNN else [256, 256]
+            net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
         self.net_arch = net_arch
         actor_arch, critic_arch = get_actor_critic_arch(net_arch)
         self._set_actor(

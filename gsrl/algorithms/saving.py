@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import torch
 from stable_baselines3.common.policies import BaseModel
@@ -15,7 +15,10 @@ from torch import nn
 from gsrl import checkpoint
 from gsrl._random import default_generator_lent
 
-__all__ = ["SavedModule"]
+__all__ = ["DEFAULTS", "SavedModule"]
+
+DEFAULTS = 1
+"""Which defaults hold in what is written now for arguments that are not named: files say so, those of before do not."""
 
 SelfSavedModule = TypeVar("SelfSavedModule", bound="SavedModule")
 
@@ -25,6 +28,14 @@ class SavedModule(BaseModel):
 
     It remembers the arguments of its constructor but for modules and the learning rate, which are not its own.
     """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
+    """Arguments whose defaults have changed, and what they were: they hold for files that do not say by which."""
+
+    @classmethod
+    def earlier_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of a file that does not say by which defaults it was written, completed by those of then."""
+        return {**cls.EARLIER, **arguments}
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SavedModule:
         """Remembers the arguments."""
@@ -48,7 +59,7 @@ class SavedModule(BaseModel):
         Args:
             path: Path or binary file object.
         """
-        tree = {"module": type(self).__name__, "arguments": self._get_constructor_parameters()}
+        tree = {"module": type(self).__name__, "arguments": self._get_constructor_parameters(), "defaults": DEFAULTS}
         checkpoint.save(path, {**tree, "state": self.state_dict()})
 
     @classmethod
@@ -83,6 +94,8 @@ class SavedModule(BaseModel):
         with checkpoint.fitting(path), default_generator_lent(0):
             checkpoint.check_entries(tree, {"arguments": None, "state": None})
             arguments = dict(tree["arguments"])
+            if "defaults" not in tree:
+                arguments = cls.earlier_arguments(arguments)
             if not trusted:
                 checkpoint.Stored.of(tree["state"]).check(arguments, "arguments")
                 checkpoint.check_module(tree["state"], lambda: cls._from_arguments(dict(arguments)), "state")

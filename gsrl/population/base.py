@@ -27,6 +27,7 @@ from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
 from gsrl._settings import fixed
 from gsrl.algorithms.base import Algorithm
+from gsrl.algorithms.saving import DEFAULTS
 from gsrl.checkpoint import copied
 from gsrl.checks import check_finite, raise_non_finite, to_numpy
 from gsrl.distributions import FactoredCategorical
@@ -694,7 +695,8 @@ class Population:
         """
         settings = [dict(each) for each in self.settings]
         members = {"seeds": self.seeds, "settings": settings, "n_envs": self.n_envs, "policy": self.policy}
-        checkpoint.save(path, {"population": self.algorithm.__name__, **members, **self.state_dict()})
+        kind = {"population": self.algorithm.__name__, "defaults": DEFAULTS}
+        checkpoint.save(path, {**kind, **members, **self.state_dict()})
 
     @classmethod
     def load(
@@ -731,6 +733,9 @@ class Population:
             raise checkpoint.CheckpointError(
                 f"{path} holds members that are {tree['population']}, but algorithm is {algorithm.__name__}."
             )
+        if "defaults" not in tree:
+            policy_class = algorithm.policy_aliases.get(tree["policy"], tree["policy"])
+            tree["settings"] = [algorithm.earlier_settings(each, policy_class) for each in tree["settings"]]
         with closing(_factory(env)()) as example:
             spaces = example.observation_space, example.action_space
         with checkpoint.fitting(path):
