@@ -342,9 +342,9 @@ class Normalization:
 
     def _arrays(self) -> dict[str, tuple[Any, str, NDArray[np.float64]]]:
         """All state by name: its owner, its name there, and the array, with a leading dimension of members."""
-        owned: list[tuple[str, Any, tuple[str, ...]]] = [("", self, ("_size", "_seen"))]
+        owned: list[tuple[str, Any, tuple[str, ...]]] = [("", self, ("_seen",))]
         if self.returns is not None:
-            owned.append(("returns.", self.returns, ("open", "closed", "totals")))
+            owned += [("", self, ("_size",)), ("returns.", self.returns, ("open", "closed", "totals"))]
         owned += [(f"{name}.", moments, ("count", "mean", "squares")) for name, moments in self.moments.items()]
         return {
             prefix + name.lstrip("_"): (owner, name, getattr(owner, name))

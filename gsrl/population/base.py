@@ -733,12 +733,12 @@ class Population:
             raise checkpoint.CheckpointError(
                 f"{path} holds members that are {tree['population']}, but algorithm is {algorithm.__name__}."
             )
-        if "defaults" not in tree:
-            policy_class = algorithm.policy_aliases.get(tree["policy"], tree["policy"])
-            tree["settings"] = [algorithm.earlier_settings(each, policy_class) for each in tree["settings"]]
         with closing(_factory(env)()) as example:
             spaces = example.observation_space, example.action_space
         with checkpoint.fitting(path):
+            if "defaults" not in tree:
+                policy_class = algorithm.policy_aliases.get(tree["policy"], tree["policy"])
+                tree["settings"] = [algorithm.earlier_settings(each, policy_class) for each in tree["settings"]]
             merged = _merged_settings(tree)
             if not custom_objects:
                 _check_saved(algorithm, spaces, tree)
