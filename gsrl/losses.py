@@ -293,12 +293,15 @@ class SACLoss(nn.Module):
     def _target(self, batch: ReplayBatch, coefficient: Tensor, next_noise: Tensor | None) -> Tensor:
         """What the critics should say of the actions taken, ``[B]``."""
         observations, mask = batch.next_observations, batch.next_action_mask
-        if batch.next_actions is not None:  # a window's steps are a batch like any other
+        if batch.continues is not None:  # a window's steps are a batch like any other
             observations, mask = tree_map_only(Tensor, lambda each: each.flatten(0, 1), (observations, mask))
         values: ActionValues = self.critic_target(observations)
         policy = self.actor(observations, mask)
         if self.relative_entropy and self.entropy_in_target:
-            coefficient = coefficient * values.spread(policy, self.critics) / _largest_entropies(policy)
+            inside = None
+            if batch.continues is not None:  # what repeats the last step, up to the longest window, does not count
+                inside = F.pad(batch.continues[:, :-1], (1, 0), value=True).flatten()
+            coefficient = coefficient * values.spread(policy, self.critics, inside) / _largest_entropies(policy)
         value = values.soft_value(
             policy, coefficient, self.critics, entropy=self.entropy_in_target, noise=next_noise
         ).view_as(batch.rewards)

@@ -83,7 +83,7 @@ SMALLEST_SPREAD = 0.1
 """Share of the batch's mean spread that a state's is at least, about: below it, what choices differ by is error."""
 
 
-def spread_of_choices(values: Tensor, mask: Tensor) -> Tensor:
+def spread_of_choices(values: Tensor, mask: Tensor, counted: Tensor | None = None) -> Tensor:
     r"""How much the legal choices of each factor differ in value: their standard deviation, with a floor.
 
     .. math:: \sigma_i(s) = \sqrt{d_i(s)^2 + (0.1\, \mathrm{mean}_{s'}\, d_i(s'))^2}, \qquad
@@ -94,6 +94,7 @@ def spread_of_choices(values: Tensor, mask: Tensor) -> Tensor:
     Args:
         values: A, of every choice, ``[B, n, K]``; of illegal ones anything finite.
         mask: True where a choice is legal, ``[B, n, K]``.
+        counted: True where a state counts in the mean over states, ``[B]``; None: all do.
 
     Returns:
         ``[B, n]``, positive.
@@ -101,7 +102,12 @@ def spread_of_choices(values: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum(-1, keepdim=True)
     mean = (values * mask).sum(-1, keepdim=True) / count
     square = ((values - mean).square() * mask).sum(-1) / count.squeeze(-1)
-    floor = SMALLEST_SPREAD * square.sqrt().mean(0, keepdim=True)
+    deviation = square.sqrt()
+    if counted is None:
+        usual = deviation.mean(0, keepdim=True)
+    else:
+        usual = (deviation * counted.unsqueeze(-1)).sum(0, keepdim=True) / counted.sum()
+    floor = SMALLEST_SPREAD * usual
     return (square + floor.square()).sqrt().clamp_min(1e-12)
 
 
@@ -128,12 +134,13 @@ class ActionValues(ABC):
         return lambda one_hot: combine_critics(fixed(one_hot), critics)
 
     @abstractmethod
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
         """How much the legal choices of each factor differ in value, beside what the policy does in the others.
 
         Args:
             policy: At the states ``[B]``.
             critics: How critics are combined.
+            counted: See :func:`spread_of_choices`.
 
         Returns:
             ``[B, n]``, without gradient; see :func:`spread_of_choices`.
@@ -192,9 +199,9 @@ class ChoiceValues(ActionValues):
         """See :meth:`ActionValues.detach`."""
         return ChoiceValues(self.values.detach())
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
         """See :meth:`ActionValues.spread`."""
-        return spread_of_choices(combine_critics(self.values.detach(), critics), policy.mask)
+        return spread_of_choices(combine_critics(self.values.detach(), critics), policy.mask, counted)
 
     def objective(self, critics: CriticCombination) -> Objective:
         """See :meth:`ActionValues.objective`: here a linear function, however the critics are combined."""
@@ -252,7 +259,7 @@ class MultilinearValues(ActionValues):
             values = values + products[..., half:].sum(-1) - products[..., :half].sum(-1)
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
         """See :meth:`ActionValues.spread`: of the expected values of choices, for the mean of critics exact."""
         choices = self.choices.detach()
         if self.pairs is not None:
@@ -262,7 +269,7 @@ class MultilinearValues(ActionValues):
             half = others.shape[-1] // 2
             signed = torch.cat([-others[..., :half], others[..., half:]], -1)
             choices = choices + (pairs @ signed.unsqueeze(-1)).squeeze(-1)
-        return spread_of_choices(combine_critics(choices, critics), policy.mask)
+        return spread_of_choices(combine_critics(choices, critics), policy.mask, counted)
 
     def detach(self) -> MultilinearValues:
         """See :meth:`ActionValues.detach`."""
@@ -289,11 +296,11 @@ class NetworkValues(ActionValues):
         values = self._evaluate(one_hot.reshape(-1, one_hot.shape[-3], one_hot.shape[-2] * one_hot.shape[-1]))
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination) -> Tensor:
+    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
         """See :meth:`ActionValues.spread`: of the slopes at the matrix of probabilities, a first-order estimate."""
         objective = self.objective(critics)
         slopes = torch.func.grad(lambda rows: objective(rows).sum())(policy.probs.detach())
-        return spread_of_choices(slopes, policy.mask)
+        return spread_of_choices(slopes, policy.mask, counted)
 
     def detach(self) -> NetworkValues:
         """See :meth:`ActionValues.detach`."""

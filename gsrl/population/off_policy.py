@@ -201,8 +201,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             self._template = FactoredCategorical(zeros, validate_args=False)
         noise, next_noise = draw_noise_in_lockstep(first.estimator, self._template, self._generators), None
         if first.policy.critic.form == "network":
-            shape = (len(self), batch.rewards[0].numel(), *self._template.event_shape)
-            next_noise = gumbel_noise(shape, generator=self._generators)
+            next_noise = self._draw_next_noise(batch.rewards.shape[1:])
         target_entropy = self._target_entropy
         if batch.action_mask is not None:
             target_entropy = self._target_entropy_ratio * batch.action_mask.sum(-1).log()
@@ -225,6 +224,17 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             if self.stopped_at[index] is None:
                 estimator.step(self.metrics["expected_q"][index])
         self.stopwatch.lap("update")
+
+    def _draw_next_noise(self, shape: torch.Size) -> Tensor:
+        """Gumbel noise ``[S, B * N, n, K]`` for the steps of windows; each member draws what it would draw alone."""
+        event_shape = self._template.event_shape
+        lengths = [1 if len(shape) == 1 else member.n_steps for member in self._members]
+        if len(set(lengths)) == 1:
+            return gumbel_noise((len(self), shape.numel(), *event_shape), generator=self._generators)
+        noise = torch.zeros(len(self), *shape, *event_shape, device=self.device)  # beyond a window, any will do
+        for own, length, generator in zip(noise, lengths, self._generators, strict=True):
+            own[:, :length] = gumbel_noise((shape[0], length, *event_shape), generator=generator)
+        return noise.flatten(1, 2)
 
     def _learning_rate(self) -> Tensor:
         """Of each member, float64 ``[S]``."""

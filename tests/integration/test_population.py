@@ -194,6 +194,18 @@ def test_settings_may_differ_between_members() -> None:
         assert_equal(population.member(index), make_single(CARTPOLE, seed, **own).learn(220))
 
 
+@pytest.mark.parametrize("entropy_in_target", [False, True])
+@pytest.mark.parametrize("env", ["gsrl/MaskedGrid-v0", "gsrl/FactoredMatch-v0"])  # critics of choices, and networks
+def test_corrected_windows_may_differ_between_members(env: str, entropy_in_target: bool) -> None:
+    settings = {"policy_kwargs": {"net_arch": [8]}, "n_step_correction": True, "ent_coef": "relative"}
+    settings["entropy_in_target"] = entropy_in_target
+    population = Population(DiscreteSAC, env, [0, 1, 2], n_steps=[1, 3, 5], **(SMALL | settings)).learn(60)
+    for index, n_steps in enumerate((1, 3, 5)):
+        single = make_single(env, index, n_steps=n_steps, **settings).learn(60)
+        assert_equal(population.member(index), single)
+        assert torch.equal(population.member(index).generator.get_state(), single.generator.get_state())
+
+
 def test_several_environments_a_member() -> None:
     settings = SMALL | {"exploration_eps": 0.2}
     population = Population(DiscreteSAC, CARTPOLE, [3, 8], n_envs=2, **settings).learn(200)

@@ -574,6 +574,13 @@ def test_the_spread_is_over_legal_choices_alone() -> None:
     torch.testing.assert_close(spread, torch.tensor([[math.hypot(1.0, 0.05)], [0.05]]))
 
 
+def test_states_may_be_left_out_of_the_floor_of_the_spread() -> None:
+    values, mask = randn(6, 2, 3), torch.ones(6, 2, 3, dtype=torch.bool)
+    counted = torch.tensor([True, False, True, True, False, True])
+    spread = spread_of_choices(values, mask, counted)
+    torch.testing.assert_close(spread[counted], spread_of_choices(values[counted], mask[counted]))
+
+
 @pytest.mark.parametrize("factor", [2.0**-20, -4.0])
 def test_the_spread_scales_with_the_values(factor: float) -> None:
     values, mask = randn(6, 2, 3).float(), torch.ones(6, 2, 3, dtype=torch.bool)
