@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,7 +83,6 @@ EARLIER: dict[str, Any] = {**DiscreteSAC.EARLIER, "layer_norm": False, "normaliz
 """What stored settings that lack these were; the tuned ones were searched for from here."""
 
 _GRID: dict[str, Any] = {
-    **EARLIER,
     "steps": 20_000,
     "gamma": 0.9,
     "learning_rate": 1e-3,
@@ -97,7 +97,6 @@ _GRID: dict[str, Any] = {
 # Each question is drawn anew: no action has an effect beyond its reward. With critics that are networks they learn
 # faster still.
 _MATCH: dict[str, Any] = {
-    **EARLIER,
     "steps": 30_000,
     "gamma": 0.0,
     "learning_rate": 1e-3,
@@ -106,7 +105,6 @@ _MATCH: dict[str, Any] = {
 }
 
 _PENDULUM: dict[str, Any] = {
-    **EARLIER,
     "steps": 10_000,
     "gamma": 0.97,
     "learning_rate": 1e-3,
@@ -115,9 +113,8 @@ _PENDULUM: dict[str, Any] = {
     "critics": "mean",
 }
 
-TUNED: dict[str, dict[str, Any]] = {
+_SEARCHED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
-        **EARLIER,
         "steps": 10_000,
         "learning_rate": 2e-3,
         "learning_starts": 200,
@@ -131,7 +128,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "layer_norm": True,
     },
     "LunarLander-v3": {
-        **EARLIER,
         "learning_rate": 1e-3,
         "linear_decay": True,
         "learning_starts": 1000,
@@ -145,7 +141,6 @@ TUNED: dict[str, dict[str, Any]] = {
         "layer_norm": True,
     },
     "Acrobot-v1": {
-        **EARLIER,
         "steps": 30_000,
         "learning_rate": 2e-3,
         "linear_decay": True,
@@ -158,7 +153,6 @@ TUNED: dict[str, dict[str, Any]] = {
     "gsrl/FactoredMatch-v0": _MATCH,
     "gsrl/BitMatch-v0": _MATCH,
     "gsrl/LargeDiscrete-v0": {
-        **EARLIER,
         "steps": 30_000,
         "gamma": 0.0,
         "learning_rate": 1e-3,
@@ -170,6 +164,13 @@ TUNED: dict[str, dict[str, Any]] = {
     "gsrl/UnmaskedGrid-v0": _GRID,
     "gsrl/Pendulum-11bins-v1": _PENDULUM,
     "gsrl/Pendulum-11centers-v1": _PENDULUM,
+}
+
+_DEFAULTS = dataclasses.asdict(Settings())
+
+TUNED: dict[str, dict[str, Any]] = {
+    env: {name: value for name, value in {**EARLIER, **found}.items() if _DEFAULTS.get(name) != value}
+    for env, found in _SEARCHED.items()
 }
 """The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""
 
