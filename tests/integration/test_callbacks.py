@@ -122,7 +122,7 @@ def test_training_is_the_same_bit_for_bit(make_own: Any) -> None:
 
 @pytest.mark.parametrize("critics", ["min", "mean"])
 def test_the_objective_is_the_actors_own(critics: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(critics=critics).learn(100)
+    model = make_model(critics=critics, n_steps=1).learn(100)
     assert model.replay_buffer is not None
     batches: list[ReplayBatch] = []
     original = model.replay_buffer._get_samples

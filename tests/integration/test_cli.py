@@ -751,16 +751,16 @@ def test_settings_reach_the_algorithm() -> None:
         env = make_environments(WITHOUT_CARTPOLE.get(name, "CartPole-v1"), 1, 0)
         return agent.make(env, agent.Settings(net_arch=(8,), **settings), seed=0, device="cpu")
 
-    sac = make("gumbel-sac", linear_decay=True, layer_norm=True, learning_rate=0.5, gamma=0.9, temperature=0.25)
+    networks = {"layer_norm": True, "normalize_observations": False}
+    sac = make("gumbel-sac", linear_decay=True, learning_rate=0.5, gamma=0.9, temperature=0.25, **networks)
     assert sac.lr_schedule(0.5) == 0.25
-    expected = {"net_arch": [8], "layer_norm": True, "normalize_observations": False, "critic": "auto"}
-    assert (sac.gamma, sac.policy_kwargs) == (0.9, expected)
+    assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], **networks, "critic": "auto"})
     assert float(sac.estimator.temperature()) == 0.25
     assert make("gumbel-sac", estimator="rloo", critic="multilinear").estimator.name == "rloo"
     assert make("exact-sac", learning_rate=0.5).lr_schedule(0.5) == 0.5
     assert make("exact-sac", ent_coef=0.4, final_ent_coef=0.1).ent_coef == ExponentialSchedule(0.4, 0.1, 0.7)
     with pytest.raises(ValueError, match=r"final_ent_coef and ent_coef must be positive numbers, but got .* auto"):
-        make("gumbel-sac", final_ent_coef=0.1)
+        make("gumbel-sac", ent_coef="auto", final_ent_coef=0.1)
     ppo = make("ppo", linear_decay=True, clip_range=0.4, n_steps=8, batch_size=8, normalize=True, gamma=0.9)
     assert (ppo.clip_range(0.5), ppo.lr_schedule(0.5)) == (0.2, 1.5e-4)
     assert ppo.get_vec_normalize_env().gamma == 0.9

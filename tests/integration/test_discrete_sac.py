@@ -38,6 +38,7 @@ from gsrl.buffers import ReplayBatch
 from gsrl.checkpoint import CheckpointError
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, GumbelSoftmax, STGumbel
+from gsrl.relaxations import gumbel_noise
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 
@@ -84,6 +85,22 @@ def random_batch(size: int = 8, n: int = 1) -> ReplayBatch:
         torch.randn(size, generator=generator),
         torch.randn(size, 4, generator=generator),
         torch.full((size,), 0.9),
+    )
+
+
+def in_windows(batch: ReplayBatch, steps: int = 3) -> ReplayBatch:
+    """Transitions as windows of the same step again and again."""
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return torch.stack([tensor] * steps, 1)
+
+    assert isinstance(batch.next_observations, Tensor)
+    return batch._replace(
+        rewards=repeated(batch.rewards),
+        next_observations=repeated(batch.next_observations),
+        discounts=repeated(batch.discounts),
+        next_actions=repeated(batch.actions),
+        continues=repeated(torch.ones(len(batch.actions), dtype=torch.bool)),
     )
 
 
@@ -192,6 +209,7 @@ def test_an_update_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         model.update(batch)
         mask = torch.ones(8, 2, 3, dtype=torch.bool)
         model.update(batch._replace(action_mask=mask, next_action_mask=mask))
+        model.update(in_windows(batch))
         assert calls == [], critic
     assert torch.ones(1).item() == 1.0
     assert calls == ["item"]
@@ -252,6 +270,74 @@ def test_rewards_and_discounts_make_the_target() -> None:
     batch = random_batch()._replace(discounts=torch.zeros(8))
     model.update(batch)
     torch.testing.assert_close(model._metrics["target"], batch.rewards)
+
+
+@pytest.mark.parametrize(
+    ("env", "critic"),
+    [("gsrl/MaskedGrid-v0", "choices"), ("gsrl/BitMatch-v0", "multilinear"), ("gsrl/FactoredMatch-v0", "network")],
+)
+def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
+    model = make_model(
+        env,
+        n_steps=3,
+        n_step_correction=True,
+        reward_scale=1.0,
+        ent_coef=0.1,
+        critics="mean",
+        entropy_in_target=True,
+        exploration_eps=0.5,
+        policy_kwargs={"net_arch": [8], "critic": critic},
+    ).learn(60)
+    assert model.replay_buffer is not None
+    batch = model.replay_buffer.sample(32)
+    assert batch.next_actions is not None
+    assert batch.continues is not None
+    assert batch.continues.any()
+    assert not batch.continues.all()
+    masks, taken = batch.next_action_mask, batch.next_actions.unsqueeze(-1)
+    if model.masked:
+        assert masks is not None
+        assert not masks.all()
+        assert masks.gather(-1, taken)[batch.continues].all()
+
+    noise = None
+    if critic == "network":
+        generator = torch.Generator()
+        generator.set_state(model.generator.get_state())
+        model.estimator.draw_noise(model.actor(batch.observations), generator)
+        noise = gumbel_noise((32, 3, *model.actor.head.mask.shape), generator=generator)
+    values, errors = [], []
+    with torch.no_grad():
+        for step in range(3):
+            observations = batch.next_observations[:, step]  # type: ignore[index]
+            policy = model.actor(observations, None if masks is None else masks[:, step])
+            critics = model.critic_target(observations)
+            alpha = model.entropy_coefficient()
+            values.append(critics.soft_value(policy, alpha, "mean", noise=None if noise is None else noise[:, step]))
+            one_hot = torch.zeros_like(policy.logits).scatter(-1, taken[:, step], 1.0)
+            errors.append(-critics(one_hot).mean(0))
+    target = batch.rewards[:, 0] + batch.discounts[:, 0] * values[0]
+    weight = batch.discounts[:, 0]
+    for step in (1, 2):
+        weight = weight * batch.continues[:, step - 1]
+        error = batch.rewards[:, step] + batch.discounts[:, step] * values[step] + errors[step - 1]
+        target = target + weight * error
+        weight = weight * batch.discounts[:, step]
+
+    model.update(batch)
+    torch.testing.assert_close(model._metrics["target"], target, rtol=1e-4, atol=1e-5)
+
+
+def test_n_step_returns_may_be_left_as_they_are_from_now_on() -> None:
+    model = make_model(n_steps=3, n_step_correction=True).learn(40)
+    assert model.replay_buffer is not None
+    model.n_step_correction = False
+    assert model.replay_buffer.sample(8).next_actions is None
+    model.learn(20, reset_num_timesteps=False)
+    model.n_step_correction = True
+    assert model.replay_buffer.sample(8).rewards.shape == (8, 3)
+    model.learn(20, reset_num_timesteps=False)
+    assert model._n_updates == 60
 
 
 # Saving and loading
@@ -361,7 +447,7 @@ def test_files_of_other_versions_are_one_clear_error(
     entry: tuple[str, ...], change: Callable[[Any], Any] | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.zip"
-    make_model().learn(30).save(path, include=["replay_buffer"])
+    make_model(ent_coef="auto").learn(30).save(path, include=["replay_buffer"])
     tree = checkpoint.load(path)
     *outer, last = entry
     node = functools.reduce(operator.getitem, outer, tree)
@@ -374,9 +460,9 @@ def test_files_of_other_versions_are_one_clear_error(
         DiscreteSAC.load(path)
     if entry[0] in ("parameters", "n_envs"):
         with pytest.raises(CheckpointError, match=expected):
-            make_model().set_parameters(str(path))
+            make_model(ent_coef="auto").set_parameters(str(path))
     else:
-        make_model().set_parameters(str(path))
+        make_model(ent_coef="auto").set_parameters(str(path))
 
 
 def test_a_state_that_lacks_an_entry_changes_nothing() -> None:
@@ -397,7 +483,8 @@ def test_a_model_is_no_replay_buffer(tmp_path: Path) -> None:
 def test_settings_that_are_left_out_take_their_defaults(tmp_path: Path) -> None:
     model = make_model(batch_size=8)
     model.save(tmp_path / "model", exclude=["batch_size"])
-    assert DiscreteSAC.load(tmp_path / "model").batch_size == 256
+    default = DiscreteSAC("MlpPolicy", CARTPOLE).batch_size
+    assert DiscreteSAC.load(tmp_path / "model").batch_size == default != 8
     with pytest.raises(ValueError, match="exclude must name settings"):
         model.save(tmp_path / "model", exclude=["policy"])
 
@@ -699,6 +786,7 @@ def test_tensorboard_holds_what_is_promised(tmp_path: Path) -> None:
     model = make_model(
         tensorboard_log=str(tmp_path),
         estimator=STGumbel(ExponentialTemperature(1.0, 0.5, 10)),
+        ent_coef="auto",
         target_entropy_ratio=0.1,
     )
     model.learn(150, log_interval=1)
@@ -860,7 +948,7 @@ def test_a_custom_estimator(tmp_path: Path) -> None:
 
 
 def test_a_learned_temperature_is_trained_and_saved(tmp_path: Path) -> None:
-    model = make_model(estimator=GumbelSoftmax(LearnedTemperature(1.0, 0.1)), learning_rate=1e-2)
+    model = make_model(estimator=GumbelSoftmax(LearnedTemperature(1.0, 0.1)), learning_rate=1e-2, ent_coef="auto")
     assert model.estimator.temperature().item() == pytest.approx(1.0)  # type: ignore[operator, union-attr]
     for _ in range(20):
         model.update(random_batch())
@@ -953,6 +1041,8 @@ def test_arguments_of_the_wrong_kind() -> None:
         make_model(estimator=1.0)
     with pytest.raises(TypeError, match="use_sde"):
         make_model(use_sde=True)
+    with pytest.raises(TypeError, match="n_step_correction must be True or False, but got 1"):
+        make_model(n_step_correction=1)
     with pytest.raises(ValueError, match="env must be an environment, but got None"):
         make_model(env=None)
 

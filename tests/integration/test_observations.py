@@ -189,14 +189,19 @@ def stack(observations: list[Any]) -> Any:
 def make_model(kind: Kind, env: Any, **settings: Any) -> DiscreteSAC:
     defaults: dict[str, Any] = {
         "policy": kind.policy,
-        "policy_kwargs": kind.policy_kwargs or MLP,
+        "policy_kwargs": {"layer_norm": False} | (kind.policy_kwargs or MLP),
         "learning_rate": kind.learning_rate,
         "gradient_steps": -1,
         "buffer_size": 1000,
         "learning_starts": 40,
         "batch_size": 32,
         "gamma": GAMMA,
+        "n_steps": 1,
+        "reward_scale": 1.0,
         "ent_coef": 0.2,
+        "critics": "min",
+        "entropy_in_target": True,
+        "exploration_eps": 0.0,
         "seed": 0,
         "device": "cpu",
     }
@@ -325,7 +330,10 @@ def test_the_same_observations_in_another_form_train_the_same_networks(form: str
     name, transform, space, changes = OTHER_FORMS[form]
     kind = KINDS[name]
     exam, other = Exam(kind), Exam(kind)
-    model = make_model(kind, exam).learn(80)
+    # Which form is normalised depends on the form.
+    policy_kwargs = (kind.policy_kwargs or MLP) | {"normalize_observations": False}
+    model = make_model(kind, exam, policy_kwargs=policy_kwargs).learn(80)
+    changes = changes | {"policy_kwargs": policy_kwargs | changes.get("policy_kwargs", {})}
     transformed = make_model(kind, TransformObservation(other, transform, space), **changes).learn(80)
     assert [step.action for step in exam.diary] == [step.action for step in other.diary]
     for ours, theirs in zip(model.policy.parameters(), transformed.policy.parameters(), strict=True):
@@ -476,7 +484,8 @@ def three_steps(diary: list[Step], start: int) -> tuple[float, float, Any]:
 def test_transitions_of_three_steps_are_those_of_brute_force(name: str) -> None:
     kind = KINDS[name]
     exams = [Exam(kind), Exam(kind)]
-    model = make_model(kind, together(exams), n_steps=3, buffer_size=60, gradient_steps=1).learn(110)
+    model = make_model(kind, together(exams), n_steps=3, n_step_correction=False, buffer_size=60, gradient_steps=1)
+    model.learn(110)
     space = model.observation_space
     diaries = [exam.diary for exam in exams]
     places = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -17,9 +18,9 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
-from agents import curve, runs
+from agents import curve, discrete_sac, runs
 from agents.common import UsageError
-from agents.config import read_json, write_json
+from agents.config import read_config, read_json, write_json
 from agents.files import occupied
 from gsrl import checkpoint
 
@@ -41,7 +42,7 @@ def edited(folder: Path, **changes: Any) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one agent that came to its end."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    arguments = ["--learning-starts", "10", "--batch-size", "8", "--net-arch", "8"]
+    arguments = ["--learning-starts", "10", "--batch-size", "8", "--learning-rate", "3e-4", "--net-arch", "8"]
     assert run_agent.main(["train", *SHORT, *arguments, "--out", str(folder)]) == 0
     return folder
 
@@ -67,6 +68,17 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
         return last.removeprefix("run_agent.py: error: ")
 
     return ask
+
+
+# From before
+
+
+def test_settings_that_a_folder_lacks_are_what_they_were(run: Path) -> None:
+    settings, config = read_config(run).settings, read_json(run / "config.json")
+    for name in discrete_sac.EARLIER:
+        del config["settings"][name]
+    write_json(run / "config.json", config)
+    assert read_config(run).settings == dataclasses.replace(settings, **discrete_sac.EARLIER) != settings
 
 
 # From elsewhere

@@ -112,8 +112,9 @@ def test_networks_have_their_names_in_stable_baselines3() -> None:
         assert each.policy.net_arch == [4]
         assert type(each.policy.features_extractor) is FlattenExtractor
         assert not any(name.startswith("features_extractor") for name in each.policy.state_dict())  # the actor's
-    assert make(Reinforce, policy_kwargs={}).policy.net_arch == [64, 64]
-    assert make(DiscreteSAC, policy_kwargs={"net_arch": None}).policy.net_arch == [256, 256]
+    for algorithm in (DiscreteSAC, Reinforce):
+        default, none = (make(algorithm, policy_kwargs=each).policy.net_arch for each in ({}, {"net_arch": None}))
+        assert none == default != [4]
 
 
 IMAGES = spaces.Box(0, 255, (3, 36, 36), np.uint8)

@@ -15,7 +15,18 @@ from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.schedules import ExponentialSchedule
 
 BASES: dict[type[Any], dict[str, Any]] = {
-    DiscreteSAC: {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "seed": 0, "ent_coef": 0.1},
+    DiscreteSAC: {
+        "learning_starts": 8,
+        "batch_size": 4,
+        "buffer_size": 100,
+        "n_steps": 2,
+        "n_step_correction": True,
+        "reward_scale": 1.0,
+        "ent_coef": 0.1,
+        "critics": "min",
+        "entropy_in_target": True,
+        "seed": 0,
+    },
     Reinforce: {"n_episodes": 2, "critic_updates": 2, "seed": 0},
 }
 NETWORKS = {"net_arch": [4]}
@@ -32,6 +43,7 @@ OTHERS: dict[type[Any], dict[str, Any]] = {
         "train_freq": (2, "step"),
         "gradient_steps": 2,
         "n_steps": 3,
+        "n_step_correction": False,
         "reward_scale": 0.1,
         "estimator": make_estimator("exact"),
         "ent_coef": ExponentialSchedule(1.0, 0.1),
@@ -123,6 +135,7 @@ def test_every_setting_is_an_argument_with_a_test(algorithm: type[Any]) -> None:
     [
         (DiscreteSAC, "gamma", 2.0, r"gamma must .* \[0, 1\]"),
         (DiscreteSAC, "tau", 7, r"tau must be in \[0, 1\], but got 7"),
+        (DiscreteSAC, "n_step_correction", 1, "n_step_correction must be True or False, but got 1"),
         (DiscreteSAC, "batch_size", 0, "batch_size must be an integer of at least 1, but got 0"),
         (DiscreteSAC, "ent_coef", "auto", "ent_coef must stay fixed, .* but got 'auto'"),
         (DiscreteSAC, "reward_scale", "auto", "reward_scale must stay a number, as it was built, but got 'auto'"),
@@ -137,7 +150,7 @@ def test_every_setting_is_an_argument_with_a_test(algorithm: type[Any]) -> None:
 def test_values_are_checked_as_by_the_constructor(algorithm: type[Any], name: str, value: Any, message: str) -> None:
     model = make(algorithm)
     before = getattr(model, name)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         setattr(model, name, value)
     assert getattr(model, name) == before
     model.learn(12)  # as if nothing had happened
@@ -167,7 +180,12 @@ def test_the_entropy_coefficient_may_become_one_of_values() -> None:
     assert_same(trace(model), trace(expected))
 
 
-def test_recorded_updates_take_a_change_over(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"q_clip": 0.01, "critics": "mean", "max_grad_norm": 0.1}, {"n_step_correction": False}, {"n_steps": 3}],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_recorded_updates_take_a_change_over(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gsrl.learner.EAGER_UPDATES", 2)
 
     def learned(recorded: bool) -> list[Tensor]:
@@ -176,7 +194,8 @@ def test_recorded_updates_take_a_change_over(monkeypatch: pytest.MonkeyPatch) ->
             model.learner._traced_gradients = None
         model.learn(14)
         assert (model.learner._traced_gradients is not None) == recorded
-        model.q_clip, model.critics, model.max_grad_norm = 0.01, "mean", 0.1
+        for name, value in changes.items():
+            setattr(model, name, value)
         model.learn(10, reset_num_timesteps=False)
         return [p.detach() for p in model.policy.parameters()]
 

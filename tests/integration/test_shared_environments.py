@@ -82,10 +82,19 @@ EACH_FORM = pytest.mark.parametrize("form", FORMS)
 
 
 def make_sac(env: Any, **settings: Any) -> DiscreteSAC:
-    defaults: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8}
-    return DiscreteSAC(
-        "MlpPolicy", env, buffer_size=10_000, gamma=1.0, n_steps=3, seed=0, device="cpu", **defaults | settings
-    )
+    defaults: dict[str, Any] = {
+        "policy_kwargs": {"net_arch": [8]},
+        "learning_starts": 20,
+        "batch_size": 8,
+        "buffer_size": 10_000,
+        "gamma": 1.0,
+        "n_steps": 3,
+        "n_step_correction": False,
+        "reward_scale": 1.0,
+        "seed": 0,
+        "device": "cpu",
+    }
+    return DiscreteSAC("MlpPolicy", env, **defaults | settings)
 
 
 class Recorded(Reinforce):
@@ -255,9 +264,9 @@ class StepAll(PopulationCallback):
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_populations_store_what_happened_alone(n_envs: int) -> None:
     settings: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "n_envs": n_envs}
-    population = Population(
-        DiscreteSAC, make, [0, 1], gamma=1.0, n_steps=3, learning_starts=20, batch_size=8, buffer_size=1000, **settings
-    )
+    of_sac: dict[str, Any] = {"learning_starts": 20, "batch_size": 8, "buffer_size": 1000, "gamma": 1.0}
+    of_sac |= {"n_steps": 3, "n_step_correction": False}
+    population = Population(DiscreteSAC, make, [0, 1], **of_sac, **settings)
     population.learn(40, StepAll())
     population.env.reset()
     population.learn(40, reset_num_timesteps=False)

@@ -76,9 +76,18 @@ class Log(BaseCallback):
 def train(
     algorithm: type[DiscreteSAC], last: int | None = None, n_envs: int = 1, **settings: Any
 ) -> tuple[DiscreteSAC, Log]:
-    defaults: dict[str, Any] = {"learning_starts": 30, "batch_size": 8, "seed": 0, "device": "cpu"}
+    defaults: dict[str, Any] = {
+        "learning_starts": 30,
+        "batch_size": 8,
+        # What the loop of Stable-Baselines3 knows nothing of.
+        "reward_scale": 1.0,
+        "exploration_eps": 0.0,
+        "policy_kwargs": {"net_arch": [8], "normalize_observations": False},
+        "seed": 0,
+        "device": "cpu",
+    }
     env = DummyVecEnv([lambda: Monitor(gym.make(CARTPOLE))] * n_envs)
-    model = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, **(defaults | settings))
+    model = algorithm("MlpPolicy", env, **(defaults | settings))
     log = Log(last)
     return model.learn(150, callback=log, log_interval=2), log
 
@@ -283,6 +292,7 @@ def test_a_training_that_a_callback_ended_goes_on_where_it_was() -> None:
     model.learn(100, Log(last=8))
     assert model.num_timesteps == 8
     model.learn(5, reset_num_timesteps=False)
+    model.n_steps = 1
     batch = model.replay_buffer.sample(1000)
     assert (batch.next_observations - batch.observations == 1).all()
     assert len(model.replay_buffer) == 13

@@ -36,13 +36,21 @@ def train(probe: str, steps: int = 600, policy: str = "MlpPolicy", **settings: A
         "batch_size": 64,
         "tau": 0.1,
         "gamma": GAMMA,
+        "n_steps": 1,
+        "reward_scale": 1.0,
         "estimator": "exact",
         "ent_coef": 0.0,
-        "policy_kwargs": {"net_arch": [16]},
+        "critics": "min",
+        "entropy_in_target": True,
+        "exploration_eps": 0.0,
         "seed": 0,
         "device": "cpu",
     }
-    return DiscreteSAC(policy, gym.make(f"gsrl/Probe{probe}-v0"), **(defaults | settings)).learn(steps)
+    networks: dict[str, Any] = {"net_arch": [16], "layer_norm": False, "normalize_observations": False}
+    networks |= settings.pop("policy_kwargs", {})
+    settings = defaults | settings
+    env = gym.make(f"gsrl/Probe{probe}-v0")
+    return DiscreteSAC(policy, env, policy_kwargs=networks, **settings).learn(steps)
 
 
 @torch.no_grad()
@@ -218,12 +226,16 @@ def test_entropy_in_the_target(probe: str, entropy_in_target: bool, expected: fl
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "bonus"),
-    # One bonus for each later action; a window of three steps holds none, as documented.
-    [(1, ALPHA * LOG_2 * (GAMMA + GAMMA**2)), (3, 0.0)],
+    ("n_steps", "corrected", "bonus"),
+    # One bonus for each later action; a window of three steps that are summed holds none, as documented.
+    [
+        (1, False, ALPHA * LOG_2 * (GAMMA + GAMMA**2)),
+        (3, False, 0.0),
+        (3, True, ALPHA * LOG_2 * (GAMMA + GAMMA**2)),
+    ],
 )
-def test_delayed_rewards(n_steps: int, bonus: float) -> None:
-    model = train("Delay", ent_coef=ALPHA, n_steps=n_steps)
+def test_delayed_rewards(n_steps: int, corrected: bool, bonus: float) -> None:
+    model = train("Delay", ent_coef=ALPHA, n_steps=n_steps, n_step_correction=corrected)
     assert_close(values(model, vector(0.0, 0.0)), [bonus, bonus + GAMMA**2], 0.05)
 
 
@@ -266,7 +278,7 @@ def test_the_target_entropy_counts_the_actions() -> None:
 
 
 def test_a_long_streak_is_found_by_exploration_that_lasts_and_by_no_other() -> None:
-    # One step, for longer returns would go through what was explored and be biased.
+    # One step, for longer returns that are not corrected would go through what was explored and be biased.
     settings: dict[str, Any] = {"gamma": 0.9, "ent_coef": 0.005, "policy_kwargs": {"net_arch": [64, 64]}}
     without = train("Streak", 4000, **settings)
     assert not without.replay_buffer.state_dict()["rewards"].any()  # type: ignore[union-attr]
@@ -306,7 +318,7 @@ def test_images() -> None:
         learning_starts=32,
         batch_size=32,
         ent_coef=ALPHA,
-        policy_kwargs={"features_extractor_kwargs": {"features_dim": 16}},
+        policy_kwargs={"net_arch": [], "features_extractor_kwargs": {"features_dim": 16}},
     )
     for sign in (-1, 1):
         env = envs.probes.Image()

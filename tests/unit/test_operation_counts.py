@@ -33,25 +33,57 @@ def count(action: Callable[[], Any]) -> int:
     return counter.count
 
 
+# Of soft actor-critic as it was published, and with all that learning without units takes: normalised observations and
+# layers, a coefficient of values, and targets for which the target networks are asked about every step of a window.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "published": {
+        "n_steps": 1,
+        "reward_scale": 1.0,
+        "ent_coef": "auto",
+        "critics": "min",
+        "entropy_in_target": True,
+        "policy_kwargs": {"layer_norm": False, "normalize_observations": False},
+    },
+    "without units": {
+        "n_steps": 3,
+        "n_step_correction": True,
+        "reward_scale": "auto",
+        "ent_coef": "relative",
+        "critics": "mean",
+        "entropy_in_target": False,
+        "policy_kwargs": {"layer_norm": True, "normalize_observations": True},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture(scope="module", params=["st-gumbel", "exact"])
-def model(request: pytest.FixtureRequest) -> DiscreteSAC:
-    settings: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}, "batch_size": 64, "learning_starts": 64}
+def model(kind: str, request: pytest.FixtureRequest) -> DiscreteSAC:
+    settings = {**SETTINGS[kind], "batch_size": 64, "learning_starts": 64, "exploration_eps": 0.0}
+    settings["policy_kwargs"] = {**settings["policy_kwargs"], "net_arch": [64, 64]}
     model = DiscreteSAC("MlpPolicy", "CartPole-v1", estimator=request.param, seed=0, device="cpu", **settings)
     return model.learn(70)
 
 
-def test_update(model: DiscreteSAC) -> None:
+def test_update(model: DiscreteSAC, kind: str) -> None:
     assert model.replay_buffer is not None
     batch = model.replay_buffer.sample(64)
-    limit = {"st-gumbel": 190, "exact": 179}[model.estimator.name]
-    assert 100 < count(lambda: model.update(batch)) <= 1.03 * limit
+    limits = {"published": {"st-gumbel": 190, "exact": 179}, "without units": {"st-gumbel": 276, "exact": 264}}
+    assert 100 < count(lambda: model.update(batch)) <= 1.03 * limits[kind][model.estimator.name]
 
 
-def test_acting(model: DiscreteSAC) -> None:
-    assert 10 < count(lambda: model.policy.act(np.zeros((1, 4), np.float32))) <= 19
+def test_acting(model: DiscreteSAC, kind: str) -> None:
+    limit = {"published": 19, "without units": 21}[kind]
+    assert 10 < count(lambda: model.policy.act(np.zeros((1, 4), np.float32))) <= limit
 
 
-def test_replay(model: DiscreteSAC) -> None:
+def test_replay(model: DiscreteSAC, kind: str) -> None:
     """Transitions are kept and put together in NumPy: torch only takes over the finished arrays."""
     assert model.replay_buffer is not None
-    assert count(lambda: model.replay_buffer.sample(64)) <= 5  # type: ignore[union-attr]
+    limit = {"published": 5, "without units": 7}[kind]
+    assert count(lambda: model.replay_buffer.sample(64)) <= limit  # type: ignore[union-attr]
