@@ -27,7 +27,7 @@ ANNEALED = 0.7
 class Settings:
     """Settings of discrete soft actor-critic, named as ``gsrl.DiscreteSAC`` names them."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Learning rate of Adam, for actor, critics and entropy coefficient."""
     linear_decay: bool = False
     """Let the learning rate fall linearly to 0 over the run."""
@@ -35,9 +35,9 @@ class Settings:
     """Transitions that replay keeps."""
     learning_starts: int = 100
     """Steps with random actions before the first update."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Transitions of a gradient step."""
-    tau: float = 0.02
+    tau: float = 0.01
     """Share of the new parameters in an update of the target critics (Polyak)."""
     gamma: float = 0.99
     """Discount factor."""
@@ -45,8 +45,8 @@ class Settings:
     """Steps of each environment between two updates."""
     gradient_steps: int = 1
     """Gradient steps of an update; -1 for one a step collected."""
-    n_steps: int = 3
-    """Rewards summed before the critic's bootstrap."""
+    n_steps: int | str = "auto"
+    """Rewards summed before the critic's bootstrap; "auto": 3 for actions of one factor, 1 for those of several."""
     n_step_correction: bool = True
     """Correct their sum for actions that were not the policy's."""
     reward_scale: float | str = "auto"

@@ -84,7 +84,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         gamma: Discount factor.
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
-        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`. ``"auto"``:
+            3 for a single factor; 1 for several, where the effect of one choice drowns in that of all later ones.
         n_step_correction: Whether they are corrected for later actions being those of older policies and of
             exploration, see :func:`gsrl.losses.corrected_target`. The target networks are then asked about every step.
         reward_scale: What rewards are multiplied by before they are learned from. ``"auto"``: values are shifted and
@@ -206,16 +207,16 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self,
         policy: str | type[DiscreteSACPolicy],
         env: GymEnv | VectorEnv | str | None,
-        learning_rate: float | Schedule = 2e-3,
+        learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
-        batch_size: int = 64,
-        tau: float = 0.02,
+        batch_size: int = 128,
+        tau: float = 0.01,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         *,
-        n_steps: int = 3,
+        n_steps: int | Literal["auto"] = "auto",
         n_step_correction: bool = True,
         reward_scale: float | Literal["auto"] = "auto",
         estimator: str | Estimator = "straight-through",
@@ -250,7 +251,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             gamma,
             train_freq,
             gradient_steps,
-            n_steps=n_steps,
+            n_steps=n_steps,  # type: ignore[arg-type]  # a word, until the actions are known
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -285,6 +286,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._check_settings()
         codec = OneHotCodec(self.action_space)
+        self._resolve_n_steps()
         if isinstance(self.estimator, str):
             self.estimator = make_estimator(self.estimator, shape=(codec.n, codec.K))
         self._replay_generator = np.random.default_rng()
@@ -325,6 +327,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._timed_updates = 0
         self.is_built = True
 
+    def _resolve_n_steps(self) -> None:
+        if self.n_steps == "auto":  # type: ignore[comparison-overlap]
+            self.n_steps = 3 if OneHotCodec(self.action_space).n == 1 else 1
+
     def _set_target_entropy(self) -> None:
         largest = torch.tensor(OneHotCodec(self.action_space).sizes, dtype=torch.float64).log()  # entropies
         self._target_entropy_ratio = self.target_entropy_ratio
@@ -340,6 +346,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             kind = "a number" if self.reward_scale == "auto" else "'auto'"
             raise ValueError(f"reward_scale must stay {kind}, as it was built, but got {self.reward_scale!r}.")
         elif name in ("gamma", "n_steps", "reward_scale"):
+            self._resolve_n_steps()
             if self.replay_buffer is not None and getattr(self, name) != "auto":
                 setattr(self.replay_buffer, name, getattr(self, name))
             if self._normalization.returns is not None:
@@ -412,7 +419,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 f"target_entropy must be from 0 to that of the uniform policy, {largest:.4g} nats, "
                 f"but got {self.target_entropy}."
             )
-        self._check_integers("buffer_size", "batch_size", "n_steps", "target_update_interval", least=1)
+        self._check_integers("buffer_size", "batch_size", "target_update_interval", least=1)
+        if self.n_steps != "auto":  # type: ignore[comparison-overlap]
+            self._check_integers("n_steps", least=1)
         self._check_integers("learning_starts", least=0)
         self._check_integers("gradient_steps", least=-1)
         frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else self.train_freq
