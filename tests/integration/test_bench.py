@@ -206,7 +206,8 @@ def test_settings_that_are_new_had_their_defaults_before(
     shutil.copy(whole / "results.csv", tmp_path / "results.csv")
     stored = json.loads((whole / "suite.json").read_text())
     for plan in stored["plans"]:
-        plan["settings"].pop("exploration_eps", None)
+        for name in ("exploration_eps", "n_step_correction"):
+            plan["settings"].pop(name, None)
     (tmp_path / "suite.json").write_text(json.dumps(stored))
     path = tmp_path / "tiny.toml"
     path.write_text(SUITE)

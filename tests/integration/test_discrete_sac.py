@@ -305,7 +305,8 @@ def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
         generator = torch.Generator()
         generator.set_state(model.generator.get_state())
         model.estimator.draw_noise(model.actor(batch.observations), generator)
-        noise = gumbel_noise((32, 3, *model.actor.head.mask.shape), generator=generator)
+        codec = model.actor.head.codec
+        noise = gumbel_noise((32, 3, codec.n, codec.K), generator=generator)
     values, errors = [], []
     with torch.no_grad():
         for step in range(3):

@@ -76,7 +76,7 @@ def dicts(*shape: int) -> Kind:
             "speed": rng.uniform(-1, 1, 2).astype(np.float32),
         }
 
-    return Kind(spaces.Dict(entries), draw, "MultiInputPolicy", MULTI_INPUT, 160, 1e-3)
+    return Kind(spaces.Dict(entries), draw, "MultiInputPolicy", MULTI_INPUT, 240, 1e-3)
 
 
 KINDS = {
@@ -186,15 +186,17 @@ def stack(observations: list[Any]) -> Any:
     return np.stack(observations)
 
 
-def make_model(kind: Kind, env: Any, **settings: Any) -> DiscreteSAC:
+def make_model(kind: Kind, env: Any, policy_kwargs: Any = None, **settings: Any) -> DiscreteSAC:
+    networks = {"layer_norm": False, "normalize_observations": False}
+    networks |= policy_kwargs or kind.policy_kwargs or MLP
     defaults: dict[str, Any] = {
         "policy": kind.policy,
-        "policy_kwargs": {"layer_norm": False} | (kind.policy_kwargs or MLP),
         "learning_rate": kind.learning_rate,
         "gradient_steps": -1,
         "buffer_size": 1000,
         "learning_starts": 40,
         "batch_size": 32,
+        "tau": 0.005,
         "gamma": GAMMA,
         "n_steps": 1,
         "reward_scale": 1.0,
@@ -205,7 +207,7 @@ def make_model(kind: Kind, env: Any, **settings: Any) -> DiscreteSAC:
         "seed": 0,
         "device": "cpu",
     }
-    return DiscreteSAC(env=env, **defaults | settings)
+    return DiscreteSAC(env=env, policy_kwargs=networks, **defaults | settings)
 
 
 def together(exams: list[Any]) -> DummyVecEnv:
@@ -330,10 +332,7 @@ def test_the_same_observations_in_another_form_train_the_same_networks(form: str
     name, transform, space, changes = OTHER_FORMS[form]
     kind = KINDS[name]
     exam, other = Exam(kind), Exam(kind)
-    # Which form is normalised depends on the form.
-    policy_kwargs = (kind.policy_kwargs or MLP) | {"normalize_observations": False}
-    model = make_model(kind, exam, policy_kwargs=policy_kwargs).learn(80)
-    changes = changes | {"policy_kwargs": policy_kwargs | changes.get("policy_kwargs", {})}
+    model = make_model(kind, exam).learn(80)
     transformed = make_model(kind, TransformObservation(other, transform, space), **changes).learn(80)
     assert [step.action for step in exam.diary] == [step.action for step in other.diary]
     for ours, theirs in zip(model.policy.parameters(), transformed.policy.parameters(), strict=True):
