@@ -84,8 +84,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         gamma: Discount factor.
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
-        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`. ``"auto"``:
-            3 for a single factor; 1 for several, where the effect of one choice drowns in that of all later ones.
+        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+            ``"auto"``: 3 for a single factor; 1 for several, where the effect of one choice drowns in that of all
+            later ones.
         n_step_correction: Whether they are corrected for later actions being those of older policies and of
             exploration, see :func:`gsrl.losses.corrected_target`. The target networks are then asked about every step.
         reward_scale: What rewards are multiplied by before they are learned from. ``"auto"``: values are shifted and
@@ -328,7 +329,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self.is_built = True
 
     def _resolve_n_steps(self) -> None:
-        if self.n_steps == "auto":  # type: ignore[comparison-overlap]
+        n_steps: Any = self.n_steps
+        if n_steps == "auto":
             self.n_steps = 3 if OneHotCodec(self.action_space).n == 1 else 1
 
     def _set_target_entropy(self) -> None:

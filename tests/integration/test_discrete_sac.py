@@ -329,6 +329,18 @@ def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
     torch.testing.assert_close(model._metrics["target"], target, rtol=1e-4, atol=1e-5)
 
 
+def test_returns_go_over_several_steps_by_themselves_where_actions_have_one_factor() -> None:
+    for env, n_steps in ((CARTPOLE, 3), ("gsrl/BitMatch-v0", 1)):
+        model = make_model(env, n_steps="auto")
+        assert model.n_steps == n_steps
+        model.n_steps = 5
+        model.n_steps = "auto"
+        assert model.replay_buffer is not None
+        assert model.n_steps == model.replay_buffer.n_steps == n_steps
+    with pytest.raises(ValueError, match="n_steps must be an integer of at least 1, but got 'many'"):
+        make_model(n_steps="many")
+
+
 def test_n_step_returns_may_be_left_as_they_are_from_now_on() -> None:
     model = make_model(n_steps=3, n_step_correction=True).learn(40)
     assert model.replay_buffer is not None
