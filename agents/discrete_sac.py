@@ -45,7 +45,7 @@ class Settings:
     """Steps of each environment between two updates."""
     gradient_steps: int = 1
     """Gradient steps of an update; -1 for one a step collected."""
-    n_steps: int | str = "auto"
+    n_steps: int | Literal["auto"] = "auto"
     """Rewards summed before the critic's bootstrap; "auto": 3 for actions of one factor, 1 for those of several."""
     n_step_correction: bool = True
     """Correct their sum for actions that were not the policy's."""

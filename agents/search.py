@@ -53,6 +53,7 @@ from agents.rewind import why_not_rewindable
 from agents.storage import check_sizes
 from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares, told
 from gsrl import checkpoint
+from gsrl.algorithms.discrete_sac import kind_of_entropy
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
 from gsrl.timing import Stopwatch
@@ -70,6 +71,9 @@ ENTROPIES: dict[str, tuple[Any, ...]] = {"target_entropy_ratio": (0.05, 0.2)}
 
 ENTROPY_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": (0.1, 0.4)}
 """What that is where it is fixed."""
+
+RELATIVE_COEFFICIENTS: dict[str, tuple[Any, ...]] = {"ent_coef": ("relative_0.4", "relative_0.8")}
+"""What that is where it is in units of what choices differ by."""
 
 ON_POLICY_PRESET: dict[str, tuple[Any, ...]] = {
     "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2),
@@ -159,20 +163,22 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
             raise UsageError(f"--grid has a value of {name} twice: {values}")
     if not grid and "n_episodes" in types:
         return ON_POLICY_PRESET
-    learns_ent_coef = isinstance(grid.get("ent_coef", (getattr(settings, "ent_coef", None),))[0], str)
-    if "target_entropy_ratio" in grid and not learns_ent_coef:
+    entropies = {"auto": ENTROPIES, "relative": RELATIVE_COEFFICIENTS, "fixed": ENTROPY_COEFFICIENTS}
+    kind = kind_of_entropy(grid.get("ent_coef", (getattr(settings, "ent_coef", None),))[0])
+    if "target_entropy_ratio" in grid and kind != "auto":
         raise UsageError(
-            f"--grid target_entropy_ratio has no effect where --ent-coef is fixed at {settings.ent_coef}: add "
-            "--ent-coef auto, or vary ent_coef"
+            f"--grid target_entropy_ratio has no effect where --ent-coef is {settings.ent_coef}: add --ent-coef auto, "
+            "or vary ent_coef"
         )
-    return grid or PRESET | (ENTROPIES if learns_ent_coef else ENTROPY_COEFFICIENTS)
+    return grid or PRESET | entropies.get(kind, ENTROPY_COEFFICIENTS)
 
 
 def _parse(name: str, text: str, kind: str) -> Any:
+    kinds = kind.split(" | ")
     try:
-        return int(text) if kind == "int" else float(text)
+        return int(text) if "int" in kinds else float(text)
     except ValueError:
-        if "str" in kind.split(" | ") and text:
+        if ("str" in kinds and text) or f"Literal[{text!r}]" in kinds:
             return text
         raise UsageError(f"--grid needs values of {name} that are {kind}, but got {text!r}") from None
 

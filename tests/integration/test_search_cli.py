@@ -237,7 +237,7 @@ def test_results_are_ordered_by_rungs_then_by_the_latest_score() -> None:
 
 
 def test_the_preset_grid_has_32_settings() -> None:
-    for ent_coef, entropy in (("auto", "target_entropy_ratio"), (0.1, "ent_coef")):
+    for ent_coef, entropy in (("auto", "target_entropy_ratio"), (0.1, "ent_coef"), ("relative", "ent_coef")):
         grid = parse_grid((), gumbel_sac.Settings(ent_coef=ent_coef))
         assert list(grid) == ["learning_rate", "n_steps", entropy]
         assert [len(values) for values in grid.values()] == [4, 4, 2]
@@ -261,16 +261,17 @@ def test_a_search_among_agents_that_learn_from_whole_episodes(tmp_path: Path) ->
 
 
 def test_an_entropy_that_nothing_steers_to_is_not_searched() -> None:
-    with pytest.raises(UsageError, match=r"no effect where --ent-coef is fixed at 0.1: add --ent-coef auto"):
-        parse_grid(["target_entropy_ratio=.1,.2"], gumbel_sac.Settings(ent_coef=0.1))
+    for ent_coef in (0.1, "relative"):
+        with pytest.raises(UsageError, match=f"no effect where --ent-coef is {ent_coef}: add --ent-coef auto"):
+            parse_grid(["target_entropy_ratio=.1,.2"], gumbel_sac.Settings(ent_coef=ent_coef))
     parse_grid(["target_entropy_ratio=.1,.2", "ent_coef=auto,auto_0.1"], gumbel_sac.Settings(ent_coef=0.1))
 
 
 def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
-    entries = ["learning-rate=3e-4,.1", "n_steps=1,20", "ent_coef=auto,auto_0.1", "temperature=.5,1"]
+    entries = ["learning-rate=3e-4,.1", "n_steps=1,20,auto", "ent_coef=auto,auto_0.1", "temperature=.5,1"]
     assert parse_grid(entries, gumbel_sac.Settings()) == {
         "learning_rate": (3e-4, 0.1),
-        "n_steps": (1, 20),
+        "n_steps": (1, 20, "auto"),
         "ent_coef": ("auto", "auto_0.1"),
         "temperature": (0.5, 1.0),
     }
@@ -282,7 +283,7 @@ def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
         (["batch_size=64,128"], "cannot vary 'batch_size': it is the same for all; what may differ is learning_rate, "),
         (["learning_rat=1e-3"], "did you mean learning_rate?"),
         (["gamma"], "takes name=value,value, but got 'gamma'"),
-        (["n_steps=1,2.5"], "values of n_steps that are int, but got '2.5'"),
+        (["n_steps=1,2.5"], "values of n_steps that are int | Literal['auto'], but got '2.5'"),
         (["gamma=.9,high"], "values of gamma that are float, but got 'high'"),
         (["gamma=.9,", "tau=.1"], "values of gamma that are float, but got ''"),
         (["gamma=.9", "gamma=.8"], "names gamma twice"),
