@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import common
 from gsrl.algorithms.discrete_sac import DiscreteSAC
+from gsrl.algorithms.policies import DiscreteSACPolicy
 from gsrl.estimators import make_estimator
 from gsrl.schedules import ExponentialSchedule
 
@@ -79,7 +80,7 @@ class Settings:
     """Widths of the hidden layers, of the actor as of the critics."""
 
 
-EARLIER: dict[str, Any] = {**DiscreteSAC.EARLIER, "layer_norm": False, "normalize_observations": False}
+EARLIER: dict[str, Any] = {**DiscreteSAC.EARLIER, **DiscreteSACPolicy.EARLIER}
 """What stored settings that lack these were; the tuned ones were searched for from here."""
 
 _GRID: dict[str, Any] = {

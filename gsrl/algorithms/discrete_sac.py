@@ -422,7 +422,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 f"but got {self.target_entropy}."
             )
         self._check_integers("buffer_size", "batch_size", "target_update_interval", least=1)
-        if self.n_steps != "auto":  # type: ignore[comparison-overlap]
+        if self.n_steps != "auto":  # type: ignore[comparison-overlap]  # a word, until it is resolved
             self._check_integers("n_steps", least=1)
         self._check_integers("learning_starts", least=0)
         self._check_integers("gradient_steps", least=-1)
