@@ -309,25 +309,48 @@ def check_finite(state: Mapping[str, Any], what: str) -> None:
         )
 
 
-def register(cls: Class) -> Class:
-    """Add a class of gsrl's to those that checkpoints store by name; to be used as a decorator.
-
-    The name in the file is the class's module and name, so moving it makes older files unreadable.
+def register(name: str) -> Callable[[Class], Class]:
+    """Adds a class of gsrl's to those that checkpoints store by name; to be used as a decorator.
 
     Args:
-        cls: The class.
+        name: What files call the class, whichever module it is in: it stays when the class moves or is renamed.
 
     Returns:
-        The class itself.
+        The decorator, which returns the class itself.
     """
-    _add_class(f"{cls.__module__}.{cls.__qualname__}", cls)
-    return cls
+
+    def add(cls: Class) -> Class:
+        _add_class(name, cls)
+        return cls
+
+    return add
 
 
 # The tables: what a name in a file may mean. Lookups are exact; a name is never imported or taken apart.
 
 _CLASSES: dict[str, type] = {}
 _CLASS_NAMES: dict[type, str] = {}
+_EARLIER_NAMES = {
+    "gsrl.algorithms.extractors.SmallCNN": "gsrl.SmallCNN",
+    "gsrl.algorithms.policies.Actor": "gsrl.Actor",
+    "gsrl.algorithms.policies.Critics": "gsrl.Critics",
+    "gsrl.algorithms.policies.DiscreteSACPolicy": "gsrl.DiscreteSACPolicy",
+    "gsrl.algorithms.policies.CnnPolicy": "gsrl.CnnPolicy",
+    "gsrl.algorithms.policies.MultiInputPolicy": "gsrl.MultiInputPolicy",
+    "gsrl.algorithms.reinforce.ValueNetwork": "gsrl.ValueNetwork",
+    "gsrl.algorithms.reinforce.ReinforcePolicy": "gsrl.ReinforcePolicy",
+    "gsrl.algorithms.reinforce.ReinforceCnnPolicy": "gsrl.ReinforceCnnPolicy",
+    "gsrl.algorithms.reinforce.ReinforceMultiInputPolicy": "gsrl.ReinforceMultiInputPolicy",
+    "gsrl.comms.channel.Channel": "gsrl.comms.Channel",
+    "gsrl.comms.games.AttributeValueGame": "gsrl.comms.AttributeValueGame",
+    "gsrl.comms.games.LewisGame": "gsrl.comms.LewisGame",
+    "gsrl.comms.games.DiscriminationGame": "gsrl.comms.DiscriminationGame",
+    "gsrl.comms.topologies.BroadcastGame": "gsrl.comms.BroadcastGame",
+    "gsrl.comms.topologies.TargetedGame": "gsrl.comms.TargetedGame",
+    "gsrl.comms.topologies.PopulationGame": "gsrl.comms.PopulationGame",
+    "gsrl.comms.topologies.QuestionGame": "gsrl.comms.QuestionGame",
+}
+"""What classes were called in files by the modules that they were in, and what they are called now."""
 
 
 def _add_class(name: str, cls: type) -> None:
@@ -680,11 +703,12 @@ class _Decoder:
         return make_estimator(name, **settings)
 
     def _class(self, name: str, path: KeyPath) -> type:
-        if name not in _CLASSES:
+        cls = _CLASSES.get(_EARLIER_NAMES.get(name, name))
+        if cls is None:
             raise self._error(
                 path, f"names the class {name}, which is not one of those gsrl restores: {_replacement(path)}"
             )
-        return _CLASSES[name]
+        return cls
 
     def _build(self, make: Callable[..., Any], settings: dict[str, Any], path: KeyPath) -> Any:
         values = self.decode(settings, path)

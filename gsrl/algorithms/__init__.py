@@ -1,6 +1,7 @@
 """Stable-Baselines3 algorithms and policies over discrete actions."""
 
 from gsrl.algorithms.discrete_sac import DiscreteSAC
+from gsrl.algorithms.extractors import SmallCNN
 from gsrl.algorithms.policies import (
     CategoricalActorCriticPolicy,
     CnnPolicy,
@@ -26,4 +27,5 @@ __all__ = [
     "ReinforceCnnPolicy",
     "ReinforceMultiInputPolicy",
     "ReinforcePolicy",
+    "SmallCNN",
 ]

@@ -12,7 +12,7 @@ from gsrl.checkpoint import register
 __all__ = ["SmallCNN"]
 
 
-@register
+@register("gsrl.SmallCNN")
 class SmallCNN(BaseFeaturesExtractor):
     """A convolutional network for small images, such as MinAtar's 10 x 10, which ``NatureCNN`` refuses.
 

@@ -201,7 +201,7 @@ class Network(SavedModule):
         return self.features_extractor(preprocessed)
 
 
-@register
+@register("gsrl.Actor")
 class Actor(Network, BasePolicy):
     """The policy network: features, a multilayer perceptron, an :class:`gsrl.heads.ActionHead`.
 
@@ -286,7 +286,7 @@ class Actor(Network, BasePolicy):
         return self(observation, deterministic=deterministic)
 
 
-@register
+@register("gsrl.Critics")
 class Critics(Network):
     """``n_critics`` value networks over shared features, see :mod:`gsrl.values` for the forms of their output.
 
@@ -531,7 +531,7 @@ def _set_training_mode(module: nn.Module, mode: bool) -> None:
             _set_training_mode(child, mode)
 
 
-@register
+@register("gsrl.DiscreteSACPolicy")
 class DiscreteSACPolicy(ActorPolicy):
     """The networks of :class:`gsrl.DiscreteSAC`: actor, critics and target critics.
 
@@ -641,7 +641,7 @@ class DiscreteSACPolicy(ActorPolicy):
             critics.rescale_(factor)
 
 
-@register
+@register("gsrl.CnnPolicy")
 class CnnPolicy(DiscreteSACPolicy):
     """:class:`DiscreteSACPolicy` for images: Stable-Baselines3's ``NatureCNN``."""
 
@@ -658,7 +658,7 @@ class CnnPolicy(DiscreteSACPolicy):
         )
 
 
-@register
+@register("gsrl.MultiInputPolicy")
 class MultiInputPolicy(DiscreteSACPolicy):
     """:class:`DiscreteSACPolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
 

@@ -50,7 +50,7 @@ MEAN_DECAY = 0.9
 """Decay of the running mean of returns, a rollout."""
 
 
-@register
+@register("gsrl.ValueNetwork")
 class ValueNetwork(Network):
     """The baseline: features, a multilayer perceptron, a number.
 
@@ -115,7 +115,7 @@ class Control(nn.Module):
         return self.mlp(torch.cat([features, rows.flatten(1)], -1)) @ self.weight + self.bias
 
 
-@register
+@register("gsrl.ReinforcePolicy")
 class ReinforcePolicy(ActorPolicy):
     """The networks of :class:`gsrl.Reinforce`: an actor; where the baseline is learned, a value network; a control.
 
@@ -212,7 +212,7 @@ class ReinforcePolicy(ActorPolicy):
         return values, distribution.log_prob(actions), distribution.entropy()
 
 
-@register
+@register("gsrl.ReinforceCnnPolicy")
 class ReinforceCnnPolicy(ReinforcePolicy):
     """:class:`ReinforcePolicy` for images: Stable-Baselines3's ``NatureCNN``."""
 
@@ -229,7 +229,7 @@ class ReinforceCnnPolicy(ReinforcePolicy):
         )
 
 
-@register
+@register("gsrl.ReinforceMultiInputPolicy")
 class ReinforceMultiInputPolicy(ReinforcePolicy):
     """:class:`ReinforcePolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
 

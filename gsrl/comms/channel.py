@@ -107,7 +107,7 @@ def end_weights(end: Tensor) -> Tensor:
     return torch.stack([*weights, reached])
 
 
-@register
+@register("gsrl.comms.Channel")
 class Channel(nn.Module):
     r"""A discrete channel: a sender's choices become a message, noise befalls it, and gradients find their way back.
 

@@ -182,7 +182,7 @@ class Game(ABC):
         """Whether answers are right, bool ``[*lead, *batch]``; arguments as in :meth:`cost`."""
 
 
-@register
+@register("gsrl.comms.AttributeValueGame")
 class AttributeValueGame(Game):
     r"""Reconstruction: the receiver names the value of every attribute.
 
@@ -223,7 +223,7 @@ class AttributeValueGame(Game):
         return (output.unflatten(-1, (self.attributes, self.values)).argmax(-1) == target).all(-1)
 
 
-@register
+@register("gsrl.comms.LewisGame")
 class LewisGame(AttributeValueGame):
     r"""The signalling game of Lewis: ``n`` meanings, of which the receiver must name the one that the sender saw.
 
@@ -252,7 +252,7 @@ class LewisGame(AttributeValueGame):
         return {"meanings": self.values, "prior": self.prior}
 
 
-@register
+@register("gsrl.comms.DiscriminationGame")
 class DiscriminationGame(Game):
     """Discrimination: the receiver sees candidates, and points at the one that the sender saw.
 

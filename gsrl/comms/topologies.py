@@ -67,7 +67,7 @@ class _Around(Game):
         return self.game.correct(output, target)
 
 
-@register
+@register("gsrl.comms.BroadcastGame")
 class BroadcastGame(_Around):
     """Broadcast: several receivers hear the same message, and each answers.
 
@@ -105,7 +105,7 @@ class BroadcastGame(_Around):
         return output.unflatten(-1, (self.receivers, self.game.outputs)).movedim(-2, 0)
 
 
-@register
+@register("gsrl.comms.TargetedGame")
 class TargetedGame(BroadcastGame):
     """Targeted messages: the sender is told whom to address, and the answer of that receiver alone counts.
 
@@ -145,7 +145,7 @@ class TargetedGame(BroadcastGame):
         return (correct & (address > 0)).any(-1)
 
 
-@register
+@register("gsrl.comms.PopulationGame")
 class PopulationGame(_Around):
     """Many to many: as many senders as receivers, paired anew at random in each batch.
 
@@ -183,7 +183,7 @@ class PopulationGame(_Around):
         return rows._replace(receiver_input=(order, rows.receiver_input))
 
 
-@register
+@register("gsrl.comms.QuestionGame")
 class QuestionGame(Game):
     """The receiver wants to know one attribute; which one, the sender learns only if it is asked.
 

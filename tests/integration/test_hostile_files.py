@@ -102,7 +102,7 @@ VALUES: list[Any] = [
     [8] * 2000,
     {"type": "float", "value": "nan"},
     {"type": "class", "name": "torch.nn.Transformer"},
-    {"type": "class", "name": "gsrl.algorithms.policies.DiscreteSACPolicy"},
+    {"type": "class", "name": "gsrl.DiscreteSACPolicy"},
     {"type": "class", "name": "gsrl.comms.games.LewisGame"},
     {"type": "estimator", "name": "relax", "settings": {"n": 1, "K": 10**9}},
     {"type": "estimator", "name": "rloo", "settings": {"num_samples": 10**9}},

@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from torch import nn
 
 import gsrl.checkpoint as checkpoint
+from gsrl import algorithms, comms
 from gsrl._version import __version__
 from gsrl.checkpoint import CheckpointError, check_entries, fitting, load, save
 from gsrl.estimators import ESTIMATORS, STGumbel, make_estimator
@@ -283,15 +284,38 @@ def test_the_file_names_classes_as_users_write_them() -> None:
     ]
 
 
-def test_registered_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_is_stored_by_the_name_it_was_given_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_CLASSES", dict(checkpoint._CLASSES))
     monkeypatch.setattr(checkpoint, "_CLASS_NAMES", dict(checkpoint._CLASS_NAMES))
+    files = []
+    for module in ("gsrl.here", "gsrl.there"):
+        policy = checkpoint.register("gsrl.Policy")(type("Policy", (nn.Module,), {"__module__": module}))
+        assert round_trip(policy) is policy
+        files.append(io.BytesIO())
+        save(files[-1], policy)
+    assert files[0].getvalue() == files[1].getvalue()
+    assert load(files[0]) is policy
+    assert document(files[0])["tree"] == {"type": "class", "name": "gsrl.Policy"}
 
-    @checkpoint.register
-    class Policy(nn.Module):
-        pass
 
-    assert round_trip(Policy) is Policy
+def test_classes_of_gsrl_have_names_of_their_own() -> None:
+    ours = {cls: name for cls, name in checkpoint._CLASS_NAMES.items() if cls.__module__.startswith("gsrl.")}
+    assert set(checkpoint._EARLIER_NAMES.values()) <= set(ours.values())
+    for cls, name in ours.items():
+        assert checkpoint._CLASSES[name] is cls
+        assert not name.startswith(cls.__module__)
+
+
+@pytest.mark.parametrize("earlier", checkpoint._EARLIER_NAMES)
+def test_files_that_name_classes_by_their_modules_are_read(earlier: str) -> None:
+    name = earlier.rpartition(".")[2]
+    public = comms if earlier.startswith("gsrl.comms.") else algorithms
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        node = {"type": "class", "name": earlier}
+        archive.writestr(checkpoint.DOCUMENT, json.dumps({"format": checkpoint.FORMAT, "version": 1, "tree": node}))
+    assert load(file).__name__ == name
+    assert load(file) is getattr(public, name, None) or name in ("Actor", "Critics", "ValueNetwork")
 
 
 def test_schedules_and_train_frequency() -> None:
