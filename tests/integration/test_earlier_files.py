@@ -1,11 +1,16 @@
-"""Files from before defaults were others: they act and learn on as those who wrote them. See earlier/write.py."""
+"""Files from before act and learn on as those who wrote them.
+
+Those of earlier/write.py are from before defaults were others, those of earlier/kinds.py of each kind there is.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from earlier import kinds
 from earlier.write import ENV, FOLDER, actions, learn_on, parameters
 
 from gsrl import DiscreteSAC, Population
@@ -52,6 +57,15 @@ def test_a_population(expected: dict[str, np.ndarray]) -> None:
     population.learn(40)
     learned = [parameters(population.member(index)) for index in range(2)]
     np.testing.assert_allclose(learned, expected["parameters of members"], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_each_kind_goes_on(kind: str, tmp_path: Path) -> None:
+    found, expected = kinds.going_on(kind, tmp_path), kinds.recorded()[kind]
+    assert found.keys() >= expected.keys()
+    for name, value in expected.items():
+        # Sums over hundreds of parameters, each as exact as TOLERANCE.
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
 def test_what_is_loaded_is_saved_with_what_it_was_loaded_with(tmp_path: Any, expected: dict[str, np.ndarray]) -> None:
