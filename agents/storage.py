@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from gsrl import checkpoint
+from gsrl._trees import map_arrays
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 
@@ -189,7 +190,7 @@ def _set_parameters(model: BaseAlgorithm, parameters: Mapping[str, Any]) -> None
 
 def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
     size = buffer.size()
-    arrays = {name: _map(lambda array: array[:size], getattr(buffer, name)) for name in REPLAY}
+    arrays = {name: map_arrays(lambda array: array[:size], getattr(buffer, name)) for name in REPLAY}
     return {"pos": buffer.pos, "full": buffer.full, **arrays}
 
 
@@ -229,7 +230,7 @@ def _load_generators_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> No
 def _normalization_state(env: VecNormalize | None) -> dict[str, Any] | None:
     if env is None:
         return None
-    return {"observations": _map(_moments, env.obs_rms), "returns": _moments(env.ret_rms)}
+    return {"observations": map_arrays(_moments, env.obs_rms), "returns": _moments(env.ret_rms)}
 
 
 def _load_normalization_state(env: VecNormalize | None, state: Mapping[str, Any] | None) -> None:
@@ -245,11 +246,6 @@ def _load_normalization_state(env: VecNormalize | None, state: Mapping[str, Any]
     else:
         _load_moments(statistics, state["observations"])
     _load_moments(env.ret_rms, state["returns"])
-
-
-def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """Applies a function to a value, or to each of a dict of them (one an entry of a Dict observation)."""
-    return {key: function(item) for key, item in value.items()} if isinstance(value, dict) else function(value)
 
 
 def _moments(statistics: RunningMeanStd) -> dict[str, Any]:

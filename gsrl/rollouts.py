@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
+from gsrl._trees import map_arrays
 from gsrl.masking import to_matrix
 from gsrl.spaces import OneHotCodec
 
@@ -164,7 +165,7 @@ class Episodes:
 
     def state_dict(self) -> dict[str, Any]:
         """What was played so far, as a tree that :func:`gsrl.checkpoint.save` stores."""
-        steps = None if not self._steps else _map_tree(lambda *each: np.stack(each), *self._steps)
+        steps = None if not self._steps else map_arrays(lambda *each: np.stack(each), *self._steps)
         finals = [[map_arrays(np.array, final) for final in of_env] for of_env in self._finals]
         truncated = [list(of_env) for of_env in self._truncated]
         return {"left": self._left.copy(), "steps": steps, "finals": finals, "truncated": truncated}
@@ -175,20 +176,6 @@ class Episodes:
         self._finals = [list(of_env) for of_env in state["finals"]]
         self._truncated = [list(of_env) for of_env in state["truncated"]]
         count = 0 if state["steps"] is None else len(state["steps"]["dones"])
-        self._steps = [_map_tree(lambda column, t=t: column[t], state["steps"]) for t in range(count)]
+        self._steps = [map_arrays(lambda column, t=t: column[t], state["steps"]) for t in range(count)]
         for t, step in enumerate(self._steps, start=1):
             self._began[step["dones"]] = t
-
-
-def map_arrays(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Applies a function to arrays, or to the entries of dicts of them, those of ``Dict`` observations."""
-    if isinstance(first, Mapping):
-        return {key: function(first[key], *(other[key] for other in others)) for key in first}
-    return function(first, *others)
-
-
-def _map_tree(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """The same for nested dicts, and None stays None."""
-    if isinstance(first, Mapping):
-        return {key: _map_tree(function, value, *(other[key] for other in others)) for key, value in first.items()}
-    return None if first is None else function(first, *others)

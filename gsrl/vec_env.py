@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from gsrl._trees import map_arrays
 from gsrl.checks import (
     EnvironmentDataError,
     checked_end,
@@ -333,7 +334,7 @@ class GymnasiumVecEnv(VecEnv):
         for counts in (self._returns, self._lengths, self._dummy):
             counts.fill(0)
         self.reset_infos = _split(infos, self.num_envs)
-        return _map(np.array, observations)
+        return map_arrays(np.array, observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Takes the actions of the next `step_wait`, which does the whole step.
@@ -356,7 +357,7 @@ class GymnasiumVecEnv(VecEnv):
             RuntimeError: The vector environment is said to reset in the same step, but gives no final observation.
         """
         observations, rewards, terminated, truncated, batched = self.vector_env.step(self._actions)
-        observations = _map(np.array, observations)  # the vector environment may write over its own
+        observations = map_arrays(np.array, observations)  # the vector environment may write over its own
         infos = _split(batched, self.num_envs)
         terminated = checked_ends("terminated", terminated, self.num_envs)
         truncated = checked_ends("truncated", truncated, self.num_envs)
@@ -372,7 +373,7 @@ class GymnasiumVecEnv(VecEnv):
                 infos[i], self.reset_infos[i] = _part_final(infos[i], i)
         else:
             for i in ended:
-                infos[i]["terminal_observation"] = _map(lambda array, i=i: np.array(array[i]), observations)
+                infos[i]["terminal_observation"] = map_arrays(lambda array, i=i: np.array(array[i]), observations)
             if self.has_dummy_steps:
                 self._mark_dummy_steps(infos, dones)
             elif ended:
@@ -387,7 +388,7 @@ class GymnasiumVecEnv(VecEnv):
     def _reset_ended(self, observations: VecEnvObs, dones: np.ndarray) -> None:
         """Reset the sub-environments whose episode ended, and write over their final observations."""
         first, infos = self.vector_env.reset(options={"reset_mask": dones.copy()})
-        _map(lambda array, new: array.__setitem__(dones, new[dones]), observations, first)
+        map_arrays(lambda array, new: array.__setitem__(dones, new[dones]), observations, first)
         for i, info in enumerate(_split(infos, self.num_envs)):
             if dones[i]:
                 self.reset_infos[i] = info
@@ -627,15 +628,5 @@ def _part_final(info: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str,
     """The info of the last step, with its observation, and the info of the reset that followed in the same step."""
     if "final_obs" not in info:
         raise RuntimeError(f"infos['final_obs'] must hold the final observation of sub-environment {i}, got none")
-    final = {**info.pop("final_info", {}), "terminal_observation": _map(np.array, info.pop("final_obs"))}
+    final = {**info.pop("final_info", {}), "terminal_observation": map_arrays(np.array, info.pop("final_obs"))}
     return final, info
-
-
-def _map(function: Callable[..., Any], *observations: Any) -> Any:
-    """Apply `function` to the arrays of observations of the same space."""
-    first = observations[0]
-    if isinstance(first, dict):
-        return {key: _map(function, *(observation[key] for observation in observations)) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_map(function, *parts) for parts in zip(*observations, strict=True))
-    return function(*observations)

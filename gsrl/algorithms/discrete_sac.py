@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from gsrl import checkpoint
+from gsrl._trees import map_arrays
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
 from gsrl.buffers import ReplayBatch, ReplayBuffer
@@ -42,7 +43,6 @@ from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import map_arrays
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 from gsrl.values import CriticCombination

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl._modes import evaluation_mode
+from gsrl._trees import map_arrays
 from gsrl._validation import is_number
 from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
@@ -33,7 +34,7 @@ from gsrl.learner import Learner
 from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import Episodes, Rollout, map_arrays
+from gsrl.rollouts import Episodes, Rollout
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 
