@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.common import UsageError
 from agents.files import write_text
+from gsrl._files import csv_text
 
 __all__ = ["CsvLog", "ProgressLog", "TensorBoardLog"]
 
@@ -86,12 +86,9 @@ class CsvLog:
             self._file.close()
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        text = csv_text(self.columns, rows)
         self.close()
-        write_text(self.path, text.getvalue())
+        write_text(self.path, text)
         self._steps = [int(row["steps"]) for row in rows]
         self._file = self.path.open("a", buffering=1, newline="", encoding="utf-8")  # a line at a time
         self._writer = csv.DictWriter(self._file, self.columns, restval="", lineterminator="\n")

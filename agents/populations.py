@@ -30,8 +30,9 @@ from agents.lockstep import Member, Members, number_of_processes
 from agents.logs import CsvLog, TensorBoardLog
 from agents.rewind import why_not_rewindable
 from agents.scores import interquartile_mean
-from agents.training import CURVE_EPISODES, DivergenceError, Training, carry_out, describe_steps, progress_bar
+from agents.training import CURVE_EPISODES, DivergenceError, Training, carry_out, describe_steps
 from gsrl import checkpoint
+from gsrl._progress import show_progress
 from gsrl.masking import adapt
 from gsrl.timing import Stopwatch
 
@@ -167,7 +168,7 @@ class PopulationRun(Training[NDArray[np.float64]]):
         """Trains all to the end; raises ``Interrupted`` when it was asked to stop."""
         stop.on_request = self.members.cancel
         pace = Pace(self.config.n_envs)
-        with progress_bar(self.config, self.steps) as bar:
+        with show_progress(self.config.steps, self.steps, shown=None) as bar:
             while self.steps < self.config.steps and self.members.learning:
                 if self.steps >= self.next_log:
                     self.log()

@@ -49,11 +49,11 @@ from agents.training import (
     carry_out,
     describe_steps,
     evaluation_seed,
-    progress_bar,
     set_threads,
     told,
 )
 from gsrl import checkpoint
+from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
 from gsrl.evaluation import evaluate_policy
 from gsrl.masking import adapt
@@ -408,7 +408,7 @@ class _Run(Training[list[float]]):
         return getattr(self.model, "stopwatch", self._stopwatch)
 
     def learn(self, stop: Stop) -> None:
-        with progress_bar(self.config, self.model.num_timesteps) as bar:
+        with show_progress(self.config.steps, self.model.num_timesteps, shown=None) as bar:
             self.model.learn(
                 self.config.steps - self.model.num_timesteps,
                 callback=_Recorder(self, bar, stop),

@@ -12,10 +12,8 @@ each rung that it reached, its rank), ``search.png``, ``summary.json``, ``checkp
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import errno
-import io
 import itertools
 import math
 import sys
@@ -53,6 +51,8 @@ from agents.rewind import why_not_rewindable
 from agents.storage import check_sizes
 from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares, told
 from gsrl import checkpoint
+from gsrl._files import csv_text
+from gsrl._progress import show_progress
 from gsrl.algorithms.discrete_sac import kind_of_entropy
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
@@ -458,7 +458,7 @@ class _Search:
         """Goes from rung to rung, until it is stopped."""
         pace = Pace(self.config.n_envs)
         total = sum(steps * count for steps, count in zip(np.diff([0, *self.rung_steps]), self._counts(), strict=True))
-        with tqdm(total=int(total), unit="step", mininterval=0.5, dynamic_ncols=True, disable=None) as bar:
+        with show_progress(int(total), shown=None) as bar:
             for rung in range(self.rung, len(self.rung_steps)):
                 bar.set_description(f"rung {rung + 1} of {len(self.rung_steps)}, {len(self.alive)} settings")
                 while self.members.steps < self.rung_steps[rung] and self.members.learning:
@@ -594,9 +594,8 @@ class _Search:
         if ranked:
             title = f"{config.agent} on {config.env}, {len(self.results)} settings"
             header, rows = table(ranked, self.rung_steps)
-            text = io.StringIO(newline="")
-            csv.writer(text, lineterminator="\n").writerows([header, *rows])
-            write_text(self.folder / "results.csv", text.getvalue())
+            by_column = [dict(zip(header, row, strict=True)) for row in rows]
+            write_text(self.folder / "results.csv", csv_text(header, by_column))
             write_text(self.folder / "results.md", _markdown(title, header, rows, summary))
             plot_search(
                 self.folder / "search.png",

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from agents.common import UsageError
 from agents.config import Config, write_config, write_json
@@ -42,7 +41,6 @@ __all__ = [
     "describe_steps",
     "describe_times",
     "evaluation_seed",
-    "progress_bar",
     "set_threads",
     "time_shares",
     "told",
@@ -380,11 +378,6 @@ def carry_out(
     finally:
         with suppress(OSError):  # rows are written when they are added, so nothing is lost here
             training.close()
-
-
-def progress_bar(config: Config[Any], steps: int) -> tqdm:
-    """The bar of a run that has come to some steps. It is for people: off where stderr is a file."""
-    return tqdm(total=config.steps, initial=steps, unit="step", mininterval=0.5, dynamic_ncols=True, disable=None)
 
 
 def describe_steps(steps: int, total: int, unit: str = "steps") -> str:

@@ -6,8 +6,6 @@ file), ``pairs.csv`` (who beats whom, with p-values) and pictures. The same resu
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +17,7 @@ from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
 from benchmarks.page import DIVERGED, duration, number, page, seeds_text, significant, span, steps_text
 from benchmarks.stats import FEW
+from gsrl._files import csv_text
 
 __all__ = ["markdown", "pairs", "write"]
 
@@ -77,15 +76,14 @@ def pairs(analysis: Analysis) -> str:
 
     ``p_adjusted`` is ``p_value`` by Holm's procedure for the pairs of the panel.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["panel", "first", "second", "probability", "low", "high", "p_value", "p_adjusted"])
+    columns = ["panel", "first", "second", "probability", "low", "high", "p_value", "p_adjusted"]
+    rows = []
     for panel in analysis.panels:
         for pair in panel.pairs:
             numbers = (*pair.probability, pair.p_value, pair.adjusted)
             cells = (f"{value:.6g}" if math.isfinite(value) else "" for value in map(float, numbers))
-            writer.writerow([panel.name, pair.first, pair.second, *cells])
-    return text.getvalue()
+            rows.append(dict(zip(columns, (panel.name, pair.first, pair.second, *cells), strict=True)))
+    return csv_text(columns, rows)
 
 
 def _verdict(panel: Panel) -> str:

@@ -39,6 +39,7 @@ from agents.interruption import Stop
 from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
 from benchmarks.worker import LOG, ROOT, TASK, Child, last_words
+from gsrl._progress import show_progress
 
 __all__ = ["Backend", "Outcome", "Summary", "Task", "bench", "choose", "make_tasks", "on_ray", "seconds_left"]
 
@@ -403,7 +404,7 @@ def _bench(
     done = len(planned) - sum(len(task.keys) for task in tasks)
     with (
         stop.listening(),
-        tqdm(total=len(planned), initial=done, bar_format=form, dynamic_ncols=True, disable=None) as bar,
+        show_progress(len(planned), done, shown=None, bar_format=form) as bar,
     ):
 
         def report(running: Mapping[Task, float]) -> None:

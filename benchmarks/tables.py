@@ -7,7 +7,6 @@ are kept as they are: those who have the table alone can go on with it.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from agents.common import UsageError
 from agents.config import Config, parse_config, read_json
 from agents.files import write_text
+from gsrl._files import csv_text
 
 __all__ = ["TABLES", "Key", "Rows", "Table", "finished_runs", "merged", "read_table", "rows_of", "write_table"]
 
@@ -107,11 +107,8 @@ def write_table(folder: Path, table: Table, rows: Sequence[Mapping[str, str]]) -
     """Writes a table in one order; one without rows that is not there is not made."""
     if not rows and not (folder / table.name).exists():
         return
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(table.columns), lineterminator="\n", extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: (row["env"], row["label"], int(row["seed"]), int(row["step"]))))
-    write_text(folder / table.name, text.getvalue())
+    ordered = sorted(rows, key=lambda row: (row["env"], row["label"], int(row["seed"]), int(row["step"])))
+    write_text(folder / table.name, csv_text(list(table.columns), ordered))
 
 
 def merged(old: Iterable[Mapping[str, str]], new: Iterable[Mapping[str, str]]) -> Rows:

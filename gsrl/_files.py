@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["HALF_WRITTEN", "replacing", "save_figure"]
+__all__ = ["HALF_WRITTEN", "csv_text", "replacing", "save_figure"]
 
 HALF_WRITTEN = ".gsrl-*.tmp"
 """What a process that is killed while it writes leaves beside a file, as a pattern."""
@@ -41,6 +43,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename == str(temporary):
             error.filename = os.fspath(path)
         raise
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table as comma-separated values, a line a row under the header.
+
+    Args:
+        columns: Their names, in order.
+        rows: Values by column; others are left out, and what a row lacks is empty.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], **how: Any) -> None:

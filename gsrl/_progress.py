@@ -1,4 +1,4 @@
-"""The progress bar of a training."""
+"""The progress bar of whatever takes its time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from typing import Any
 __all__ = ["show_progress"]
 
 
-def show_progress(total: int, initial: int, *, shown: bool) -> Any:
-    """A context whose value has ``update(steps)``: tqdm's bar, or nothing to be seen.
+def show_progress(total: int, initial: int = 0, *, shown: bool | None, **how: Any) -> Any:
+    """A context whose value is tqdm's bar, or has the ``update`` and ``set_description`` of one that is not seen.
 
     Args:
-        total: Steps of the whole training.
+        total: Steps of the whole work.
         initial: Steps that are done.
-        shown: Whether there is a bar.
+        shown: Whether there is a bar, on stderr; None: if that is a terminal, where people see it.
+        **how: More arguments of tqdm, such as ``unit``, of which a step is one unless told otherwise.
 
     Raises:
-        ModuleNotFoundError: It is to be shown, and tqdm is not installed.
+        ModuleNotFoundError: There may be one to be seen, and tqdm is not installed.
     """
-    if not shown:
+    if shown is False:
         return nullcontext(_NoBar())
     try:
         from tqdm import tqdm
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('progress_bar needs tqdm: pip install "gsrl[cli]"') from None
-    return tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True)
+    except ModuleNotFoundError as error:
+        message = f'a progress bar needs {error.name}: pip install "gsrl[diagnostics]"'
+        raise ModuleNotFoundError(message, name=error.name) from None
+    usual = {"unit": "step", "mininterval": 0.5, "dynamic_ncols": True}
+    return tqdm(total=total, initial=initial, disable=None if shown is None else False, **{**usual, **how})
 
 
 class _NoBar:
     def update(self, steps: int) -> None:
+        """Shows nothing."""
+
+    def set_description(self, text: str, refresh: bool = True) -> None:
         """Shows nothing."""

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gsrl._files import save_figure
+from gsrl._progress import show_progress
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
 from gsrl.estimators import Estimator, Exact, Objective, RelaxedControl, make_estimator
 from gsrl.estimators.base import evaluate, replace_rows
@@ -284,7 +285,7 @@ def compare(
         TypeError: ``estimators`` is neither a mapping nor a sequence of estimators and names.
         ValueError: ``num_samples`` is below 2; there is no estimator, or two have one label; ``exact`` has another
             shape than the logits; an estimator refuses the policy, or ``f`` returned another shape.
-        ModuleNotFoundError: ``progress`` is set and rich is missing.
+        ModuleNotFoundError: ``progress`` is set and tqdm is missing.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, to measure a variance, but got {num_samples}.")
@@ -296,7 +297,12 @@ def compare(
         )
     # A first estimate of each, so that one that refuses does so before the work.
     plans = {label: _plan(estimator, policy, f, num_samples) for label, estimator in named.items()}
-    with _progress_bar(progress, sum(plan.samples for plan in plans.values())) as advance:
+    with show_progress(sum(plan.samples for plan in plans.values()), shown=progress, unit="estimate") as bar:
+
+        def advance(label: str, count: int) -> None:
+            bar.set_description(label, refresh=False)
+            bar.update(count)
+
         gradient, reference, reference_error = _reference(policy, f, exact, num_samples, seed, advance)
         rows = []
         for label, plan in plans.items():
@@ -688,20 +694,6 @@ def _diagnostics_extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f'gsrl.diagnostics needs {error.name} for this: pip install "gsrl[diagnostics]"'
         raise ModuleNotFoundError(message, name=error.name) from error
-
-
-@contextmanager
-def _progress_bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
-    """Yields a function that takes what is at work and how many estimates it made."""
-    if not shown:
-        yield lambda label, count: None
-        return
-    with _diagnostics_extra():
-        from rich.console import Console
-        from rich.progress import Progress
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda label, count: bar.update(task, description=label, advance=count)
 
 
 def _number(value: float) -> str:

@@ -652,7 +652,7 @@ def test_progress_goes_to_stderr(capsys):
         ("pandas", lambda comparison: comparison.to_frame()),
         ("rich", lambda comparison: comparison.table()),
         ("matplotlib", lambda comparison: comparison.figure()),
-        ("rich", lambda comparison: compare(POLICY, quadratic, ["exact"], 2, progress=True)),
+        ("tqdm", lambda comparison: compare(POLICY, quadratic, ["exact"], 2, progress=True)),
     ],
 )
 def test_missing_package_says_what_to_install(monkeypatch, package, show):
