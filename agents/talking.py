@@ -220,7 +220,7 @@ class _Talkers:
     @property
     def diverged(self) -> list[bool]:
         """Whether each was frozen because its loss was not finite."""
-        return [not alive for alive in self.model.learner.alive.tolist()]
+        return [not alive for alive in self.model.lockstep.alive.tolist()]
 
     def cancel(self) -> None:
         """Nothing: an evaluation is over soon."""
@@ -237,7 +237,7 @@ class _Talkers:
             self.agent.learn(self.model, self.config.settings, updates, self.config.steps)
         self._update_seconds += time.perf_counter() - begin
         # Not the steps of now, which depend on how many are taken at a time.
-        own = [int(count) * self.model.batch_size for count in self.model.learner.count.tolist()]
+        own = [count * self.model.batch_size for count in self.model.lockstep.counts]
         self.stopped_at = [steps if diverged else None for steps, diverged in zip(own, self.diverged, strict=True)]
         return []
 

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from benchmarks.comms import evidence
 from benchmarks.peers.egg_loop import Meanings, Receiver, Sender, make_trainer
 from gsrl.comms import Channel, LewisGame, SignallingGame
-from gsrl.learner import EAGER_UPDATES
+from gsrl.learning.learner import EAGER_UPDATES
 
 MEANINGS, BATCH, HIDDEN, GAMES = 10, 128, 64, 16
 LOOP, EGG = "EGG's loop, by us", "EGG"

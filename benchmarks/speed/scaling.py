@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gsrl
 from gsrl.buffers import ReplayBatch
-from gsrl.learner import EAGER_UPDATES
+from gsrl.learning.learner import EAGER_UPDATES
 
 OBSERVATIONS, ACTIONS, CRITICS = 4, 2, 2
 MODES = ("eager", "compiled")

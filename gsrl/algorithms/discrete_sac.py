@@ -38,7 +38,7 @@ from gsrl.checks import checked_infos
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Pathwise, make_estimator
 from gsrl.exploration import PersistentExploration
-from gsrl.learner import Learner
+from gsrl.learning import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
@@ -118,7 +118,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         verbose: 0: silent, 1: information, 2: debugging.
         seed: Seed of everything random; None: from the operating system.
         device: Of the networks.
-        compile: Whether updates are compiled, see :class:`gsrl.learner.Learner`. Not saved: it is about the machine.
+        compile: Whether updates are compiled, see :class:`gsrl.learning.Learner`. Not saved: it is about the machine.
         _init_setup_model: Whether the networks are built at once.
 
     Attributes:
@@ -126,7 +126,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         estimator: The :class:`gsrl.Estimator` in use.
         actor: The policy's, as are ``critic`` and ``critic_target``.
         entropy_coefficient: The :class:`gsrl.losses.EntropyCoefficient`.
-        learner: The :class:`gsrl.learner.Learner`.
+        learner: The :class:`gsrl.learning.Learner`.
         stopwatch: The :class:`gsrl.timing.Stopwatch` of the training, with the times of ``environment``, ``acting``,
             ``replay``, ``update``, ``callbacks`` and ``logging``, and of ``evaluation`` by
             :class:`gsrl.callbacks.EvalCallback`. ``learn(reset_num_timesteps=False)`` adds to them.

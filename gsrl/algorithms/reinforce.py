@@ -30,7 +30,7 @@ from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import MLP, Actor, ActorPolicy, Network
 from gsrl.checkpoint import register
 from gsrl.checks import checked_infos, checked_transition, layout_of
-from gsrl.learner import Learner
+from gsrl.learning import Learner
 from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
 from gsrl.relaxations import gumbel_noise
@@ -303,7 +303,7 @@ class Reinforce(Algorithm):
 
     Attributes:
         generator: Torch generator of actions and noise.
-        learner: The :class:`gsrl.learner.Learner` of actor and control.
+        learner: The :class:`gsrl.learning.Learner` of actor and control.
         critic_learner: That of the value network, or None.
         stopwatch: The :class:`gsrl.timing.Stopwatch` of the training, with the times of ``environment``, ``acting``,
             ``update``, ``callbacks`` and ``logging``, and of ``evaluation`` by :class:`gsrl.callbacks.EvalCallback`.
@@ -707,10 +707,8 @@ def _architectures(given: Any) -> tuple[list[int] | dict[str, list[int]], list[i
 
 
 def _make_learner(loss: nn.Module, max_grad_norm: float | None) -> Learner:
-    learner = Learner(loss, max_grad_norm=max_grad_norm)
     # Every rollout has another number of steps: a record of the operations would hardly ever be used again.
-    learner._traced_gradients = None
-    return learner
+    return Learner(loss, max_grad_norm=max_grad_norm, record=False)
 
 
 def _explained_variance(predictions: Tensor, targets: Tensor) -> Tensor:

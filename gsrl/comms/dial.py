@@ -28,11 +28,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger, get_device
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from gsrl import checkpoint
-from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._modes import evaluation_mode
 from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
@@ -42,8 +40,7 @@ from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
-from gsrl.learner import Learner, LockstepLearner
-from gsrl.temperature import Temperature
+from gsrl.learning import Learner, Lockstep, Mapped
 
 __all__ = ["DIAL", "SILENCE", "DIALEvaluation", "DIALLoss", "RecurrentQNetwork", "TalkingEnv", "Turn"]
 
@@ -166,7 +163,7 @@ class Batch(NamedTuple):
 
 
 class DIALLoss(nn.Module):
-    r"""The loss of a batch of episodes, as :class:`gsrl.learner.Learner` minimises it.
+    r"""The loss of a batch of episodes, as :class:`gsrl.learning.Learner` minimises it.
 
     .. math:: \frac{1}{2Bn} \sum_{b,i,t}
               \left(r_t + \gamma \max_{a'} Q^-_{t+1}(a') - Q_t(a_t)\right)^2
@@ -311,7 +308,6 @@ class _Member:
 
     def __init__(self, seed: int, env: TalkingEnv) -> None:
         self.env = env
-        self.generator = torch.Generator().manual_seed(seed_of(seed_sequence(seed, "noise")))
         self.init_seed = seed_of(seed_sequence(seed, "initialisation"))
         self.play = np.random.default_rng(seed_sequence(seed, "data"))
         self.explore = np.random.default_rng(seed_sequence(seed, "exploration"))
@@ -348,7 +344,7 @@ class DIAL:
         max_grad_norm: Largest norm of the gradient; None: no clipping.
         entropy_bonus: Weight of the entropy of messages, in nats.
         device: Of the networks.
-        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        compile: Whether the update is compiled, see :class:`gsrl.learning.Learner`.
         tensorboard_log: Folder for TensorBoard; None: there is no log.
         verbose: 1: what is logged is printed, of the first team.
 
@@ -416,50 +412,25 @@ class DIAL:
         self.num_updates = 0
         self.history: list[dict[str, Any]] = []
         self.loggers: list[Logger] = []
-        self._metrics: dict[str, Tensor] = {}
-        self._diverged = [False] * len(self.seeds)
         self._make_env = env
         if _saved is not None:
             self._check_saved(_saved)
         self._members = [_Member(seed, self._new_env()) for seed in self.seeds]
-        self._losses = [self._make_loss(member) for member in self._members]
-        self._learners = [
-            Learner(loss, targets=[("network", "target")], max_grad_norm=max_grad_norm) for loss in self._losses
-        ]
-        self.learner = LockstepLearner(self._learners, compile=compile)
+        losses = [self._make_loss(member) for member in self._members]
+        learners = [Learner(each, targets=[("network", "target")], max_grad_norm=max_grad_norm) for each in losses]
+        self.lockstep = Lockstep(learners, self.seeds, compile=compile)
         # Estimators without a state have nothing to advance.
         self._stepped = [
             (index, loss.estimator)
-            for index, loss in enumerate(self._losses)
+            for index, loss in enumerate(losses)
             if loss.estimator is not None and loss.estimator.state_dict()
         ]
-        self._prepare_acting(compile=compile)
+        self._step = Mapped(self.lockstep, _step, ["network", "estimator"], "a step")
         self.is_built = True
 
-    def _prepare_acting(self, *, compile: bool) -> None:
-        """Makes what :meth:`_step` needs of the learner's tensors."""
-        self._compile = compile
-        self._step_of_one = _Step(self._losses[0])
-        self._acting = {
-            f"loss.{child}.{name}": tensor
-            for child in ("network", "estimator")
-            for name, tensor in self.learner.tensors(child).items()
-        }
-        self._fingerprint = Fingerprint(self._losses[0])
-        is_known = compile or is_traceable(self._losses[0].modules())
-        self._traced_step = (
-            Traced(self._step_of_all, "a step", self._acting, compile=compile, after=100) if is_known else None
-        )
-
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy or a pickle: without the loggers, whose files are open, and what :meth:`_prepare_acting` makes."""
-        derived = ("_step_of_one", "_acting", "_fingerprint", "_traced_step")
-        return {name: value for name, value in {**self.__dict__, "loggers": []}.items() if name not in derived}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """After a copy or a pickle, whose learner has tensors of its own."""
-        self.__dict__.update(state)
-        self._prepare_acting(compile=self._compile)
+        """Of a copy or a pickle: without the loggers, whose files are open. Training makes new ones."""
+        return {**self.__dict__, "loggers": []}
 
     # Construction
 
@@ -574,7 +545,7 @@ class DIAL:
             self._make_loggers(tb_log_name)
         total = self.num_episodes + episodes
         with show_progress(total, self.num_episodes, shown=progress_bar) as bar:
-            while self.num_episodes < total and bool(self.learner.alive.any()):
+            while self.num_episodes < total and bool(self.lockstep.alive.any()):
                 self._update(remaining=1 - self.num_episodes / total)
                 bar.update(self.batch_size)
                 if self.num_updates % log_interval == 0:
@@ -586,13 +557,11 @@ class DIAL:
 
     def _update(self, remaining: float) -> None:
         learning_rate = self.learning_rate(remaining) if callable(self.learning_rate) else self.learning_rate
-        ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
         is_copied = (self.num_updates + 1) % self.target_interval == 0
-        tau = ones if is_copied else None
-        self._metrics = self.learner.update(*self._collect(), learning_rate=ones * learning_rate, tau=tau)
+        metrics = self.lockstep.update(*self._collect(), learning_rate=learning_rate, tau=1.0 if is_copied else None)
         self.num_updates += 1
         for index, estimator in self._stepped:
-            estimator.step(self._metrics["message_cost"][index])
+            estimator.step(metrics["message_cost"][index])
 
     @torch.no_grad()
     def _collect(self) -> Batch:
@@ -603,7 +572,7 @@ class DIAL:
         over = np.zeros((S, B), np.bool_)
         noise = self._draw_noise()
         messages = noise.new_zeros(S, B, env.n_agents, self.length, self.vocabulary)
-        state = self._losses[0].network.first((S, B, env.n_agents), noise)
+        state = self.lockstep.losses[0].network.first((S, B, env.n_agents), noise)
         columns: list[list[Tensor]] = []
         for t in range(env.horizon):
             context, routes, masks = self._inputs(turns, last)
@@ -630,7 +599,7 @@ class DIAL:
         if is_nan:
             check_finite(context, context.shape[:2])
             for row in np.flatnonzero(np.isnan(values).reshape(len(values), -1).any(1)):
-                self.learner.alive[indices[int(row)]] = False
+                self.lockstep.alive[indices[int(row)]] = False
             values = np.nan_to_num(values, nan=0.0)
         return values
 
@@ -641,10 +610,9 @@ class DIAL:
             return torch.zeros(len(self.seeds), env.horizon, 0, device=self.device)
         shape = (self.batch_size, env.n_agents, self.length, self.vocabulary)
         blank = FactoredCategorical(torch.zeros(shape), validate_args=False)
-        generators = [member.generator for member in self._members]
         steps = []
         for _ in range(env.horizon):
-            noise = draw_noise_in_lockstep(self.estimator, blank, generators)
+            noise = draw_noise_in_lockstep(self.estimator, blank, self.lockstep.generators)
             if not isinstance(noise, Tensor):
                 raise TypeError(f"estimator must draw its noise as one tensor, but {self.estimator.name} does not.")
             steps.append(noise)
@@ -673,17 +641,6 @@ class DIAL:
         best = np.where(masks, scores, -np.inf).argmax(-1)
         return np.eye(masks.shape[-1], dtype=np.float32)[best]
 
-    def _step(self, *inputs: Any) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Values, messages and states of all teams; see :meth:`_step_of_all`."""
-        is_same = self._traced_step is not None and self._fingerprint.is_same()
-        result = self._traced_step(*inputs) if is_same and self._traced_step is not None else None
-        stepped: tuple[Tensor, Tensor, tuple[Tensor, ...]]
-        stepped = self._step_of_all(self._acting, *inputs) if result is None else result
-        return stepped
-
-    def _step_of_all(self, tensors: dict[str, Tensor], *inputs: Any) -> Any:
-        return vmap(lambda own, *args: functional_call(self._step_of_one, own, args))(tensors, *inputs)
-
     def _log(self) -> None:
         result = self.evaluate(LOGGED_EPISODES)
         returns = result.mean_return
@@ -700,15 +657,8 @@ class DIAL:
 
     def scalars(self) -> list[dict[str, float]]:
         """What the last update found, of each team: for loggers."""
-        norms = {f"gradient_norm_{name}": norm for name, norm in self.learner.gradient_norms().items()}
-        columns = {name: value.tolist() for name, value in {**self._metrics, **norms}.items()}
-        rows = [{f"train/{name}": column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
-        for row, loss in zip(rows, self._losses, strict=True):
-            row |= {"time/updates": float(self.num_updates), "time/episodes": float(self.num_episodes)}
-            temperature = getattr(loss.estimator, "temperature", None)
-            if isinstance(temperature, Temperature):
-                row["train/temperature"] = temperature().item()
-        return rows
+        own = {"time/updates": float(self.num_updates), "time/episodes": float(self.num_episodes)}
+        return [{**row, **own} for row in self.lockstep.scalars()]
 
     def _make_loggers(self, name: str) -> None:
         self.loggers = [
@@ -719,14 +669,12 @@ class DIAL:
         ]
 
     def _report_diverged(self) -> None:
-        for index, alive in enumerate(self.learner.alive.tolist()):
-            if not alive and not self._diverged[index]:
-                self._diverged[index] = True
-                warnings.warn(
-                    f"the team of seed {self.seeds[index]} diverged by {self.num_episodes} episodes: its loss is not "
-                    "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
-                    stacklevel=3,
-                )
+        for index in self.lockstep.newly_diverged():
+            warnings.warn(
+                f"the team of seed {self.seeds[index]} diverged by {self.num_episodes} episodes: its loss is not "
+                "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
+                stacklevel=3,
+            )
 
     # Execution
 
@@ -767,7 +715,7 @@ class DIAL:
         self, index: int, env: Any, episodes: int, rng: np.random.Generator, scramble: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
         """Returns, lengths and best returns ``[N]`` of one team."""
-        loss = self._losses[index]
+        loss = self.lockstep.losses[index]
         turn = env.reset(episodes, rng)
         best = env.best_returns() if hasattr(env, "best_returns") else None
         last = np.zeros((episodes, env.n_agents, env.n_actions), np.float32)
@@ -798,26 +746,10 @@ class DIAL:
 
         It is a copy, which does not change with its owner.
         """
-        for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
-            learner.count = int(count)
-        members = [
-            {
-                "loss": loss.state_dict(),
-                "learner": learner.state_dict(),
-                "generator": member.generator.get_state(),
-                "play": member.play.bit_generator.state,
-                "explore": member.explore.bit_generator.state,
-            }
-            for loss, learner, member in zip(self._losses, self._learners, self._members, strict=True)
-        ]
-        state = {
-            "members": members,
-            "num_updates": self.num_updates,
-            "history": self.history,
-            "alive": self.learner.alive.tolist(),
-            "diverged": self._diverged,
-        }
-        return checkpoint.copied(state)
+        state = self.lockstep.state_dict()
+        for own, member in zip(state["members"], self._members, strict=True):
+            own |= {"play": member.play.bit_generator.state, "explore": member.explore.bit_generator.state}
+        return {**state, "num_updates": self.num_updates, "history": copy.deepcopy(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many teams of the same settings.
@@ -826,24 +758,14 @@ class DIAL:
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
             ValueError: There is another number of teams.
         """
-        expected = self.state_dict()
-        checkpoint.check_entries(state, dict.fromkeys(expected))
+        checkpoint.check_entries(state, dict.fromkeys(("members", "num_updates", "history")))
         checkpoint.check_counts(state, "num_updates")
-        if len(state["members"]) != len(self.seeds):
-            raise ValueError(f"state must hold {len(self.seeds)} teams, but holds {len(state['members'])}.")
-        for member_state, own in zip(state["members"], expected["members"], strict=True):
-            checkpoint.check_entries(member_state, own)
-        for index, member_state in enumerate(state["members"]):
-            member = self._members[index]
-            self._losses[index].load_state_dict(member_state["loss"])
-            self._learners[index].load_state_dict(member_state["learner"])
-            member.generator.set_state(member_state["generator"].cpu())
-            member.play.bit_generator.state = member_state["play"]
-            member.explore.bit_generator.state = member_state["explore"]
-        self.learner.count.copy_(torch.tensor([learner.count for learner in self._learners]))
-        self.learner.alive.copy_(torch.tensor(state["alive"]))
+        for each in state["members"]:
+            checkpoint.check_entries(each, dict.fromkeys(("play", "explore")))
+        self.lockstep.load_state_dict(state)
+        for member, own in zip(self._members, state["members"], strict=True):
+            member.play.bit_generator.state, member.explore.bit_generator.state = own["play"], own["explore"]
         self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
-        self._diverged = list(state["diverged"])
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Saves the teams with all that they have but the environment, as tensors and JSON.
@@ -897,26 +819,19 @@ class DIAL:
                 _saved=None if custom_objects else tree["members"],
             )
             teams.load_state_dict(tree)
-            for index, loss in enumerate(teams._losses):
+            for index, loss in enumerate(teams.lockstep.losses):
                 checkpoint.check_finite(loss.state_dict(), f"team {index} of {path}")
         return teams
 
 
-class _Step(nn.Module):
-    """A step of one team, on tensors alone."""
-
-    def __init__(self, loss: DIALLoss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(
-        self, context: Tensor, routes: Tensor, messages: Tensor, state: tuple[Tensor, ...], noise: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Values, messages and states."""
-        values, policy, state = look(self.loss.network, context, self.loss.hear(messages, routes), state)
-        if self.loss.communication != "none":
-            messages, _ = self.loss.say(policy, noise)
-        return values, messages, state
+def _step(
+    loss: DIALLoss, context: Tensor, routes: Tensor, messages: Tensor, state: tuple[Tensor, ...], noise: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """A step of one team, on tensors alone: values, messages and states."""
+    values, policy, state = look(loss.network, context, loss.hear(messages, routes), state)
+    if loss.communication != "none":
+        messages, _ = loss.say(policy, noise)
+    return values, messages, state
 
 
 def _shuffled(heard: Tensor, is_heard: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:

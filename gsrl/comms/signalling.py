@@ -33,8 +33,7 @@ from gsrl.comms.channel import Channel, ChannelNoise, Message
 from gsrl.comms.games import DiscriminationGame, Game, GameBatch
 from gsrl.comms.protocol import Protocol
 from gsrl.comms.topologies import Audience, BroadcastGame, Community, Dialogue, PopulationGame, QuestionGame
-from gsrl.learner import Learner, LockstepLearner
-from gsrl.temperature import Temperature
+from gsrl.learning import Learner, Lockstep
 
 __all__ = ["Evaluation", "SignallingGame", "SignallingLoss"]
 
@@ -51,7 +50,7 @@ LOGGED_EPISODES = 1_000
 
 
 class SignallingLoss(nn.Module):
-    """The expected cost of a game between two agents, as :class:`gsrl.learner.Learner` minimises it.
+    """The expected cost of a game between two agents, as :class:`gsrl.learning.Learner` minimises it.
 
     Args:
         game: What is played.
@@ -122,7 +121,7 @@ class SignallingGame:
         hidden: Width of the agents that are made by name.
         max_grad_norm: Largest norm of the gradient of each agent, and of the channel; None: no clipping.
         device: Of the networks.
-        compile: Whether the update is compiled, see :class:`gsrl.learner.Learner`.
+        compile: Whether the update is compiled, see :class:`gsrl.learning.Learner`.
         tensorboard_log: Folder for TensorBoard; None: there is no log.
         verbose: 1: what is logged is printed, of the first game.
 
@@ -182,32 +181,28 @@ class SignallingGame:
         self.num_updates = 0
         self.history: list[dict[str, Any]] = []
         self.loggers: list[Logger] = []
-        self._metrics: dict[str, Tensor] = {}
-        self._diverged = [False] * len(self.seeds)
-        self._generators = [torch.Generator() for _ in self.seeds]
         if _saved is not None:
             self._check_saved(_saved)
-        self._members = [self._make_member(index) for index in range(len(self.seeds))]
-        learners = [
-            Learner(loss, max_grad_norm=max_grad_norm, compile=compile and self.is_single) for loss in self._members
-        ]
-        self._learners = learners
-        self.learner = learners[0] if self.is_single else LockstepLearner(learners, compile=compile)
-        ones = torch.ones(len(self.seeds), dtype=torch.float64, device=self.device)
-        self._rates: Any = learning_rate if self.is_single else ones * learning_rate
+        losses = [self._make_loss(seed) for seed in self.seeds]
+        learners = [Learner(each, max_grad_norm=max_grad_norm, compile=compile and self.is_single) for each in losses]
+        self.lockstep = Lockstep(
+            learners,
+            self.seeds,
+            [torch.Generator().manual_seed(seed_of(_sequences(seed)[1])) for seed in self.seeds],
+            compile=compile,
+            stacked=not self.is_single,
+        )
         # Channels without a state have nothing to advance.
-        self._stepped = [(i, loss.channel) for i, loss in enumerate(self._members) if loss.channel.state_dict()]
+        self._stepped = [(i, loss.channel) for i, loss in enumerate(losses) if loss.channel.state_dict()]
         self.is_built = True
 
     # Construction
 
-    def _make_member(self, index: int) -> SignallingLoss:
-        init, play = np.random.SeedSequence(self.seeds[index]).spawn(2)
-        self._generators[index].manual_seed(seed_of(play))
-        with default_generator_lent(seed_of(init)):
+    def _make_loss(self, seed: int) -> SignallingLoss:
+        with default_generator_lent(seed_of(_sequences(seed)[0])):
             sender, receiver = self._make_agent("sender"), self._make_agent("receiver")
         loss = SignallingLoss(self.game, sender, receiver, copy.deepcopy(self.channel)).to(self.device)
-        if index == 0:
+        if seed == self.seeds[0]:
             self._check(loss)
         return loss
 
@@ -217,7 +212,8 @@ class SignallingGame:
         Raises:
             gsrl.checkpoint.CheckpointError: They are others.
         """
-        stored = checkpoint.Stored.of([member["agents"] for member in members])
+        agents = [member["loss"] if "loss" in member else member["agents"] for member in members]  # its earlier name
+        stored = checkpoint.Stored.of(agents)
         channel = {name: getattr(self.channel, name) for name in ("vocabulary", "length")}
         stored.check({"hidden": self.hidden, **channel})
         if self.batch_size > checkpoint.SMALL or channel["length"] * self.channel.width > checkpoint.SMALL:
@@ -232,8 +228,8 @@ class SignallingGame:
         def make() -> nn.Module:
             return nn.ModuleDict({"sender": self._make_agent("sender"), "receiver": self._make_agent("receiver")})
 
-        for index, member in enumerate(members):
-            checkpoint.check_module(member["agents"], make, f"members.{index}.agents")
+        for index, each in enumerate(agents):
+            checkpoint.check_module(each, make, f"members.{index}.loss")
 
     def _make_agent(self, role: str) -> nn.Module:
         agent = getattr(self, role)
@@ -390,30 +386,22 @@ class SignallingGame:
         return self
 
     def _update(self) -> None:
-        args = self._draw(self._generators[0]) if self.is_single else self._draw_in_lockstep()
-        if self.device.type != "cpu":
-            args = _to(args, self.device)
-        self._metrics = self.learner.update(*args, learning_rate=self._rates)
+        metrics = self.lockstep.update(*_to(self._draw(), self.device), learning_rate=self.learning_rate)
         self.num_updates += 1
         for index, channel in self._stepped:
-            channel.step(self._metrics["cost"] if self.is_single else self._metrics["cost"][index])
+            channel.step(metrics["cost"][index])
 
-    def _draw(self, generator: torch.Generator) -> tuple[Any, ...]:
-        """What an update of one game needs."""
-        batch = self.game.sample(self.batch_size, generator)
-        noise = self.channel.draw_noise(batch.sender_input.shape[:-1], generator)
-        return *batch[:3], noise
-
-    def _draw_in_lockstep(self) -> tuple[Any, ...]:
-        """The same of all games, with a leading dimension of them."""
+    def _draw(self) -> tuple[Any, ...]:
+        """What an update needs, of all games with a leading dimension of them."""
+        generators = self.lockstep.generators
         # Meanings are all there is to an episode, unless a game draws otherwise.
         if self.game.exhaustive and type(self.game).sample is Game.sample:
-            drawn = [self.game.draw(self.batch_size, generator) for generator in self._generators]
+            drawn = [self.game.draw(self.batch_size, generator) for generator in generators]
             batch = self.game.batch(torch.stack(drawn), None)
         else:
-            batches = [self.game.sample(self.batch_size, generator) for generator in self._generators]
+            batches = [self.game.sample(self.batch_size, generator) for generator in generators]
             batch = tree_map(_stacked, *batches)
-        noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], self._generators)
+        noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], generators)
         return *batch[:3], noise
 
     def samples_to(self, accuracy: float) -> NDArray[np.float64]:
@@ -440,22 +428,8 @@ class SignallingGame:
 
     def scalars(self) -> list[dict[str, float]]:
         """What the last update found, of each game: for loggers."""
-        norms = {f"gradient_norm_{name}": norm for name, norm in self.learner.gradient_norms().items()}
-        columns = {name: value.reshape(-1).tolist() for name, value in {**self._metrics, **norms}.items()}
-        rows = [{f"train/{name}": column[i] for name, column in columns.items()} for i in range(len(self.seeds))]
-        for row, loss in zip(rows, self._members, strict=True):
-            row |= {"time/updates": float(self.num_updates), "time/samples": float(self.num_samples)}
-            changing = {
-                "temperature": getattr(loss.channel.estimator, "temperature", None),
-                "entropy_bonus": loss.channel.entropy_bonus,
-                "diversity_bonus": loss.channel.diversity_bonus,
-            }
-            row |= {f"train/{name}": x().item() for name, x in changing.items() if isinstance(x, Temperature)}
-        return rows
-
-    def _alive(self) -> list[bool]:
-        """Which games have not diverged."""
-        return self.learner.alive.tolist() if isinstance(self.learner, LockstepLearner) else [True]
+        own = {"time/updates": float(self.num_updates), "time/samples": float(self.num_samples)}
+        return [{**row, **own} for row in self.lockstep.scalars()]
 
     def _make_loggers(self, name: str) -> None:
         names = [name] if self.is_single else [f"{name}_seed_{seed}" for seed in self.seeds]
@@ -465,19 +439,16 @@ class SignallingGame:
         ]
 
     def _report_diverged(self) -> None:
-        if isinstance(self.learner, LockstepLearner):
-            for index, alive in enumerate(self.learner.alive.tolist()):
-                if not alive and not self._diverged[index]:
-                    self._diverged[index] = True
-                    warnings.warn(
-                        f"the game of seed {self.seeds[index]} diverged by {self.num_updates} updates: its loss is not "
-                        "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
-                        stacklevel=3,
-                    )
-        elif self._metrics and not bool(self._metrics["cost"].isfinite()):
-            raise FloatingPointError(
-                f"the cost is {self._metrics['cost'].item()} after {self.num_updates} updates: the training diverged. "
-                "Try a lower learning_rate, or max_grad_norm."
+        for index in self.lockstep.newly_diverged():
+            if self.is_single:
+                raise FloatingPointError(
+                    f"the cost is not finite after {self.num_updates} updates: the training diverged. "
+                    "Try a lower learning_rate, or max_grad_norm."
+                )
+            warnings.warn(
+                f"the game of seed {self.seeds[index]} diverged by {self.num_updates} updates: its loss is not "
+                "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
+                stacklevel=3,
             )
 
     # Execution
@@ -488,7 +459,8 @@ class SignallingGame:
 
     def agents(self, index: int = 0) -> SignallingLoss:
         """The sender, receiver and channel of a game, as they are trained, of these names."""
-        return self._members[index]
+        loss: SignallingLoss = self.lockstep.losses[index]
+        return loss
 
     def evaluate(
         self,
@@ -531,16 +503,16 @@ class SignallingGame:
             else:
                 batch = self.game.sample(SAMPLED_EPISODES if episodes is None else episodes, generator, split)
             how = {"scramble": scramble, "deterministic": deterministic, "validate_args": validate_args}
-            return self._play(self._members[index], batch, generator, **how)
+            return self._play(self.agents(index), batch, generator, **how)
 
         results = []
-        for index, is_alive in enumerate(self._alive()):
+        for index, is_alive in enumerate(self.lockstep.alive.tolist()):
             try:
                 results.append(play(index, validate_args=is_alive))
             except NonFiniteError:
-                if not isinstance(self.learner, LockstepLearner):
+                if self.is_single:
                     raise
-                self.learner.alive[index] = False  # the others go on
+                self.lockstep.alive[index] = False  # the others go on
                 results.append(play(index, validate_args=False))
         self._report_diverged()
         columns = {name: np.stack([result[name] for result in results]) for name in results[0]}
@@ -616,21 +588,11 @@ class SignallingGame:
 
         It is a copy, which does not change with its owner.
         """
-        if isinstance(self.learner, LockstepLearner):
-            for learner, count in zip(self._learners, self.learner.count.tolist(), strict=True):
-                learner.count = int(count)
-        members = [
-            {"agents": loss.state_dict(), "learner": learner.state_dict(), "generator": generator.get_state()}
-            for loss, learner, generator in zip(self._members, self._learners, self._generators, strict=True)
-        ]
-        state = {
-            "members": members,
+        return {
+            **self.lockstep.state_dict(),
             "num_updates": self.num_updates,
-            "history": self.history,
-            "alive": self._alive(),
-            "diverged": self._diverged,
+            "history": copy.deepcopy(self.history),
         }
-        return checkpoint.copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many games of the same settings.
@@ -639,22 +601,11 @@ class SignallingGame:
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
             ValueError: There is another number of games.
         """
-        expected = self.state_dict()
-        checkpoint.check_entries(state, dict.fromkeys(expected))
+        checkpoint.check_entries(state, dict.fromkeys(("members", "alive", "diverged", "num_updates", "history")))
         checkpoint.check_counts(state, "num_updates")
-        if len(state["members"]) != len(self.seeds):
-            raise ValueError(f"state must hold {len(self.seeds)} games, but holds {len(state['members'])}.")
-        for member, own in zip(state["members"], expected["members"], strict=True):
-            checkpoint.check_entries(member, own)
-        for index, member in enumerate(state["members"]):
-            self._members[index].load_state_dict(member["agents"])
-            self._learners[index].load_state_dict(member["learner"])
-            self._generators[index].set_state(member["generator"].cpu())
-        if isinstance(self.learner, LockstepLearner):
-            self.learner.count.copy_(torch.tensor([learner.count for learner in self._learners]))
-            self.learner.alive.copy_(torch.tensor(state["alive"]))
+        members = [{"loss": each["agents"], **each} if "agents" in each else each for each in state["members"]]
+        self.lockstep.load_state_dict({**state, "members": members})
         self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
-        self._diverged = list(state["diverged"])
 
     def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Saves the games with all that they have, as tensors and JSON: loading such a file runs no code.
@@ -723,7 +674,7 @@ class SignallingGame:
                 _saved=None if custom_objects else members,
             )
             games.load_state_dict(tree)
-            for index, loss in enumerate(games._members):
+            for index, loss in enumerate(games.lockstep.losses):
                 checkpoint.check_finite(loss.state_dict(), f"game {index} of {path}")
         return games
 
@@ -759,6 +710,11 @@ def _stacked(*leaves: Any) -> Any:
 
 def _to(tree: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _sequences(seed: int) -> list[np.random.SeedSequence]:
+    """What the initialisation and the episodes of a game come from."""
+    return np.random.SeedSequence(seed).spawn(2)
 
 
 def _entropy() -> int:

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_leaves
 
 from gsrl import checkpoint
-from gsrl._compile import Fingerprint, Traced, is_traceable
 from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
 from gsrl._settings import fixed
@@ -32,7 +30,7 @@ from gsrl.checkpoint import copied
 from gsrl.checks import check_finite, raise_non_finite, to_numpy
 from gsrl.distributions import FactoredCategorical
 from gsrl.evaluation import EpisodeLimit
-from gsrl.learner import LockstepLearner
+from gsrl.learning import Lockstep, Mapped
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.timing import Stopwatch
@@ -116,7 +114,7 @@ class Population:
         temperature: Of the estimator named by ``estimator``, where the algorithm has one; None: the estimator's own
             default.
         device: Of networks and noise.
-        compile: Whether acting and updates in lock-step are compiled, see :class:`gsrl.learner.Learner`.
+        compile: Whether acting and updates in lock-step are compiled, see :class:`gsrl.learning.Learner`.
         **settings: Of the algorithm. Each of :data:`VECTORS` may be a sequence with a value for each member.
 
     Attributes:
@@ -124,8 +122,8 @@ class Population:
         settings: The settings of each member, which cannot be changed.
         env: The vectorised environment, the members' one after another.
         num_timesteps: Steps of each member.
+        lockstep: What members have in common: their learners, and who of them still learns.
         stopped_at: Steps after which each member was frozen, by :meth:`stop` or because it diverged; None: it learns.
-        diverged: Whether each member was frozen because its loss was not finite.
         stopwatch: Where the time went.
 
     Raises:
@@ -193,7 +191,6 @@ class Population:
         self.device = self._members[0].device
         self.num_timesteps = 0
         self.stopped_at: list[int | None] = [None] * len(self.seeds)
-        self.diverged = [False] * len(self.seeds)
         self.stopwatch = Stopwatch()
         self._last_obs: Any = None
         self._last_masks: NDArray[Any] | None = None
@@ -234,21 +231,28 @@ class Population:
         self._longest_episode = None if has_time_limit(env) else LONGEST_EPISODE
 
     def _lock(self) -> None:
-        """Makes the members' networks rows of the learner's."""
+        """Makes the members' networks rows of those in lock-step."""
         members = self._members
+        generators = [member.generator for member in members]
         try:
-            self.learner = LockstepLearner([member.learner for member in members], compile=self.compile)
+            self.lockstep = Lockstep(
+                [member.learner for member in members], self.seeds, generators, compile=self.compile
+            )
         except ValueError as error:
             raise ValueError(f"settings that change networks must be the same for all members: {error}") from error
         for module in members[0].learner.loss.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 raise ValueError("members must not have networks with dropout: they have no generators for it.")
-        self._actor_tensors = self.learner.tensors("actor")
-        traceable = self.compile or is_traceable(members[0].policy.actor.modules())
-        choose = Traced(self._scores, "the choice of actions", self._actor_tensors, compile=self.compile, after=100)
-        self._traced_choose = choose if traceable else None
-        self._fingerprint = Fingerprint(members[0].policy.actor)
-        self._generators = [member.generator for member in members]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what is of the members as they are now, beside their environments."""
+        self._choices = Mapped(self.lockstep, _scores, ["actor"], "the choice of actions")
+
+    @property
+    def diverged(self) -> list[bool]:
+        """Whether each member was frozen because its loss was not finite."""
+        return list(self.lockstep.diverged)
 
     # Training
 
@@ -387,11 +391,7 @@ class Population:
             mask = self._grouped(torch.as_tensor(matrix, device=self.device))
         tensors = _map(self._grouped, tensors)
         with torch.no_grad():
-            inputs = (tensors, mask, noise)
-            is_same = self._traced_choose is not None and self._fingerprint.is_same()
-            scores = self._traced_choose(*inputs) if is_same and self._traced_choose is not None else None
-            if scores is None:
-                scores = self._scores(self._actor_tensors, *inputs)
+            scores = self._choices(tensors, mask, noise)
         values, is_nan = to_numpy(scores)
         if is_nan:
             values = self._without_nan(values, tensors, mask, freeze=freeze)
@@ -403,9 +403,9 @@ class Population:
         """Scores ``[S, m, n, K]`` by which members that are frozen, or are frozen now, take legal choices, any."""
         check_finite(observations, scores.shape[:2])
         lost = np.isnan(scores).any((1, 2, 3))
-        if not freeze and (lost & self.learner.alive.cpu().numpy()).any():
+        if not freeze and (lost & self.lockstep.alive.cpu().numpy()).any():
             raise_non_finite(scores, observations, self._named_tensors())
-        self.learner.alive.logical_and_(torch.as_tensor(~lost, device=self.device))
+        self.lockstep.alive.logical_and_(torch.as_tensor(~lost, device=self.device))
         self._report_diverged()
         uniform = torch.zeros(scores.shape[1:])
         for index in np.flatnonzero(lost):
@@ -415,26 +415,14 @@ class Population:
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers that actions depend on, of each member."""
-        for name, stacked in self._actor_tensors.items():
+        for name, stacked in self.lockstep.tensors("actor").items():
             for index, tensor in enumerate(stacked):
                 yield f"{name} of member {index}", tensor
-
-    def _scores(self, actor: dict[str, Tensor], observations: Any, mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        """What choices are made by, ``[S, m, n, K]``: logits, or logits and noise."""
-
-        def score_one(actor: dict[str, Tensor], observations: Any, mask: Any, noise: Any) -> Tensor:
-            policy: FactoredCategorical = functional_call(
-                self._members[0].policy.actor, actor, (observations, mask), tie_weights=self.learner.is_tied
-            )
-            return policy.logits if noise is None else policy.perturbed(noise=noise)
-
-        in_dims = (0, 0, None if mask is None else 0, None if noise is None else 0)
-        return vmap(score_one, in_dims=in_dims)(actor, observations, mask, noise)
 
     def _action_noise(self, count: int) -> Tensor:
         """Gumbel noise of ``count`` actions of each member."""
         codec = self._members[0].policy.actor.head.codec
-        return gumbel_noise((len(self), count, codec.n, codec.K), generator=self._generators)
+        return gumbel_noise((len(self), count, codec.n, codec.K), generator=self.lockstep.generators)
 
     def _acting_noise(self) -> Tensor:
         """That of the next actions of all sub-environments."""
@@ -466,16 +454,13 @@ class Population:
 
     def _report_diverged(self) -> None:
         """Warns of the members that the last updates have frozen."""
-        for index, alive in enumerate(self.learner.alive.tolist()):
-            if not alive and self.stopped_at[index] is None:
-                self._freeze(index)
-                self.diverged[index] = True
-                warnings.warn(
-                    f"member {index}, of seed {self.seeds[index]}, diverged at {self.num_timesteps} steps: its loss is "
-                    "not finite. It is frozen, the others go on. Try a lower learning_rate, smaller rewards, or "
-                    "max_grad_norm.",
-                    stacklevel=3,
-                )
+        for index in self.lockstep.newly_diverged():
+            self._freeze(index)
+            warnings.warn(
+                f"member {index}, of seed {self.seeds[index]}, diverged at {self.num_timesteps} steps: its loss is not "
+                "finite. It is frozen, the others go on. Try a lower learning_rate, smaller rewards, or max_grad_norm.",
+                stacklevel=3,
+            )
 
     def _freeze(self, index: int) -> None:
         """Remembers all of a member but its replay, as it is."""
@@ -516,7 +501,7 @@ class Population:
         index = range(len(self))[index]
         if self.stopped_at[index] is None:
             self._freeze(index)
-            self.learner.alive[index] = False
+            self.lockstep.freeze(index)
 
     def keep(self, indices: Sequence[int]) -> None:
         """Goes on with some of the members alone, which then cost less; they are numbered anew, in this order.
@@ -534,7 +519,6 @@ class Population:
             raise ValueError(f"indices must name at least one member, and each once, but got {indices}.")
         for index in indices:
             self._synchronise(index)
-        alive = self.learner.alive[indices]
         resets = [self.env.unwrapped.reset_infos[row] for row in self._rows(indices)]
         self._environments = [self._environments[row] for row in self._rows(indices)]
         if self._last_obs is not None:
@@ -544,7 +528,7 @@ class Population:
         seeds = [self.env.unwrapped._seeds[row] for row in self._rows(indices)]
         is_disturbed = self._watch.is_disturbed()
         self.is_built = False  # of other members now
-        for name in ("_members", "seeds", "settings", "stopped_at", "diverged", "_final_states"):
+        for name in ("_members", "seeds", "settings", "stopped_at", "_final_states"):
             values = getattr(self, name)
             setattr(self, name, [values[index] for index in indices])
         self.is_built = True
@@ -553,8 +537,8 @@ class Population:
             self.env.unwrapped.reset_infos = resets
         if not is_disturbed:
             self._watch.settle()
-        self._lock()
-        self.learner.alive.copy_(alive)
+        self.lockstep.keep(indices)
+        self._prepare()
         self._keep(indices)
 
     def _keep(self, indices: Sequence[int]) -> None:
@@ -642,9 +626,9 @@ class Population:
             "masked": self._masked,
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
-            "alive": self.learner.alive.clone(),
+            "alive": self.lockstep.alive.clone(),
             "stopped_at": self.stopped_at.copy(),
-            "diverged": self.diverged.copy(),
+            "diverged": self.diverged,
             "last_obs": copied(self._last_obs),
             "last_masks": copied(self._last_masks),
             **self._own_state(),
@@ -674,12 +658,11 @@ class Population:
             raise ValueError(f"masked, stopped_at and diverged must be of {len(self)} members.")
         for member, member_state in zip(self._members, state["members"], strict=True):
             member.load_state_dict(member_state)
-        self.learner.count.copy_(torch.tensor([member.learner.count for member in self._members]))
-        self.learner.alive.copy_(state["alive"])
+        self.lockstep.restore(state["alive"], state["diverged"], [each is not None for each in state["stopped_at"]])
         self._masked = state["masked"]
         self._load_own_state(state)
         self.num_timesteps, self._total_timesteps = state["num_timesteps"], state["total_timesteps"]
-        self.stopped_at, self.diverged = list(state["stopped_at"]), list(state["diverged"])
+        self.stopped_at = list(state["stopped_at"])
         self._last_obs, self._last_masks = state["last_obs"], state["last_masks"]
         self._watch.settle()  # they are where these observations were, or will be reset
         self._final_states = [
@@ -882,6 +865,12 @@ def _settings_of_members(settings: dict[str, Any], count: int) -> list[Mapping[s
         if len(forms) > 1:
             raise ValueError(f"{name} must be a number for all members, or the same word, but got {settings[name]}.")
     return members
+
+
+def _scores(loss: Any, observations: Any, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+    """What a member's choices are made by, ``[m, n, K]``: logits, or logits and noise."""
+    policy: FactoredCategorical = loss.actor(observations, mask)
+    return policy.logits if noise is None else policy.perturbed(noise=noise)
 
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:

@@ -25,7 +25,6 @@ from gsrl.normalization import Normalization
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
 from gsrl.spaces import OneHotCodec
-from gsrl.temperature import Temperature
 
 __all__ = ["OffPolicyPopulation"]
 
@@ -35,10 +34,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     Attributes:
         replay_buffer: The transitions of all members.
-        metrics: What the last update knew, tensors with a leading dimension of members.
     """
-
-    metrics: dict[str, Tensor]
 
     def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
         member: DiscreteSAC = super()._make_member(index, environments, device)
@@ -70,7 +66,6 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             raise ValueError(f"temperature must be None for {estimator}, but got {temperature}: {error}") from error
 
     def _begin(self) -> None:
-        self.metrics = {}
         self._num_updates = 0
         self.replay_buffer = self._make_replay_buffer(masked=False)
 
@@ -91,11 +86,11 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             num_members=len(self._members),
         )
 
-    def _lock(self) -> None:
+    def _prepare(self) -> None:
+        super()._prepare()
         members: list[DiscreteSAC] = self._members
         for member in members:
             member.replay_buffer = None  # it would only take memory: the population's has the rows of all
-        super()._lock()
         self._normalization = Normalization.stacked([member._normalization for member in members])
         # Estimators without a state have nothing to advance.
         self._stepped = [(i, member.estimator) for i, member in enumerate(members) if member.estimator.state_dict()]
@@ -180,7 +175,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
     def _acting_noise(self) -> Tensor:
         if self._exploration is None:
             return super()._acting_noise()
-        return self._exploration.advance(self._generators)
+        return self._exploration.advance(self.lockstep.generators)
 
     def sample(self) -> ReplayBatch:
         """Draws a batch of transitions for each member, ``[S, B, ...]``."""
@@ -199,7 +194,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         if self._template.batch_shape != batch.actions.shape[1:-1]:
             zeros = torch.zeros(*batch.actions.shape[1:-1], *self._template.event_shape, device=self.device)
             self._template = FactoredCategorical(zeros, validate_args=False)
-        noise, next_noise = draw_noise_in_lockstep(first.estimator, self._template, self._generators), None
+        noise, next_noise = draw_noise_in_lockstep(first.estimator, self._template, self.lockstep.generators), None
         if first.policy.critic.form == "network":
             next_noise = self._draw_next_noise(batch.rewards.shape[1:])
         target_entropy = self._target_entropy
@@ -212,7 +207,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             member._n_updates += stopped_at is None
         self._num_updates += 1
         is_due = self._num_updates % first.target_update_interval == 0
-        self.metrics = self.learner.update(
+        metrics = self.lockstep.update(
             batch,
             noise,
             target_entropy,
@@ -222,7 +217,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         )
         for index, estimator in self._stepped:
             if self.stopped_at[index] is None:
-                estimator.step(self.metrics["expected_q"][index])
+                estimator.step(metrics["expected_q"][index])
         self.stopwatch.lap("update")
 
     def _draw_next_noise(self, shape: torch.Size) -> Tensor:
@@ -230,9 +225,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         event_shape = self._template.event_shape
         lengths = [1 if len(shape) == 1 else member.n_steps for member in self._members]
         if len(set(lengths)) == 1:
-            return gumbel_noise((len(self), shape.numel(), *event_shape), generator=self._generators)
+            return gumbel_noise((len(self), shape.numel(), *event_shape), generator=self.lockstep.generators)
         noise = torch.zeros(len(self), *shape, *event_shape, device=self.device)  # beyond a window, any will do
-        for own, length, generator in zip(noise, lengths, self._generators, strict=True):
+        for own, length, generator in zip(noise, lengths, self.lockstep.generators, strict=True):
             own[:, :length] = gumbel_noise((shape[0], length, *event_shape), generator=generator)
         return noise.flatten(1, 2)
 
@@ -248,22 +243,13 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         return max(0.0, 1.0 - self.num_timesteps / self._total_timesteps) if self._total_timesteps else 1.0
 
     def _training_scalars(self) -> list[dict[str, float]]:
-        if not self.metrics:
-            return [{} for _ in range(len(self))]
-        columns: dict[str, list[float]] = {}
-        metrics = {**self.metrics, "target_entropy": self.metrics["target_entropy"].sum(-1)}
-        for name, value in metrics.items():
-            columns[f"train/{name}"] = value.reshape(len(self), -1).mean(-1).tolist()
-        columns["train/q_max"] = metrics["q"].reshape(len(self), -1).amax(-1).tolist()
-        for name, norm in self.learner.gradient_norms().items():
-            columns[f"train/gradient_norm_{name}"] = norm.tolist()
-        columns["train/learning_rate"] = self._learning_rate().tolist()
-        columns["train/n_updates"] = [float(member._n_updates) for member in self._members]
-        rows = [{name: column[index] for name, column in columns.items()} for index in range(len(self))]
-        for row, member in zip(rows, self._members, strict=True):
-            temperature = getattr(member.estimator, "temperature", None)
-            if isinstance(temperature, Temperature):
-                row["train/temperature"] = temperature().item()
+        metrics = self.lockstep.metrics
+        if not metrics:
+            return [{} for _ in self._members]
+        largest, target_entropy = metrics["q"].reshape(len(self), -1).amax(-1), metrics["target_entropy"].sum(-1)
+        rows = self.lockstep.scalars(target_entropy=target_entropy, q_max=largest)
+        for row, member, learning_rate in zip(rows, self._members, self._learning_rate().tolist(), strict=True):
+            row |= {"train/learning_rate": learning_rate, "train/n_updates": float(member._n_updates)}
         return rows
 
     # Members and state
@@ -271,15 +257,10 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
     def _agent_state(self, index: int) -> dict[str, Any]:
         return {**super()._agent_state(index), "replay_buffer": self.replay_buffer.member_state(index)}
 
-    def _synchronise(self, index: int) -> None:
-        super()._synchronise(index)
-        self._members[index].learner.count = int(self.learner.count[index])
-
     def _keep(self, indices: Sequence[int]) -> None:
         before = self.replay_buffer
         self.replay_buffer = self._make_replay_buffer(masked=before.masked)
         self.replay_buffer.load_members(before, indices)
-        self.metrics = {}
 
     def _own_state(self) -> dict[str, Any]:
         return {"replay_buffer": self.replay_buffer.state_dict(), "num_updates": self._num_updates}

@@ -180,7 +180,7 @@ class OnPolicyPopulation(Population, of=Reinforce):
         self._rollouts[index] = self._new_rollout(index)
         if not all(bool(p.isfinite().all()) for p in member.policy.parameters()):
             member.load_state_dict(before)
-            self.learner.alive[index] = False
+            self.lockstep.alive[index] = False
         else:
             scalars = {**member.training_scalars(), "n_updates": float(member._n_updates)}
             self._scalars[index] = {f"train/{name}": value for name, value in scalars.items()}

@@ -126,8 +126,8 @@ def test_populations_name_what_is_not_finite(algorithm: Any, recorded: bool) -> 
     masks = np.tile(ZERO_IS_ILLEGAL, (2, 1))
     for _ in range(101 if recorded else 0):
         population.predict(observations, masks)
-    assert population._traced_choose is not None
-    assert len(population._traced_choose._records) == recorded
+    assert population._choices._traced is not None
+    assert len(population._choices._traced._records) == recorded
     observations[4, 1] = NAN
     with pytest.raises(NonFiniteError, match=r"^observations must be finite, but got nan in row 4\.$"):
         population.predict(observations, masks)
@@ -178,16 +178,16 @@ def test_agents_that_talk_name_what_is_not_finite() -> None:
         next(games.agents(1).receiver.parameters())[0, 0] = NAN
     with pytest.warns(UserWarning, match="the game of seed 1 diverged"):
         games.evaluate()
-    assert games._alive() == [True, False]
+    assert games.lockstep.alive.tolist() == [True, False]
 
 
 def test_teams_that_cannot_choose_are_frozen() -> None:
     teams = DIAL(lambda: SwitchRiddle(3), seeds=[0, 1], hidden=8, batch_size=4, device="cpu")
     with torch.no_grad():
-        next(teams._losses[1].network.parameters())[0, 0] = NAN
+        next(teams.lockstep.losses[1].network.parameters())[0, 0] = NAN
     with pytest.warns(UserWarning, match="the team of seed 1 diverged"):
         teams.evaluate(4)
-    assert teams.learner.alive.tolist() == [True, False]
+    assert teams.lockstep.alive.tolist() == [True, False]
     assert np.isfinite(teams.evaluate(4).returns).all()
 
 

@@ -58,7 +58,7 @@ def test_a_game_in_lock_step_is_what_it_would_be_alone(name: str) -> None:
     for key, value in parameters(alone).items():
         torch.testing.assert_close(own[key], value, rtol=1e-4, atol=1e-5)
     # What they have drawn is the same to the bit.
-    assert torch.equal(together._generators[1].get_state(), alone._generators[0].get_state())
+    assert torch.equal(together.lockstep.generators[1].get_state(), alone.lockstep.generators[0].get_state())
     assert not torch.allclose(*(torch.cat([x.flatten() for x in parameters(together, i).values()]) for i in (1, 2)))
 
 
@@ -217,10 +217,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_states_of_other_games_are_refused() -> None:
     games = lewis()
-    with pytest.raises(ValueError, match="must hold 1 games, but holds 2"):
+    with pytest.raises(ValueError, match="must hold 1 members, but holds 2"):
         games.load_state_dict(lewis(seed=None, seeds=[0, 1]).state_dict())
     state = copy.deepcopy(games.state_dict())
-    del state["members"][0]["agents"]["receiver.network.0.weight"]
+    del state["members"][0]["loss"]["receiver.network.0.weight"]
     with pytest.raises(checkpoint.CheckpointError, match=r"receiver\.network\.0\.weight is missing"):
         games.load_state_dict(state)
 

@@ -16,11 +16,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from torch import Tensor
 
-import gsrl.learner
+import gsrl.learning.learner
 from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
-from gsrl.learner import LockstepLearner
+from gsrl.learning import Lockstep
 
 CARTPOLE = "CartPole-v1"
 AGENT: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
@@ -114,7 +114,7 @@ HOW: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_copy_goes_on_alone_and_as_the_original(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if (name, how) == ("games", "deepcopy"):
-        monkeypatch.setattr(gsrl.learner, "EAGER_UPDATES", 2)  # what is copied has been recorded
+        monkeypatch.setattr(gsrl.learning.learner, "EAGER_UPDATES", 2)  # what is copied has been recorded
     owner = made(name)
     before = state(owner)
     other = HOW[how](owner)
@@ -129,13 +129,13 @@ def test_a_copy_goes_on_alone_and_as_the_original(name: str, how: str, monkeypat
 def test_the_members_of_copied_games_are_rows_of_the_copied_learner() -> None:
     games = made("games")
     other = copy.deepcopy(games)
-    assert isinstance(other.learner, LockstepLearner)
+    assert isinstance(other.lockstep, Lockstep)
     for index in (0, 1):
         with torch.no_grad():
             for parameter in other.agents(index).parameters():
                 parameter.fill_(float(index))
-        assert bool((other.learner._tensors.parameters[index] == index).all())
-        assert not bool((games.learner._tensors.parameters[index] == index).all())
+        assert all(bool((rows[index] == index).all()) for rows in other.lockstep.tensors("sender").values())
+        assert not any(bool((rows[index] == index).all()) for rows in games.lockstep.tensors("sender").values())
     other.load_state_dict(games.state_dict())
     assert same(state(other), state(games))
 
@@ -170,8 +170,8 @@ def test_populations_say_that_they_are_not_copied() -> None:
 
 
 def test_records_are_not_copied() -> None:
-    learner = made("game").learner
-    for record, name in ((learner._fingerprint, "Fingerprint"), (learner._traced_gradients, "Traced")):
+    learner = made("game").lockstep.learners[0]._update
+    for record, name in ((learner._fingerprint, "Fingerprint"), (learner.traced_gradients, "Traced")):
         for how in HOW.values():
             with pytest.raises(TypeError, match=f"a {name} cannot be copied"):
                 how(record)

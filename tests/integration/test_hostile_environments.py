@@ -158,12 +158,12 @@ def test_teams_refuse_what_is_not_finite() -> None:
             return turn, rewards, over
 
     teams = DIAL(lambda: Broken(3), hidden=8, batch_size=4, device="cpu").learn(4)
-    before = [parameter.clone() for parameter in teams._losses[0].network.parameters()]
+    before = [parameter.clone() for parameter in teams.lockstep.losses[0].network.parameters()]
     for Broken.wrong, name in (("reward", "rewards"), ("observation", "observations")):
         with pytest.raises(ValueError, match=f"^{name} must be finite, but got nan in row 0"):
             teams.learn(4)
-    assert all(map(torch.equal, teams._losses[0].network.parameters(), before))
-    assert teams.learner.alive.tolist() == [True]
+    assert all(map(torch.equal, teams.lockstep.losses[0].network.parameters(), before))
+    assert teams.lockstep.alive.tolist() == [True]
 
 
 # Other kinds

@@ -86,7 +86,7 @@ def test_updates_in_lockstep_keep_the_modes() -> None:
 
 
 def test_what_draws_or_writes_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsrl.learner.EAGER_UPDATES", 3)
+    monkeypatch.setattr("gsrl.learning.learner.EAGER_UPDATES", 3)
     monkeypatch.setattr(Extractor, "__module__", "gsrl.made_up")  # as if it were known
     statistics = make_sac().learn(20).policy.actor.features_extractor.norm
     assert statistics.num_batches_tracked == 20 - 8

@@ -224,8 +224,8 @@ def test_compiled_updates_are_the_eager_ones(capfd: pytest.CaptureFixture[str]) 
     assert "failed" not in said
     for index in range(2):
         assert_equal(compiled.member(index), eager.member(index))
-    for name, norm in eager.learner.gradient_norms().items():
-        torch.testing.assert_close(compiled.learner.gradient_norms()[name], norm, rtol=1e-3, atol=1e-6)
+    for name, norm in eager.lockstep.gradient_norms().items():
+        torch.testing.assert_close(compiled.lockstep.gradient_norms()[name], norm, rtol=1e-3, atol=1e-6)
 
 
 # Independence
@@ -258,7 +258,7 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other() -> None:
     assert population.diverged == [False, True, False]
     assert population.stopped_at == [None, 62, None]
     assert all(torch.equal(value, before[name]) for name, value in parameters(population._members[1]).items())
-    assert population.learner.count.tolist() == [100, 40, 100]
+    assert population.lockstep.counts == [100, 40, 100]
 
 
 def test_clipping_is_per_member() -> None:
@@ -269,7 +269,7 @@ def test_clipping_is_per_member() -> None:
     population._members[0].policy.critic.weight.data *= 100
     population.learn(100)
     assert_equal(population.member(1), single.learn(100))
-    norms = population.learner.gradient_norms()["critic"]
+    norms = population.lockstep.gradient_norms()["critic"]
     assert norms[0] > 3 * norms[1]
 
 

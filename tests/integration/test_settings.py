@@ -186,14 +186,10 @@ def test_the_entropy_coefficient_may_become_one_of_values() -> None:
     ids=lambda changes: ", ".join(changes),
 )
 def test_recorded_updates_take_a_change_over(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsrl.learner.EAGER_UPDATES", 2)
-
     def learned(recorded: bool) -> list[Tensor]:
-        model = make(DiscreteSAC)
-        if not recorded:
-            model.learner._traced_gradients = None
-        model.learn(14)
-        assert (model.learner._traced_gradients is not None) == recorded
+        monkeypatch.setattr("gsrl.learning.learner.EAGER_UPDATES", 2 if recorded else 1000)
+        model = make(DiscreteSAC).learn(14)
+        assert model.learner._update.traced_gradients is not None
         for name, value in changes.items():
             setattr(model, name, value)
         model.learn(10, reset_num_timesteps=False)

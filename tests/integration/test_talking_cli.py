@@ -257,8 +257,7 @@ def test_those_that_diverge_have_stopped_at_their_last_update(
     talkers = talking._Talkers(Config(settings, agent, env, 160, seeds=2))
     talkers.learn(64)
     with torch.no_grad():
-        learner = talkers.model.learner
-        learner._tensors.parameters[0].fill_(torch.nan)
+        talkers.model.lockstep.learners[0].tensors.parameters.fill_(torch.nan)
     for steps in chunks:
         talkers.learn(steps)
     assert talkers.diverged == [True, False]
@@ -382,7 +381,7 @@ def test_every_environment_and_estimator_makes_a_game() -> None:
         game = signalling.make("lewis", settings, seeds=(0,), device="cpu")
         signalling.learn(game, settings, 2, 100)
         assert game.num_updates == 2
-        assert game.learner.alive.all()
+        assert game.lockstep.alive.all()
 
 
 @pytest.mark.parametrize(

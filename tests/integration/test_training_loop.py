@@ -22,7 +22,7 @@ from torch import nn
 
 from gsrl import DiscreteSAC
 from gsrl.callbacks import EvalCallback
-from gsrl.learner import Learner
+from gsrl.learning import Learner
 from gsrl.vec_env import SyncVecEnv
 
 CARTPOLE = "CartPole-v1"

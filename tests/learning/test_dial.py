@@ -62,7 +62,7 @@ def whisper(**settings: Any) -> DIAL:
 
 
 def parameters(team: DIAL, index: int) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in team._losses[index].parameters()]
+    return [p.detach().clone() for p in team.lockstep.losses[index].parameters()]
 
 
 def first_of(batch: Batch) -> Batch:
@@ -111,7 +111,7 @@ def test_prisoners_beat_what_is_possible_without_the_switch() -> None:
 
 def test_the_target_is_the_reward_and_the_best_legal_value_after_it() -> None:
     teams = whisper(seeds=(0,), communication="none", gamma=0.9, layers=2, epsilon=1.0)
-    batch, loss = first_of(teams._collect()), teams._losses[0]
+    batch, loss = first_of(teams._collect()), teams.lockstep.losses[0]
     values, _, _ = loss._unroll(loss.network, batch)
     masks, actions, rewards = batch.masks, batch.actions, batch.rewards
     taken = (values * actions).sum(-1)
@@ -124,7 +124,7 @@ def test_the_target_is_the_reward_and_the_best_legal_value_after_it() -> None:
 
 def test_the_listeners_error_reaches_the_speaker_through_the_message() -> None:
     teams = whisper(seeds=(0,), communication="dial", epsilon=1.0)
-    episodes, loss = first_of(teams._collect()), teams._losses[0]
+    episodes, loss = first_of(teams._collect()), teams.lockstep.losses[0]
     weight, bias = (p for name, p in loss.network.named_parameters() if name.startswith("head.2"))
     (gradient,) = torch.autograd.grad(loss(*episodes)[0], bias)
     # By hand: the error of agent 1 at the second step, by what it hears, by the first step's soft sample.
@@ -142,7 +142,7 @@ def test_the_listeners_error_reaches_the_speaker_through_the_message() -> None:
 
 def test_speakers_learn_by_reinforce_from_what_followed_and_only_if_they_were_heard() -> None:
     teams = whisper(seeds=(0,), communication="rial", epsilon=1.0, gamma=0.9)
-    episodes, loss = first_of(teams._collect()), teams._losses[0]
+    episodes, loss = first_of(teams._collect()), teams.lockstep.losses[0]
     weight, bias = (p for name, p in loss.network.named_parameters() if name.startswith("head.2"))
     (gradient,) = torch.autograd.grad(loss(*episodes)[0], bias)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_ears_hear_all_symbols_of_whom_they_listen_to() -> None:
     teams = whisper(seeds=(0,), length=2, vocabulary=3)
     messages = torch.eye(3)[torch.tensor([[[0, 1], [2, 2]], [[1, 1], [2, 0]]])]
     routes = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])  # agent 1 hears 0; 0 hears 1
-    heard = teams._losses[0].hear(messages, routes)
+    heard = teams.lockstep.losses[0].hear(messages, routes)
     assert heard.tolist() == [[[0.0] * 6, [1, 0, 0, 0, 1, 0]], [[0, 0, 1, 1, 0, 0], [0.0] * 6]]
     teams.learn(2 * 32)
     assert teams.evaluate(20).returns.shape == (1, 20)
@@ -178,7 +178,7 @@ def test_the_loss_repeats_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None
 
         monkeypatch.setattr(teams, "_step", remembered)
         batch = teams._collect()
-        for index, loss in enumerate(teams._losses):
+        for index, loss in enumerate(teams.lockstep.losses):
             episodes = Batch(*[field[index] for field in batch])
             _, policies, _ = loss._unroll(loss.network, episodes)
             for t, policy in enumerate(policies):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gsrl import learner as learner_module
-from gsrl.learner import Learner, LockstepLearner, adam_, bias_corrections, clip_by_norm_
+from gsrl.learning import Lockstep
+from gsrl.learning import learner as learner_module
+from gsrl.learning.learner import Learner, adam_, bias_corrections, clip_by_norm_
 
 
 class Regression(nn.Module):
@@ -171,20 +172,20 @@ def test_buffers_of_a_target_follow() -> None:
 def as_function(learner: Any, *args: Any, learning_rate: Any, tau: Any) -> None:
     """An update by the function that is compiled."""
     is_due, tau = tau is not None, 0.0 if tau is None else tau
-    if isinstance(learner, LockstepLearner):
-        taus = torch.full_like(learner.count, tau)
-        learner._update_(learner._views, args, learner.alive, learner.count, learning_rate, taus, torch.tensor(is_due))
+    if isinstance(learner, Lockstep):
+        numbers = (learner.alive, learner._counts, learning_rate, torch.full_like(learner._counts, tau))
+        learner._update.update_(learner._update.views, args, *numbers, torch.tensor(is_due))
     else:
         learner.count += 1
         corrections = bias_corrections(learner.count, learning_rate)
-        learner._update_(learner._views, args, torch.tensor((*corrections, tau, is_due)))
+        learner._update.update_(learner._update.views, args, torch.tensor((*corrections, tau, is_due)))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("together", [False, True])
 def test_buffers_of_a_target_follow_when_its_parameters_do_not(together: bool, compiled: bool) -> None:
     losses = [Normalised(), Normalised()]
-    learner: Any = LockstepLearner([Learner(loss, [("source", "target")]) for loss in losses])
+    learner: Any = Lockstep([Learner(loss, [("source", "target")]) for loss in losses])
     batch, rate = torch.stack([inputs() + 5.0, inputs() - 5.0]), torch.full((2,), 0.1, dtype=torch.float64)
     if not together:
         learner, batch, rate = Learner(losses[0], [("source", "target")]), batch[0], 0.1
@@ -332,7 +333,7 @@ def test_moved_parameters_are_noticed() -> None:
 # Lock-step
 
 
-def lockstep(count: int = 3, **settings: Any) -> tuple[LockstepLearner, list[Learner], list[Learner]]:
+def lockstep(count: int = 3, **settings: Any) -> tuple[Lockstep, list[Learner], list[Learner]]:
     """Members in lock-step, the members, and the same ones alone."""
     members, alone = (
         [
@@ -341,7 +342,7 @@ def lockstep(count: int = 3, **settings: Any) -> tuple[LockstepLearner, list[Lea
         ]
         for _ in range(2)
     )
-    return LockstepLearner(members, compile=settings.get("compile", False)), members, alone
+    return Lockstep(members, compile=settings.get("compile", False)), members, alone
 
 
 RATES = torch.tensor([0.01, 0.03, 0.1], dtype=torch.float64)
@@ -362,7 +363,7 @@ def test_members_learn_as_they_would_alone(max_norm: float | None, compile: bool
     for member, learner in zip(members, alone, strict=True):
         for (name, p), expected in zip(member.loss.named_parameters(), learner.loss.parameters(), strict=True):
             torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
-    assert together.count.tolist() == [30, 30, 30]
+    assert together.counts == [30, 30, 30]
     norms = [learner.gradient_norms() for learner in alone]
     for child, norm in together.gradient_norms().items():
         torch.testing.assert_close(norm, torch.stack([own[child] for own in norms]), rtol=1e-3, atol=1e-6)
@@ -395,7 +396,7 @@ def test_what_is_not_finite_freezes_one_member(compile: bool) -> None:
             batch[1] = torch.nan
         together.update(batch, learning_rate=RATES, tau=TAUS)
     assert together.alive.tolist() == [True, False, True]
-    assert together.count.tolist() == [3, 1, 3]
+    assert together.counts == [3, 1, 3]
     assert all(torch.equal(p, old) for p, old in zip(members[1].loss.parameters(), before, strict=True))
     for index in (0, 2):
         for p, expected in zip(members[index].loss.parameters(), unharmed[index].loss.parameters(), strict=True):
@@ -405,11 +406,11 @@ def test_what_is_not_finite_freezes_one_member(compile: bool) -> None:
 def test_members_must_be_alike() -> None:
     first = Learner(Regression(), max_grad_norm=1.0)
     with pytest.raises(ValueError, match="max_grad_norm must be the same for all members, but member 1 has None"):
-        LockstepLearner([first, Learner(Regression())])
+        Lockstep([first, Learner(Regression())])
     other = Regression()
     other.second = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="networks of the same shapes"):
-        LockstepLearner([Learner(Regression()), Learner(other)])
+        Lockstep([Learner(Regression()), Learner(other)])
 
 
 # Compiling
@@ -450,22 +451,20 @@ def test_without_a_compiler_updates_stay_eager(monkeypatch: pytest.MonkeyPatch) 
 def test_recorded_updates_are_the_eager_ones_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_module, "EAGER_UPDATES", 3)
     recorded = Learner(Known(), [("first", "follower")], max_grad_norm=0.5)
-    eager = Learner(Known(), [("first", "follower")], max_grad_norm=0.5)
-    eager._traced_gradients = None
+    eager = Learner(Known(), [("first", "follower")], max_grad_norm=0.5, record=False)
     for step in range(20):
         for learner in (eager, recorded):
             metrics = learner.update(inputs(step)[: 8 - step // 15], learning_rate=0.01, tau=0.1)
             assert not metrics["loss"].requires_grad
-    assert recorded._traced_gradients is not None
-    assert len(recorded._traced_gradients._records) == 2  # one for each shape
+    assert recorded._update.traced_gradients is not None
+    assert len(recorded._update.traced_gradients._records) == 2  # one for each shape
     for p, expected in zip(recorded.loss.parameters(), eager.loss.parameters(), strict=True):
         assert torch.equal(p, expected)
 
 
 def test_what_is_exchanged_after_the_recording_has_its_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_module, "EAGER_UPDATES", 1)
-    learners = [Learner(Known(), [("first", "follower")]) for _ in range(2)]
-    learners[0]._traced_gradients = None
+    learners = [Learner(Known(), [("first", "follower")], record=record) for record in (False, True)]
     for step in range(6):
         for learner in learners:
             if step == 3:
@@ -501,6 +500,6 @@ def test_what_a_stranger_wrote_is_not_recorded() -> None:
             return self.linear(inputs if inputs.sum() > 0 else -inputs)
 
     loss = Known()
-    assert Learner(loss)._traced_gradients is not None
+    assert Learner(loss)._update.traced_gradients is not None
     loss.second = Deciding()  # type: ignore[assignment]
-    assert Learner(loss)._traced_gradients is None
+    assert Learner(loss)._update.traced_gradients is None

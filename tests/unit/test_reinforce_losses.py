@@ -14,7 +14,7 @@ from gsrl import FactoredCategorical
 from gsrl.algorithms.reinforce import Control
 from gsrl.estimators import RLOO
 from gsrl.heads import ActionHead
-from gsrl.learner import Learner
+from gsrl.learning import Learner
 from gsrl.losses import (
     PolicyBatch,
     ReinforceLoss,

@@ -1,0 +1,584 @@
+"""The learner: one loss, one backward pass, Adam, Polyak averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from gsrl.learning.trace import Fingerprint, Traced, is_traceable
+
+__all__ = ["Learner", "Tensors", "Update", "adam_", "bias_corrections", "clip_by_norm_"]
+
+EAGER_UPDATES = 100
+"""Updates before one is recorded, see :class:`gsrl.learning.trace.Traced`: fewer would not earn the time back."""
+
+
+@torch.no_grad()
+def adam_(
+    parameters: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    corrected: tuple[float, float] | tuple[Tensor, Tensor],
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> None:
+    """One step of Adam, in place.
+
+    Source: Kingma & Ba 2015 (1412.6980), Algorithm 1; ``eps`` is added as in ``torch.optim.Adam``.
+
+    Args:
+        parameters: ``[..., P]``. Written to, as are both averages.
+        gradient: Of the same shape.
+        exp_avg: First moment.
+        exp_avg_sq: Second moment.
+        corrected: Step size and epsilon, what :func:`bias_corrections` returned; tensors ``[..., 1]``, or numbers.
+        betas: Decay of the two moments.
+    """
+    (beta1, beta2), (step, epsilon) = betas, corrected
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    # The bound is lost beside eps. Without it the square root of zeros and denormals, of units that never fire or of
+    # choices that are never drawn, takes up to 25 times as long.
+    denominator = exp_avg_sq.clamp_min(1e-36).sqrt_().add_(epsilon)
+    if isinstance(step, Tensor):
+        parameters.addcdiv_(exp_avg * step, denominator, value=-1)
+    else:
+        parameters.addcdiv_(exp_avg, denominator, value=-step)
+
+
+def bias_corrections(
+    count: Any, learning_rate: Any, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> tuple[Any, Any]:
+    """Step size and epsilon of Adam with both bias corrections in them.
+
+    They are those of m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), times sqrt(1 - b2^t) above and below.
+
+    Args:
+        count: t, steps taken, this one included: a number, or a float64 tensor.
+        learning_rate: Likewise.
+        betas: Decay of the two moments.
+        eps: Epsilon.
+    """
+    correction = (1 - betas[1] ** count) ** 0.5
+    return learning_rate * correction / (1 - betas[0] ** count), eps * correction
+
+
+def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
+    """Scales gradients ``[..., P]`` in place so that their 2-norms are at most ``max_norm``; returns those they had."""
+    norm = gradient.norm(dim=-1, keepdim=True)
+    gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))
+    return norm.squeeze(-1)
+
+
+class Tensors(NamedTuple):
+    """What an update reads and writes beside its arguments: ``P`` numbers, of each of ``S`` members if there are."""
+
+    parameters: Tensor
+    """``[P]`` or ``[S, P]``, as the next three."""
+    gradient: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    targets: list[Tensor]
+    """Parameters of each target."""
+    others: dict[str, Tensor]
+    """Buffers and frozen parameters of the loss, by name."""
+
+
+class _Views(NamedTuple):
+    """The same tensors, apart for each parameter and of its shape, by name."""
+
+    parameters: dict[str, Tensor]
+    """``[*shape]`` or ``[S, *shape]``, as all."""
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    targets: list[dict[str, Tensor]]
+    others: dict[str, Tensor]
+
+
+class _Structure(NamedTuple):
+    """What an update knows of a loss by name."""
+
+    named: dict[str, nn.Parameter]
+    """Parameters that are trained, in the order of the flat tensor."""
+    groups: dict[str, slice]
+    """Where those of each child lie in it."""
+    sources: list[str]
+    """Children that a target follows."""
+    followers: list[dict[str, nn.Parameter]]
+    """Parameters of each of these targets, in the order of their source's."""
+    copied: list[tuple[str, str]]
+    """Buffers of sources, and of their targets."""
+    others: dict[str, Tensor]
+    """Buffers, and parameters that are neither trained nor follow."""
+    is_tied: bool
+    """Whether a parameter has two names, which costs ``functional_call`` a search at each call."""
+
+    @classmethod
+    def of(cls, loss: nn.Module, targets: Sequence[tuple[str, str]]) -> _Structure:
+        """That of a loss, with pairs of source and target."""
+        parameters = dict(loss.named_parameters())
+        named = {name: p for name, p in parameters.items() if p.requires_grad}
+        followers = []
+        for source, target in targets:
+            names = [f"{target}{name[len(source) :]}" for name in named if _child(name) == source]
+            followers.append({name: parameters[name] for name in names})
+        following = {name for each in followers for name in each}
+        others: dict[str, Tensor] = {
+            name: p for name, p in parameters.items() if not (p.requires_grad or name in following)
+        }
+        others.update(loss.named_buffers())
+        copied = [
+            (f"{source}.{name}", f"{target}.{name}")
+            for source, target in targets
+            for name, _ in loss.get_submodule(source).named_buffers()
+        ]
+        is_tied = len(parameters) < sum(1 for _ in loss.named_parameters(remove_duplicate=False))
+        return cls(named, _groups(named), [source for source, _ in targets], followers, copied, others, is_tied)
+
+    @property
+    def watched(self) -> dict[str, nn.Parameter]:
+        """All parameters that updates move."""
+        return {name: p for named in (self.named, *self.followers) for name, p in named.items()}
+
+
+class Update:
+    """The update as functions of tensors: gradient, clipping, Adam and Polyak, of one loss or of S at once.
+
+    It is what a :class:`Learner` has, and a :class:`gsrl.learning.Lockstep`.
+
+    Args:
+        loss: The loss; of several members, the first one's, in whose place tensors of all are put.
+        structure: Of the loss.
+        tensors: What it reads and writes.
+        betas: See :class:`Learner`.
+        eps: As above.
+        max_grad_norm: As above.
+        alive: Which members are updated, bool ``[S]``; None: tensors have no dimension of members.
+        compile: As above.
+        record: Whether gradients are recorded, where they may be and nothing is compiled.
+
+    Attributes:
+        norms: Norm of the last gradient of each child of the loss before clipping, if it was needed.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        structure: _Structure,
+        tensors: Tensors,
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        max_grad_norm: float | None,
+        alive: Tensor | None = None,
+        compile: bool = False,
+        record: bool = True,
+    ) -> None:
+        self.loss, self.structure, self.tensors, self.alive = loss, structure, tensors, alive
+        self.betas, self.eps, self.max_grad_norm = betas, eps, max_grad_norm
+        self.norms: dict[str, Tensor] = {}
+        named = structure.named
+        self.views = _Views(
+            _split(named, tensors.parameters),
+            _split(named, tensors.exp_avg),
+            _split(named, tensors.exp_avg_sq),
+            [_split(names, flat) for names, flat in zip(structure.followers, tensors.targets, strict=True)],
+            tensors.others,
+        )
+        self._gradient_views = list(_split(named, tensors.gradient).values())
+        self._fingerprint = Fingerprint(loss)
+        self.compiled_update: Traced | None = None
+        self.traced_gradients: Traced | None = None
+        if compile:
+            self.compiled_update = Traced(self.update_, "the update", self.views, compile=True)
+        elif record and is_traceable(loss.modules()):
+            read = self.views._replace(exp_avg={}, exp_avg_sq={})
+            self.traced_gradients = Traced(self.gradients, "the gradient", read, after=EAGER_UPDATES)
+
+    def is_same(self) -> bool:
+        """Whether nobody has exchanged what was recorded."""
+        return self._fingerprint.is_same()
+
+    def compiled(self, args: tuple[Any, ...], *numbers: Tensor) -> dict[str, Tensor] | None:
+        """Makes the compiled update, and returns its metrics; None: there is none that holds."""
+        if self.compiled_update is not None and not self.is_same():
+            self.compiled_update = None
+        result = None if self.compiled_update is None else self.compiled_update(args, *numbers)
+        if result is None:
+            return None
+        metrics: dict[str, Tensor]
+        metrics, self.norms = result
+        return metrics
+
+    def recorded(self, args: tuple[Any, ...]) -> Any:
+        """Loss, gradients and metrics by the record; None: there is none that holds."""
+        if self.traced_gradients is not None and not self.is_same():
+            self.traced_gradients = None
+        return None if self.traced_gradients is None else self.traced_gradients(args)
+
+    def gradients(self, views: _Views, args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+        """The loss, its gradient by each parameter, and the metrics."""
+        variables = {name: piece.detach().requires_grad_() for name, piece in views.parameters.items()}
+        fixed = dict(views.others)
+        for followers in views.targets:
+            fixed.update(followers)
+        loss, metrics = self._call({**variables, **fixed}, args)
+        gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
+        # In vmap, the loss could not tell what needs a gradient.
+        return loss.detach(), gradients, {name: value.detach() for name, value in metrics.items()}
+
+    def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with these tensors in the place of its own."""
+
+        def call(tensors: dict[str, Tensor], args: tuple[Any, ...]) -> Any:
+            return functional_call(self.loss, tensors, args, tie_weights=self.structure.is_tied)
+
+        if self.alive is not None:
+            in_dims = tree_map(lambda arg: 0 if isinstance(arg, Tensor) else None, args)
+            call = vmap(call, in_dims=(0, in_dims))
+        result: tuple[Tensor, dict[str, Tensor]] = call(tensors, args)
+        return result
+
+    def gather(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Copies the gradients of the parameters to the flat one, which is returned."""
+        torch._foreach_copy_(self._gradient_views, gradients)
+        return self.tensors.gradient
+
+    def step_(self, step: Any, epsilon: Any, tau: Any) -> None:
+        """Clips the gradient that was gathered, and moves parameters and targets.
+
+        Args:
+            step: Adam's step size with its bias corrections; a number, or ``[S, 1]``, as all.
+            epsilon: Adam's epsilon with them.
+            tau: Polyak's coefficient; None: targets stay as they are.
+        """
+        parameters, gradient, exp_avg, exp_avg_sq, targets, others = self.tensors
+        if self.alive is not None:
+            gradient = torch.where(self.alive.unsqueeze(-1), gradient, 0.0)
+        self.norms = {}
+        if self.max_grad_norm is not None:
+            for name, group in self.structure.groups.items():
+                self.norms[name] = clip_by_norm_(gradient[..., group], self.max_grad_norm)
+        adam_(parameters, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
+        if tau is not None:
+            for source, target in zip(self.structure.sources, targets, strict=True):
+                target.lerp_(parameters[..., self.structure.groups[source]], tau)
+            self._copy_buffers(others, self.alive)
+
+    def update_(
+        self, views: _Views, args: tuple[Any, ...], *numbers: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A whole update, each parameter by itself, for a compiler: gradients then never have to be gathered.
+
+        Returns the metrics, and the norms of the gradients before clipping.
+        """
+        loss, gradients, metrics = self.gradients(views, args)
+        flat = {name: x.reshape(*loss.shape, -1) for name, x in zip(views.parameters, gradients, strict=True)}
+        children = self.structure.groups
+        norms = {child: _norm([x for name, x in flat.items() if _child(name) == child]) for child in children}
+        step, epsilon, tau, alive, is_due = self._numbers(loss, norms, *numbers)
+        if self.max_grad_norm is not None:
+            shares = {child: (self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0) for child, norm in norms.items()}
+            scales = {child: _stored(share) for child, share in shares.items()}
+            flat = {name: x * scales[_child(name)] for name, x in flat.items()}
+        for name, gradient in flat.items():
+            gradient = gradient if alive is None else torch.where(alive, gradient, 0.0)
+            parameter, exp_avg, exp_avg_sq = (
+                each[name].view(gradient.shape) for each in (views.parameters, views.exp_avg, views.exp_avg_sq)
+            )
+            adam_(parameter, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
+        for source, targets in zip(self.structure.sources, views.targets, strict=True):
+            sources = [x for name, x in views.parameters.items() if _child(name) == source]
+            for x, target in zip(sources, targets.values(), strict=True):
+                target.view(*loss.shape, -1).lerp_(x.view(*loss.shape, -1), tau)
+        self._copy_buffers(views.others, is_due)
+        return metrics, norms
+
+    def _numbers(
+        self, loss: Tensor, norms: dict[str, Tensor], *numbers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+        """Step size, epsilon, Polyak's coefficient; whether all this is done, None: it is; whether targets follow."""
+        if self.alive is None:
+            step, epsilon, tau, is_due = numbers[0]
+            return step, epsilon, tau, None, is_due > 0
+        alive, count, learning_rate, tau, is_due = numbers
+        for value in (loss, *norms.values()):
+            alive.logical_and_(value.isfinite())
+        count.add_(alive)
+        step, epsilon = bias_corrections(count.clamp_min(1), learning_rate * alive, self.betas, self.eps)
+        step, epsilon, tau = (_stored(number.to(loss.dtype)) for number in (step, epsilon, tau * alive))
+        return step, epsilon, tau, _stored(alive), alive & is_due
+
+    def _copy_buffers(self, others: dict[str, Tensor], is_due: Tensor | None) -> None:
+        """Copies the buffers of sources to their targets: of all, or of those members for which it is due."""
+        for name, copy in self.structure.copied:
+            values, copied = others[name], others[copy]
+            if is_due is not None:
+                members = is_due.shape[:1]
+                values = torch.where(is_due.view(members + (1,) * (values.dim() - len(members))), values, copied)
+            copied.copy_(values)
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
+        if self.norms:
+            return self.norms
+        return {name: self.tensors.gradient[..., group].norm(dim=-1) for name, group in self.structure.groups.items()}
+
+
+class Learner:
+    """Minimises a loss: its parameters, their targets and the optimiser's state.
+
+    ``loss(*args)`` is a module that returns a scalar and a dict of metrics, a pure function of its parameters and
+    arguments. Its direct children (actor, critic, ...) are clipped apart, each by its own norm.
+
+    The parameters become views of one flat tensor, as do the targets and both moments: small networks have many small
+    tensors, and a pass over each costs more than its arithmetic. (Hence ``torch.save`` of one module's state dict
+    writes the storage of all; ``gsrl.checkpoint`` does not.) Frozen parameters stay as they are.
+
+    Args:
+        loss: Every parameter that requires a gradient is trained. Must be on its final device.
+        targets: Pairs of names (source, target) of children of ``loss``, of equal structure: a target follows its
+            source.
+        betas: Adam's decay rates.
+        eps: Adam's epsilon.
+        max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
+        compile: Whether updates are compiled; the first one then takes some seconds. Where that fails, a warning says
+            why, and updates stay eager.
+        record: Whether updates that are not compiled are recorded, for arguments whose shapes come again. Results are
+            the same to the bit.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        targets: Sequence[tuple[str, str]] = (),
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_grad_norm: float | None = None,
+        compile: bool = False,
+        record: bool = True,
+    ) -> None:
+        self.loss, self.betas, self.eps = loss, betas, eps
+        self._max_grad_norm, self._compile, self._record = max_grad_norm, compile, record
+        self._count: int | Tensor = 0
+        self.structure = _Structure.of(loss, targets)
+        flat = _flatten(self.structure.named)
+        gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
+        following = [_flatten(followers) for followers in self.structure.followers]
+        self._bind(Tensors(flat, gradient, exp_avg, exp_avg_sq, following, self.structure.others))
+
+    def _bind(self, tensors: Tensors, norms: dict[str, Tensor] | None = None) -> None:
+        """Moves the state into these tensors: the loss's own keep their identity, and become views."""
+        self._update = Update(
+            self.loss,
+            self.structure,
+            tensors,
+            betas=self.betas,
+            eps=self.eps,
+            max_grad_norm=self.max_grad_norm,
+            compile=self._compile,
+            record=self._record,
+        )
+        self._update.norms = norms or {}
+        views, watched = self._update.views, self.structure.watched
+        for pieces in (views.parameters, *views.targets):
+            for name, piece in pieces.items():
+                watched[name].data = piece
+        for name, tensor in self.structure.others.items():
+            tensor.data = tensors.others[name].data
+        self._parameters = list(self.structure.named.values())
+        self._watched = list(watched.values())
+        self._pointers = [p.data_ptr() for p in self._watched]
+
+    def become_row(self, tensors: Tensors, count: Tensor) -> None:
+        """Moves the state into rows of others' tensors, whose owner makes the updates, or lets this learner make its.
+
+        Args:
+            tensors: Of these shapes.
+            count: Updates done, a float64 scalar.
+        """
+        self._compile = self._record = False
+        self._bind(tensors)
+        self._count = count
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the views, and tensors without the others' memory."""
+        derived = ("_update", "_parameters", "_watched", "_pointers")
+        state = {name: value for name, value in self.__dict__.items() if name not in derived}
+        tensors = Tensors(*tree_map(torch.clone, tuple(self._update.tensors)))
+        return {**state, "_count": self.count, "_tensors": tensors, "_norms": self._update.norms}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or a pickle, whose tensors are views of one another no more."""
+        tensors, norms = state.pop("_tensors"), state.pop("_norms")
+        self.__dict__.update(state)
+        self._bind(tensors, norms)
+
+    @property
+    def tensors(self) -> Tensors:
+        """What updates read and write."""
+        return self._update.tensors
+
+    @property
+    def count(self) -> int:
+        """Updates done."""
+        return int(self._count)
+
+    @count.setter
+    def count(self, value: int) -> None:
+        if isinstance(self._count, Tensor):
+            self._count.fill_(value)
+        else:
+            self._count = value
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Largest norm of the gradient of each child of the loss; None: no clipping."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        self._max_grad_norm = value
+        self._bind(self.tensors, self._update.norms)  # it may be compiled
+
+    def change_loss(self, name: str, value: Any) -> None:
+        """Changes an attribute of the loss, which decides what it computes; what was recorded is recorded anew.
+
+        Args:
+            name: Of the attribute.
+            value: Of another choice, not another module.
+        """
+        was_same = self._update.is_same()
+        setattr(self.loss, name, value)
+        if was_same:  # else somebody has exchanged more, and updates stay eager
+            self._bind(self.tensors, self._update.norms)
+
+    def _adopt(self) -> None:
+        """Takes over parameters and buffers that have been given other memory, as by ``module.double().float()``.
+
+        Raises:
+            RuntimeError: They were replaced, or are on another device or of another dtype now.
+        """
+        flat, current = self.tensors.parameters, dict(self.loss.named_parameters())
+        if any(
+            current.get(name) is not p or (p.device, p.dtype) != (flat.device, flat.dtype)
+            for name, p in self.structure.watched.items()
+        ):
+            raise RuntimeError("the parameters were moved or replaced after the learner was made: make a new learner.")
+        others = self.structure.others
+        others.update((name, buffer) for name, buffer in self.loss.named_buffers() if name in others)
+        targets = [_flatten(followers) for followers in self.structure.followers]
+        self._bind(self.tensors._replace(parameters=_flatten(self.structure.named), targets=targets, others=others))
+
+    def update(self, *args: Any, learning_rate: float, tau: float | None = None) -> dict[str, Tensor]:
+        """One update of the parameters and of the targets.
+
+        Args:
+            *args: Arguments of the loss.
+            learning_rate: Adam's step size.
+            tau: Polyak's coefficient: parameters of a target move this share of the way to those of its source, and its
+                buffers, such as running statistics, become copies. None: targets stay as they are.
+
+        Returns:
+            The metrics of the loss, from before the update.
+
+        Raises:
+            RuntimeError: The parameters were replaced since the learner was made, or are elsewhere or of another dtype.
+        """
+        if [p.data_ptr() for p in self._watched] != self._pointers:
+            self._adopt()
+        self._count += 1
+        update = self._update
+        numbers = bias_corrections(self.count, learning_rate, self.betas, self.eps)
+        if update.compiled_update is not None:
+            on_host = torch.tensor((*numbers, tau or 0.0, tau is not None))
+            on_device = on_host.to(self.tensors.parameters.device, non_blocking=True)
+            metrics = update.compiled(args, on_device)
+            if metrics is not None:
+                return metrics
+        result = update.recorded(args)
+        if result is None:
+            loss, metrics = self.loss(*args)
+            gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        else:
+            _, gradients, metrics = result
+        update.gather(gradients)
+        update.step_(*numbers, tau)
+        return metrics
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
+        return self._update.gradient_norms()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state: moments by parameter name, and the number of updates."""
+        views = self._update.views
+        return {"count": self.count, "exp_avg": views.exp_avg, "exp_avg_sq": views.exp_avg_sq}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Restores :meth:`state_dict`, in place.
+
+        Args:
+            state: From a learner of the same parameters.
+            strict: Whether every parameter must be there; otherwise those that are missing keep their moments.
+
+        Raises:
+            KeyError: A parameter is missing or unknown.
+        """
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments = getattr(self._update.views, name)
+            unknown, missing = state[name].keys() - moments.keys(), moments.keys() - state[name].keys()
+            if unknown or (strict and missing):
+                raise KeyError(
+                    f"{name} does not fit the parameters: missing {sorted(missing)}, unknown {sorted(unknown)}."
+                )
+            for key, value in state[name].items():
+                moments[key].copy_(value)
+        self.count = int(state["count"])
+
+
+def _norm(pieces: Sequence[Tensor]) -> Tensor:
+    """2-norm ``[...]`` of pieces ``[..., P_i]`` together."""
+    square = pieces[0].square().sum(-1)
+    for piece in pieces[1:]:
+        square = square + piece.square().sum(-1)
+    return square.sqrt()
+
+
+def _stored(numbers: Tensor) -> Tensor:
+    """``[...]`` as ``[..., 1]``; a compiler stores them for it, and does not work them out anew for each parameter."""
+    return numbers.as_strided((*numbers.shape, 1), (*numbers.stride(), 1))
+
+
+def _split(named: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
+    """A flat tensor ``[..., P]`` as views of the shapes of ``named``."""
+    pieces = flat.split([p.numel() for p in named.values()], -1)
+    return {name: x.view((*x.shape[:-1], *p.shape)) for (name, p), x in zip(named.items(), pieces, strict=True)}
+
+
+def _flatten(named: Mapping[str, Tensor]) -> Tensor:
+    """One flat tensor ``[P]`` of all that these hold."""
+    return torch.cat([p.detach().reshape(-1) for p in named.values()])
+
+
+def _child(name: str) -> str:
+    """The child of the loss that a parameter belongs to."""
+    return name.split(".")[0]
+
+
+def _groups(named: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where the parameters of each child lie in the flat tensor."""
+    groups: dict[str, slice] = {}
+    stop = 0
+    for name, p in named.items():
+        child = _child(name)
+        start = groups[child].start if child in groups else stop
+        stop += p.numel()
+        groups[child] = slice(start, stop)
+    return groups

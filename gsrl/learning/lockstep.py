@@ -1,0 +1,368 @@
+"""Losses that learn in lock-step, each by itself: many seeds, or settings, for the price of few; or one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from gsrl import checkpoint
+from gsrl._random import seed_of, seed_sequence
+from gsrl.learning.learner import Learner, Tensors, Update, bias_corrections
+from gsrl.learning.trace import Fingerprint, Traced, is_traceable
+from gsrl.temperature import Temperature
+
+__all__ = ["Lockstep", "Mapped"]
+
+EAGER_CALLS = 100
+"""Calls of a function of all members before one is recorded, see :class:`gsrl.learning.trace.Traced`."""
+
+
+class Lockstep:
+    """S members that learn in lock-step: their losses, learners, random numbers, and who of them still learns.
+
+    The loss is mapped over the members by ``torch.func.vmap``; one backward pass and one step of Adam serve them all.
+    Members share nothing: each is clipped by its own norms, has its own learning rate and Polyak coefficient, and
+    counts its own updates. A member whose loss or gradient is not finite has diverged, and is frozen: its parameters
+    and targets stay as they are from then on, and those of the others are what they would have been.
+
+    The learners given become rows: their parameters, targets, moments, buffers, frozen parameters and counts are those
+    of this object's tensors. So a member's networks are always what the updates have made of them, and what is loaded
+    into them is loaded here. A copy or a pickle is whole, and has tensors of its own.
+
+    Args:
+        learners: At least one, all on one device, of losses that differ in their tensors alone.
+        seeds: Of each; their numbers if None.
+        generators: Torch generator of each; what is drawn from it is up to those who learn. None: of the seeds.
+        compile: See :class:`Learner`.
+        stacked: Whether tensors have a dimension of members inside. A single member may do without: it then makes the
+            updates that its learner would make alone, to the bit, and is not frozen by them.
+
+    Attributes:
+        alive: Which members are not frozen, bool ``[S]``.
+        diverged: Of which this is known to be so because something of theirs was not finite.
+        metrics: What the last update found, ``[S, ...]`` by name.
+
+    Raises:
+        ValueError: There is no learner, or their tensors or settings differ.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        seeds: Sequence[int] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        *,
+        compile: bool = False,
+        stacked: bool = True,
+    ) -> None:
+        if not learners:
+            raise ValueError("learners must hold at least one, but got none.")
+        if not stacked and len(learners) > 1:
+            raise ValueError(f"stacked must be True for {len(learners)} members, but got False.")
+        _check_alike(learners)
+        self.learners = list(learners)
+        self.seeds = list(range(len(learners)) if seeds is None else seeds)
+        if generators is None:
+            generators = [torch.Generator().manual_seed(seed_of(seed_sequence(seed, "noise"))) for seed in self.seeds]
+        self.generators = list(generators)
+        self.compile, self.is_stacked = compile, stacked
+        self.alive = torch.ones(len(learners), dtype=torch.bool, device=learners[0].tensors.parameters.device)
+        self.frozen = [False] * len(learners)  # of which it is known
+        self.diverged = [False] * len(learners)
+        self.metrics: dict[str, Tensor] = {}
+        self._stack()
+
+    def _stack(self) -> None:
+        """Makes the learners' tensors rows of this one's."""
+        self._update: Update | None = None
+        if not self.is_stacked:
+            return
+        first, members = self.learners[0], [learner.tensors for learner in self.learners]
+        counts = [learner.count for learner in self.learners]
+        self._counts = torch.tensor(counts, dtype=torch.float64, device=self.alive.device)
+        stacked = Tensors(
+            torch.stack([tensors.parameters for tensors in members]),
+            torch.stack([tensors.gradient for tensors in members]),
+            torch.stack([tensors.exp_avg for tensors in members]),
+            torch.stack([tensors.exp_avg_sq for tensors in members]),
+            [torch.stack(flats) for flats in zip(*(tensors.targets for tensors in members), strict=True)],
+            {name: torch.stack([tensors.others[name].detach() for tensors in members]) for name in members[0].others},
+        )
+        for index, learner in enumerate(self.learners):
+            rows = Tensors(*tree_map(itemgetter(index), tuple(stacked)))
+            learner.become_row(rows, self._counts[index])
+        settings: dict[str, Any] = {name: getattr(first, name) for name in ("betas", "eps", "max_grad_norm")}
+        self._update = Update(first.loss, first.structure, stacked, alive=self.alive, compile=self.compile, **settings)
+
+    def __len__(self) -> int:
+        """S, the number of members."""
+        return len(self.learners)
+
+    @property
+    def losses(self) -> list[Any]:
+        """The loss of each member."""
+        return [learner.loss for learner in self.learners]
+
+    @property
+    def counts(self) -> list[int]:
+        """Updates of each member."""
+        return [learner.count for learner in self.learners]
+
+    def tensors(self, child: str) -> dict[str, Tensor]:
+        """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
+        if self._update is None:
+            state = {**dict(self.losses[0].named_parameters()), **dict(self.losses[0].named_buffers())}
+            named = {name: tensor.detach().unsqueeze(0) for name, tensor in state.items()}
+        else:
+            named = {**self._update.views.parameters, **self._update.views.others}
+        return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if name.split(".")[0] == child}
+
+    # Learning
+
+    def update(self, *args: Any, learning_rate: float | Tensor, tau: float | Tensor | None = None) -> dict[str, Tensor]:
+        """One update of all members.
+
+        Args:
+            *args: Arguments of the loss; their tensors have a leading dimension of members.
+            learning_rate: Adam's step size; of all, or of each, float64 ``[S]``.
+            tau: Polyak's coefficient, likewise; None: all targets stay as they are.
+
+        Returns:
+            The metrics of the loss, from before the update, with a leading dimension of members.
+        """
+        if self._update is None:
+            alone = tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor) else leaf, args)
+            share = None if tau is None else float(tau)
+            found = self.learners[0].update(*alone, learning_rate=float(learning_rate), tau=share)
+            self.metrics = {name: value.unsqueeze(0) for name, value in found.items()}
+        else:
+            self.metrics = self._updated(self._update, args, self._of_each(learning_rate), self._of_each(tau))
+        return self.metrics
+
+    def _updated(
+        self, update: Update, args: tuple[Any, ...], learning_rate: Tensor, tau: Tensor | None
+    ) -> dict[str, Tensor]:
+        alive, counts = self.alive, self._counts
+        if update.compiled_update is not None:
+            is_due = torch.full((), tau is not None, device=alive.device)
+            shares = torch.zeros_like(counts) if tau is None else tau
+            compiled = update.compiled(args, alive, counts, learning_rate, shares, is_due)
+            if compiled is not None:
+                return compiled
+        result = update.recorded(args)
+        losses, gradients, metrics = update.gradients(update.views, args) if result is None else result
+        gradient = update.gather(gradients)
+        alive.logical_and_(losses.isfinite() & gradient.sum(-1).isfinite())
+        counts.add_(alive)
+        step, epsilon = bias_corrections(counts.clamp_min(1), learning_rate * alive, update.betas, update.eps)
+        if tau is not None:
+            tau = (tau * alive).to(losses.dtype).unsqueeze(-1)
+        step, epsilon = (number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon))
+        update.step_(step, epsilon, tau)
+        found: dict[str, Tensor] = metrics
+        return found
+
+    def _of_each(self, value: Any) -> Any:
+        """A number as that of each member, float64 ``[S]``."""
+        if value is None or isinstance(value, Tensor):
+            return value
+        return torch.full_like(self._counts, value)
+
+    # Members
+
+    def freeze(self, index: int) -> None:
+        """Lets a member stay as it is, for good; the others go on."""
+        self.alive[index] = False
+        self.frozen[index] = True
+
+    def newly_diverged(self) -> list[int]:
+        """Those that have diverged since this was last asked; they are frozen."""
+        if self._update is None and not all(bool(value.isfinite().all()) for value in self.metrics.values()):
+            self.alive[0] = False
+        found = [i for i, alive in enumerate(self.alive.tolist()) if not alive and not self.frozen[i]]
+        for index in found:
+            self.frozen[index] = self.diverged[index] = True
+        return found
+
+    def restore(self, alive: Any, diverged: Sequence[bool], frozen: Sequence[bool]) -> None:
+        """Sets who still learns, who has diverged, and of whom it is known that they are frozen."""
+        self.alive.copy_(torch.as_tensor(alive))
+        self.diverged, self.frozen = ([bool(each) for each in every] for every in (diverged, frozen))
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Goes on with some of the members alone, in this order; views of their tensors are to be made anew."""
+        for name in ("learners", "generators", "seeds", "frozen", "diverged"):
+            values = getattr(self, name)
+            setattr(self, name, [values[index] for index in indices])
+        self.metrics = {}
+        self.alive = self.alive[list(indices)]
+        self._stack()
+
+    # Figures
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Norm ``[S]`` of the last gradient of each child of the loss, before clipping; zeros before the first."""
+        if self._update is not None:
+            return self._update.gradient_norms()
+        return {name: norm.unsqueeze(0) for name, norm in self.learners[0].gradient_norms().items()}
+
+    def scalars(self, **figures: Tensor) -> list[dict[str, float]]:
+        """What the last update found, of each member, for loggers; and the temperatures and bonuses of now.
+
+        Metrics are means over what they have beside the members.
+
+        Args:
+            **figures: ``[S, ...]``, in the place of metrics of these names, or beside them.
+        """
+        norms = {f"gradient_norm_{name}": norm for name, norm in self.gradient_norms().items() if self.metrics}
+        found = {**self.metrics, **figures, **norms}
+        columns = {name: value.reshape(len(self), -1).mean(-1).tolist() for name, value in found.items()}
+        rows = [{f"train/{name}": column[i] for name, column in columns.items()} for i in range(len(self))]
+        for row, loss in zip(rows, self.losses, strict=True):
+            for name, module in loss.named_modules():
+                if isinstance(module, Temperature):
+                    row[f"train/{name.split('.')[-1]}"] = module().item()
+        return rows
+
+    # State
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: the learners, which hold all tensors, and what is said of them here."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_update", "_counts")}
+        return {**state, "_norms": {} if self._update is None else self._update.norms}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After a copy or a pickle, in which each learner has tensors of its own."""
+        norms = state.pop("_norms")
+        self.__dict__.update(state)
+        self._stack()
+        if self._update is not None:
+            self._update.norms = norms
+
+    def member_state(self, index: int) -> dict[str, Any]:
+        """All of a member, as a tree that :func:`gsrl.checkpoint.save` stores; it changes with its owner."""
+        learner = self.learners[index]
+        state = {"loss": learner.loss.state_dict(), "learner": learner.state_dict()}
+        return {**state, "generator": self.generators[index].get_state()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of all members, as such a tree; it is a copy."""
+        members = [self.member_state(index) for index in range(len(self))]
+        return checkpoint.copied({"members": members, "alive": self.alive.tolist(), "diverged": self.diverged})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of as many members of the same losses.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
+            ValueError: There is another number of members.
+        """
+        checkpoint.check_entries(state, dict.fromkeys(("members", "alive", "diverged")))
+        if not len(state["members"]) == len(state["alive"]) == len(state["diverged"]) == len(self):
+            raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
+        for index, member in enumerate(state["members"]):
+            checkpoint.check_entries(member, self.member_state(index))
+        for member, learner, generator in zip(state["members"], self.learners, self.generators, strict=True):
+            learner.loss.load_state_dict(member["loss"])
+            learner.load_state_dict(member["learner"])
+            generator.set_state(member["generator"].cpu())
+        self.restore(state["alive"], state["diverged"], state["diverged"])
+
+
+class Mapped:
+    """A function of parts of the loss, for all members at once: recorded where it may be, or compiled.
+
+    A copy or a pickle reads the tensors of the copied members.
+
+    Args:
+        lockstep: The members.
+        function: Of a loss and inputs; a pure function of them and of the parts' tensors. Returns a tree of tensors.
+        children: Of the loss, which the function uses; a name that is none of a module stands for nothing.
+        name: What it does, for messages.
+    """
+
+    def __init__(self, lockstep: Lockstep, function: Callable[..., Any], children: Sequence[str], name: str) -> None:
+        self.lockstep, self.function, self.children, self.name = lockstep, function, tuple(children), name
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what is of these tensors, and of no copy's."""
+        loss = self.lockstep.losses[0]
+        self._applied = _Applied(loss, self.function)
+        modules = [module for name, module in loss.named_children() if name in self.children]
+        self.tensors = {
+            f"loss.{child}.{name}": tensor
+            for child in self.children
+            for name, tensor in self.lockstep.tensors(child).items()
+        }
+        self._fingerprints = [Fingerprint(module) for module in modules]
+        self._traced: Traced | None = None
+        if self.lockstep.compile or is_traceable(chain.from_iterable(module.modules() for module in modules)):
+            how: dict[str, Any] = {"compile": self.lockstep.compile, "after": EAGER_CALLS}
+            self._traced = Traced(self._of_all, self.name, self.tensors, **how)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("lockstep", "function", "children", "name")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the function returns, of all members.
+
+        Args:
+            *inputs: Trees of tensors with a leading dimension of members, and of constants.
+        """
+        if self._traced is not None and all(each.is_same() for each in self._fingerprints):
+            result = self._traced(*inputs)
+            if result is not None:
+                return result
+        return self._of_all(self.tensors, *inputs)
+
+    def _of_all(self, tensors: dict[str, Tensor], *inputs: Any) -> Any:
+        is_tied = self.lockstep.learners[0].structure.is_tied
+
+        def call(tensors: dict[str, Tensor], *inputs: Any) -> Any:
+            return functional_call(self._applied, tensors, inputs, tie_weights=is_tied)
+
+        in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
+        return vmap(call, in_dims=(0, *in_dims))(tensors, *inputs)
+
+
+class _Applied(nn.Module):
+    """A function of a loss, as a module, so that tensors can take the place of the loss's own."""
+
+    def __init__(self, loss: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.loss, self.function = loss, function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(self.loss, *inputs)
+
+
+def _check_alike(learners: Sequence[Learner]) -> None:
+    """Raises unless settings and shapes are those of the first learner."""
+    first = learners[0]
+    for index, other in enumerate(learners):
+        for name in ("betas", "eps", "max_grad_norm"):
+            if getattr(other, name) != getattr(first, name):
+                raise ValueError(
+                    f"{name} must be the same for all members, but member {index} has {getattr(other, name)!r} "
+                    f"and member 0 {getattr(first, name)!r}."
+                )
+        if _shapes(other) != _shapes(first):
+            raise ValueError(f"members must have networks of the same shapes, but those of {index} and 0 differ.")
+
+
+def _shapes(learner: Learner) -> list[tuple[str, tuple[int, ...]]]:
+    """What must be equal in all members."""
+    tensors = (*learner.loss.named_parameters(), *learner.loss.named_buffers())
+    return [(name, tuple(tensor.shape)) for name, tensor in tensors]
