@@ -228,6 +228,8 @@ def _script(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.detach.default:  # nothing is differentiated any more
             node.replace_all_uses_with(node.args[0])
+        elif node.target is torch.ops.aten.native_layer_norm_backward.default:
+            _hide_booleans(graph.graph, node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     with warnings.catch_warnings():
@@ -239,3 +241,34 @@ def _script(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable[
             return script(*tensors)
 
     return replay
+
+
+LAYER_NORM_BACKWARD = """
+def plain(gradient: Tensor, x: Tensor, shape: List[int], mean: Tensor, rstd: Tensor, weight: Optional[Tensor],
+          bias: Optional[Tensor]) -> Tensor:
+    gradients = torch.ops.aten.native_layer_norm_backward(gradient, x, shape, mean, rstd, weight, bias,
+                                                          [True, False, False])
+    return gradients[0]
+
+def affine(gradient: Tensor, x: Tensor, shape: List[int], mean: Tensor, rstd: Tensor, weight: Optional[Tensor],
+           bias: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.aten.native_layer_norm_backward(gradient, x, shape, mean, rstd, weight, bias, [True, True, True])
+"""
+"""The gradient of a layer norm by its input alone, and by its weights too."""
+
+
+def _hide_booleans(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    """Puts the gradient of a layer norm, a list of booleans among its arguments, into what can be traced."""
+    *args, mask = node.args
+    if mask not in ([True, False, False], [True, True, True]):
+        return  # it cannot be recorded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, as the tracer is
+        library = torch.jit.CompilationUnit(LAYER_NORM_BACKWARD)
+    with graph.inserting_before(node):
+        if mask[1]:  # type: ignore[index]
+            node.replace_all_uses_with(graph.call_function(lambda *each: library.affine(*each), tuple(args)))
+        else:
+            gradient = graph.call_function(lambda *each: library.plain(*each), tuple(args))
+            for user in list(node.users):
+                user.replace_all_uses_with(gradient)

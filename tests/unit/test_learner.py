@@ -462,6 +462,33 @@ def test_recorded_updates_are_the_eager_ones_to_the_bit(monkeypatch: pytest.Monk
         assert torch.equal(p, expected)
 
 
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_layer_norms_are_recorded(affine: bool, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradient has a list of booleans among its arguments, which torch's tracer does not know."""
+    monkeypatch.setattr(learner_module, "EAGER_UPDATES", 1)
+
+    def made(seed: int, record: bool) -> Learner:
+        torch.manual_seed(seed)
+        loss = Known(seed)
+        loss.second = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3, elementwise_affine=affine), nn.Linear(3, 1))  # type: ignore[assignment]
+        return Learner(loss, record=record)
+
+    recorded, eager = made(0, record=True), made(0, record=False)
+    both = Lockstep([recorded, made(1, record=True)]) if together else recorded
+    for step in range(5):
+        if isinstance(both, Lockstep):
+            both.update(torch.stack([inputs(step)] * 2), learning_rate=0.01)
+        else:
+            both.update(inputs(step), learning_rate=0.01)
+        eager.update(inputs(step), learning_rate=0.01)
+    assert both._update is not None
+    assert both._update.traced_gradients is not None
+    assert len(both._update.traced_gradients._records) == 1
+    for p, expected in zip(recorded.loss.parameters(), eager.loss.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6 if together else 0.0)
+
+
 def test_what_is_exchanged_after_the_recording_has_its_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_module, "EAGER_UPDATES", 1)
     learners = [Learner(Known(), [("first", "follower")], record=record) for record in (False, True)]
