@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import pickle
 from typing import Any
 
@@ -530,3 +531,8 @@ def test_what_a_stranger_wrote_is_not_recorded() -> None:
     assert Learner(loss)._update.traced_gradients is not None
     loss.second = Deciding()  # type: ignore[assignment]
     assert Learner(loss)._update.traced_gradients is None
+
+
+def test_the_earlier_name_of_the_module_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"gsrl\.learner is now gsrl\.learning"):
+        assert importlib.import_module("gsrl.learner").Learner is Learner
