@@ -17,17 +17,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import shlex
-import sys
 from pathlib import Path
 
 import gymnasium
 import pandas as pd
 import torch
-from seeds import ROOT, Run, markdown, origin, train_all
 
 from agents.gradients import load_problem, slope_at_actions
 from agents.scores import interquartile_mean
+from benchmarks.common import RESULTS, Rows, write_page
+from benchmarks.seeds import Run, train_all
 from gsrl.spaces import OneHotCodec
 
 ESTIMATORS = ("st-gumbel", "gumbel-rao", "reinmax", "straight-through", "local-expectation", "reinforce", "rloo")
@@ -71,12 +70,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs/actor-gradients"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / f"actor-gradients-{arguments.env.replace('/', '-')}-{arguments.steps}.csv"
-    runs = arguments.runs.resolve()
+    runs = arguments.runs
 
     wanted = {
         Run(
@@ -90,34 +88,26 @@ def main() -> None:
             range(arguments.seeds), critics(arguments.env), arguments.estimators
         )
     }
-    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-    done = {(row["estimator"], row["critic"], row["seed"]) for row in rows}
-    todo = [run for run, key in wanted.items() if key not in done]
+    rows = Rows(file, order=lambda row: (ESTIMATORS.index(row["estimator"]), row["critic"], row["seed"]))
+    todo = [
+        run
+        for run, (estimator, critic, seed) in wanted.items()
+        if not rows.holds(estimator=estimator, critic=critic, seed=seed)
+    ]
     for run, row in train_all(todo, runs, arguments.jobs):
         estimator, critic, seed = wanted[run]
         slope = dataclasses.asdict(slope_at_actions(load_problem(run.folder(runs), seed), seed))
-        rows.append(
-            {
-                "estimator": estimator,
-                "critic": critic,
-                **{name: row[name] for name in KEPT},
-                **{f"slope_{name}": value for name, value in slope.items()},
-            }
-        )
-        rows.sort(key=lambda row: (ESTIMATORS.index(row["estimator"]), row["critic"], row["seed"]))
-        pd.DataFrame(rows).to_csv(file, index=False)
+        kept = {name: row[name] for name in KEPT} | {f"slope_{name}": value for name, value in slope.items()}
+        rows.add([{"estimator": estimator, "critic": critic, **kept}])
         print(f"{estimator}, {critic}, seed {seed}: {row['eval_return_mean']:.2f}", flush=True)
 
-    lines = table(pd.DataFrame(rows))
     text = (
-        f"# Actor gradients and critics on {arguments.env} after {arguments.steps} steps\n\n"
         "Greedy return of the final parameters over 20 episodes: IQM and worst over the seeds. Slope: the critic's "
         "slopes at vertices against its differences between vertices, their cosine, the factor from the differences to "
-        f"the slopes, and the relative error; medians over the seeds.\n\n{markdown(lines)}\n\n"
-        + origin([shlex.join(["python", "benchmarks/actor_gradients.py", *sys.argv[1:]])])
+        "the slopes, and the relative error; medians over the seeds."
     )
-    file.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(lines.to_string(index=False))
+    title = f"Actor gradients and critics on {arguments.env} after {arguments.steps} steps"
+    write_page(file.with_suffix(".md"), title, text, {"": table(rows.table())})
 
 
 if __name__ == "__main__":

@@ -16,32 +16,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from seeds import ROOT, markdown, origin
 
+from benchmarks import common
 from benchmarks.stats import Interval, interval, iqm
 
 RESAMPLES = 100_000
 
 
 def train_in_lockstep(agent: str, env: str, steps: int, seeds: int, mode: str, runs: Path) -> dict[str, Any]:
-    """The summary of a run of all seeds; one that is there is not repeated."""
+    """The summary of a run of all seeds."""
+    options = ["--agent", agent, "--env", env, "--steps", str(steps), "--seeds", str(seeds)]
+    compile = "--compile" if mode == "compiled" else "--no-compile"
     folder = runs / f"{env.replace('/', '-')}-{agent}-{steps}-{seeds}-{mode}"
-    summary = folder / "summary.json"
-    if not (summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "finished"):
-        options = ["--agent", agent, "--env", env, "--steps", str(steps), "--seeds", str(seeds), "--out", str(folder)]
-        compile = "--compile" if mode == "compiled" else "--no-compile"
-        command = [sys.executable, str(ROOT / "run_agent.py"), "train", *options, compile]
-        subprocess.run(command, cwd=ROOT, check=True)
-    return dict(json.loads(summary.read_text(encoding="utf-8")))
+    return common.train(folder, [*options, compile])
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> Interval:
@@ -74,12 +66,12 @@ def main() -> None:
     arguments = parser.parse_args()
     env, steps = arguments.env, arguments.steps
     name = f"{env.replace('/', '-')}-{steps}"
-    results = ROOT / "benchmarks" / "results"
+    results = common.RESULTS
     single = pd.read_csv(results / f"{name}.csv")
 
     rows, lines = [], []
     for agent, mode in itertools.product(arguments.agents, ("eager", "compiled")):
-        summary = train_in_lockstep(agent, env, steps, arguments.seeds, mode, arguments.runs.resolve())
+        summary = train_in_lockstep(agent, env, steps, arguments.seeds, mode, arguments.runs)
         together = {member["seed"]: member["eval_return_mean"] for member in summary["members"]}
         alone = single[(single["agent"] == agent) & single["seed"].isin(together)].set_index("seed")["eval_return_mean"]
         seeds = sorted(together)
@@ -105,15 +97,12 @@ def main() -> None:
             }
         )
     pd.DataFrame(rows).to_csv(results / f"lockstep-{name}.csv", index=False)
-    table = pd.DataFrame(lines)
     text = (
-        f"# {env} after {steps} steps, in lock-step and one by one\n\n"
-        f"Greedy return of the final parameters over 20 episodes, the same seeds both ways. Single agents are eager. "
-        f"The intervals are of bootstraps over seeds with {RESAMPLES:,} resamples, of pairs and of both sides "
-        f"apart.\n\n{markdown(table)}\n\n" + origin([shlex.join(["python", "benchmarks/lockstep.py", *sys.argv[1:]])])
+        "Greedy return of the final parameters over 20 episodes, the same seeds both ways. Single agents are eager. "
+        f"The intervals are of bootstraps over seeds with {RESAMPLES:,} resamples, of pairs and of both sides apart."
     )
-    (results / f"lockstep-{name}.md").write_text(text, encoding="utf-8")
-    print(table.to_string(index=False))
+    title = f"{env} after {steps} steps, in lock-step and one by one"
+    common.write_page(results / f"lockstep-{name}.md", title, text, {"": pd.DataFrame(lines)})
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from agents.common import UsageError
 from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
+from benchmarks.common import markdown_table
 from benchmarks.page import DIVERGED, duration, number, page, seeds_text, significant, span, steps_text
 from benchmarks.stats import FEW
 from gsrl._files import csv_text
@@ -134,7 +135,7 @@ def _table(panel: Panel) -> str:
         if solved:
             row += [f"{entry.reached} of {entry.seeds}", steps_text(entry.steps_to), duration(entry.seconds_to)]
         rows.append(row)
-    return _markdown_table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _pairs(panel: Panel) -> str:
@@ -155,7 +156,7 @@ def _pairs(panel: Panel) -> str:
     return (
         "Percent of the runs of the row that end above one of the column, with 95 % intervals of each pair by itself; "
         "bold: told apart, with Holm's correction for all pairs of the table.\n\n"
-        + _markdown_table(["", *map(_text, labels)], rows)
+        + markdown_table(["", *map(_text, labels)], rows)
     )
 
 
@@ -179,7 +180,7 @@ def _gradients(analysis: Analysis) -> str:
     return (
         "Signal-to-noise ratio of one estimate / relative bias (what an unbiased estimator would seem to have, for "
         "want of samples); medians over seeds, then over the training. What has no noise has no ratio.\n\n"
-        + _markdown_table(["agent", *map(_text, names)], rows)
+        + markdown_table(["agent", *map(_text, names)], rows)
     )
 
 
@@ -204,11 +205,6 @@ def _reading(analysis: Analysis) -> str:
         made += [f"{last.get('processor')}", f"{last.get('cores')} cores"]
         lines.append(f"Made by {_code(f'python {analysis.command}')} with {_listed(made)}.")
     return "\n\n".join(lines)
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _listed(names: Iterable[str]) -> str:

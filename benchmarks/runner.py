@@ -36,6 +36,7 @@ from agents.config import Config, describe_session, is_finished, is_run, read_co
 from agents.environments import check_environment
 from agents.files import occupied
 from agents.interruption import Stop
+from benchmarks.origin import processor
 from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
 from benchmarks.worker import LOG, ROOT, TASK, Child, last_words
@@ -535,15 +536,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _describe(command: Sequence[str]) -> dict[str, Any]:
     """What there is to know of this process, the machine and the code."""
-    return {**describe_session(command), "processor": _processor(), "cores": os.cpu_count(), "git": _revision()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return {**describe_session(command), "processor": processor(), "cores": os.cpu_count(), "git": _revision()}
 
 
 def _revision() -> str | None:

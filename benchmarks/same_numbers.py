@@ -15,21 +15,21 @@ import argparse
 import csv
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from agents.runs import load_model
-from benchmarks.speed.origin import origin
+from benchmarks import common
+from benchmarks.origin import origin
 from envs.switch_riddle import SwitchRiddle
 from gsrl.comms import DIAL, SignallingGame
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "same-numbers"
+RESULTS = common.RESULTS / "same-numbers"
 
 STEPS = {"gumbel-sac": 2000, "exact-sac": 2000, "reinforce-rloo": 10_000, "ppo": 10_000}
 FOUR = "--env CartPole-v1 --seeds 4 --processes 1"
@@ -95,9 +95,7 @@ def measure() -> dict[str, Figures]:
     with tempfile.TemporaryDirectory() as scratch:
         for index, (name, options) in enumerate(RUNS.items()):
             folder = Path(scratch) / str(index)
-            command = [sys.executable, "run_agent.py", "train", *options.split(), "--out", str(folder)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-            subprocess.run(command, cwd=ROOT, check=True, env=environment, stdout=subprocess.DEVNULL)
+            common.train(folder, options.split())
             figures[name] = figures_of(folder, options)
     return figures
 
@@ -135,12 +133,9 @@ def main() -> int:
     if arguments.against is None:
         return 0
     rows = compared(read(arguments.name), read(arguments.against))
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    title = f"# {arguments.name} against {arguments.against}, to the digit\n\n"
-    text = title + "\n".join(lines) + "\n"
-    (RESULTS / f"{arguments.name}.md").write_text(text, encoding="utf-8")
-    print(text)
+    title = f"{arguments.name} against {arguments.against}, to the digit"
+    text = "Runs by the command line: how many of the figures of each are the same."
+    common.write_page(RESULTS / f"{arguments.name}.md", title, text, {"": pd.DataFrame(rows)})
     return int(any(row["same"] < row["figures"] for row in rows))
 
 

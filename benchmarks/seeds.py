@@ -16,11 +16,6 @@ An agent is trained in ``--env``, or in the environment behind an ``@``. Those o
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -29,18 +24,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pandas as pd
-import stable_baselines3
-import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 import gsrl
 from agents.runs import Evaluator
 from agents.scores import interquartile_mean
+from benchmarks import common
 
-ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = (
     "agent",
     "env",
@@ -53,7 +45,6 @@ SUMMARY = (
     "steps_per_second",
 )
 """What a row has from the summary of the run."""
-COLUMNS = [*SUMMARY, "best_return", "gsrl"]
 
 
 @dataclass(frozen=True)
@@ -74,28 +65,10 @@ class Run:
 
     def train(self, runs: Path) -> dict[str, Any]:
         """Trains, or goes on with it, and returns its row."""
-        folder = self.folder(runs)
-        if (folder / "summary.json").exists() and _read(folder)["status"] == "finished":
-            return self._row(folder)
-        if (folder / "checkpoint.zip").exists():
-            options = ["--resume", str(folder)]
-        else:
-            options = ["--agent", self.agent, "--env", self.env, "--steps", str(self.steps), "--seed", str(self.seed)]
-            options += ["--out", str(folder), *self.options]
-        command = [sys.executable, str(ROOT / "run_agent.py"), "train", *options]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        if done.returncode != 0:
-            raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr[-2000:]}")
-        return self._row(folder)
-
-    def _row(self, folder: Path) -> dict[str, Any]:
-        row = {name: _read(folder)[name] for name in SUMMARY}
-        best = best_return(self.env, self.seed, row["eval_episodes"])
-        return {**row, "best_return": best, "gsrl": gsrl.__version__}
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+        options = ["--agent", self.agent, "--env", self.env, "--steps", str(self.steps), "--seed", str(self.seed)]
+        summary = common.train(self.folder(runs), [*options, *self.options])
+        best = best_return(self.env, self.seed, summary["eval_episodes"])
+        return {**{name: summary[name] for name in SUMMARY}, "best_return": best, "gsrl": gsrl.__version__}
 
 
 def train_all(todo: Sequence[Run], runs: Path, jobs: int) -> Iterator[tuple[Run, dict[str, Any]]]:
@@ -162,22 +135,6 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"agent": agent, "environment": env, **summary(group)} for (agent, env), group in groups])
 
 
-def markdown(lines: pd.DataFrame) -> str:
-    """A table in Markdown."""
-    cells = [list(lines.columns), ["---"] * len(lines.columns), *lines.fillna("").astype(str).values.tolist()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def origin(commands: Sequence[str]) -> str:
-    """How results were made."""
-    made = " and ".join(f"`{command}`" for command in commands)
-    return (
-        f"Made by {made} with gsrl {gsrl.__version__}, torch {torch.__version__}, stable-baselines3 "
-        f"{stable_baselines3.__version__}, gymnasium {gymnasium.__version__}, Python {platform.python_version()}; one "
-        "thread a run.\n"
-    )
-
-
 def main() -> None:
     """Runs what is missing, each with its row, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,8 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="path of the table without suffix")
     arguments = parser.parse_args()
     name = f"{arguments.env.replace('/', '-')}-{arguments.steps}"
-    out = arguments.out or ROOT / "benchmarks" / "results" / name
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = arguments.out or common.RESULTS / name
     file = out.with_name(out.name + ".csv")
 
     wanted = []
@@ -201,25 +157,20 @@ def main() -> None:
         for label in agents:
             agent, _, env = label.partition("@")
             wanted += [Run(agent, env or arguments.env, arguments.steps, seed) for seed in range(seeds)]
-    order = {(run.agent, run.env, run.seed): place for place, run in enumerate(wanted)}
-    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-    done = {(row["agent"], row["env"], row["seed"]) for row in rows}
-    todo = [run for run in wanted if (run.agent, run.env, run.seed) not in done]
-    for run, row in train_all(todo, arguments.runs.resolve(), arguments.jobs):
+    places = {(run.agent, run.env, run.seed): place for place, run in enumerate(wanted)}
+    rows = common.Rows(file, order=lambda row: places.get((row["agent"], row["env"], row["seed"]), len(places)))
+    todo = [run for run in wanted if not rows.holds(agent=run.agent, env=run.env, seed=run.seed)]
+    for run, row in train_all(todo, arguments.runs, arguments.jobs):
         print(f"{run.agent} on {run.env}, seed {run.seed}: {row['eval_return_mean']:.2f}", flush=True)
-        rows = sorted([*rows, row], key=lambda row: order.get((row["agent"], row["env"], row["seed"]), len(order)))
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(file, index=False)
+        rows.add([row])
 
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    lines = table(frame)
+    frame = rows.table()
     text = (
-        f"# {arguments.env} after {arguments.steps} steps\n\n"
         f"Greedy return of the final parameters over {frame['eval_episodes'].iloc[0]} episodes; no checkpoint was "
-        f"chosen by evaluation.\n\n{markdown(lines)}\n\n"
-        + origin([shlex.join(["python", "benchmarks/seeds.py", *sys.argv[1:]])])
+        "chosen by evaluation."
     )
-    out.with_name(out.name + ".md").write_text(text, encoding="utf-8")
-    print(lines.to_string(index=False))
+    title = f"{arguments.env} after {arguments.steps} steps"
+    common.write_page(out.with_name(out.name + ".md"), title, text, {"": table(frame)})
 
 
 if __name__ == "__main__":

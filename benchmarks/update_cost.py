@@ -23,6 +23,7 @@ import torch
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
+from agents.training import set_threads
 from gsrl import DiscreteSAC, __version__
 from gsrl.buffers import ReplayBatch
 
@@ -71,8 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=OUT, help="path of table and picture without suffix")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_threads(1)
     cases = {
         **{("multilinear", n, 8): spaces.MultiDiscrete([8] * n) for n in FACTORS},
         **{("network", n, 8): spaces.MultiDiscrete([8] * n) for n in FACTORS},

@@ -23,8 +23,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from agents.training import set_threads
+from benchmarks.common import Rows, write_page
 from benchmarks.comms import evidence
 from gsrl import make_estimator
+from gsrl._files import save_figure
 from gsrl.comms import AttributeValueGame, Channel, SignallingGame, metrics
 
 ATTRIBUTES, VALUES, LENGTH, HELD_OUT = 2, 10, 3, 0.2
@@ -153,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--estimators", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--updates", type=int, default=10_000, help="of an estimator that plays a meaning once")
     arguments = parser.parse_args(argv)
-    evidence.prepare()
-    rows = evidence.Rows(arguments.out / "attributes.csv")
+    set_threads(1)
+    rows = Rows(arguments.out / "attributes.csv")
     for name in arguments.estimators:
         if not rows.holds(estimator=name):
             new = train(name, arguments.updates, arguments.seeds)
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name}: {np.mean([row['accuracy'] for row in new]):.3f}", flush=True)
 
     table = rows.table()
-    evidence.write_page(
+    write_page(
         arguments.out / "attributes.md",
         "Two attributes of ten values",
         f"Up to {LENGTH} of {VALUES} symbols and an end; a fifth of the pairs held out; "
@@ -171,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "messages shuffled among episodes. Similarity and disentanglement are those of the messages of all pairs.",
         {"At the end": outcomes(table), "Samples to a training accuracy": samples(table)},
     )
-    evidence.save_figure(draw(table), arguments.out / "attributes.png")
+    save_figure(draw(table), arguments.out / "attributes.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from agents.training import set_threads
+from benchmarks.common import Rows, write_page
 from benchmarks.comms import evidence
 from gsrl import make_estimator
+from gsrl._files import save_figure
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.estimators import Estimator
 
@@ -188,8 +191,8 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> No
     parser.add_argument("--meanings", type=int, nargs="+", help="n; all games if left out")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=ESTIMATORS)
     arguments = parser.parse_args(argv)
-    evidence.prepare()
-    rows = evidence.Rows(arguments.out / "lewis.csv")
+    set_threads(1)
+    rows = Rows(arguments.out / "lewis.csv")
     for case in cases:
         for name in arguments.estimators if not arguments.meanings or case.meanings in arguments.meanings else ():
             if not rows.holds(meanings=case.meanings, symbols=case.symbols, estimator=name):
@@ -200,7 +203,7 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> No
 
     table = rows.table()
     there = [case for case in cases if len(rows_of(table, case))]
-    evidence.write_page(
+    write_page(
         arguments.out / "lewis.md",
         "Lewis games",
         "One symbol a message; hard messages, each meaning played once. *Calls* are plays of a meaning in an update. "
@@ -216,7 +219,7 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> No
             for case in there
         },
     )
-    evidence.save_figure(draw(table, there), arguments.out / "lewis.png")
+    save_figure(draw(table, there), arguments.out / "lewis.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from agents.training import set_threads
+from benchmarks.common import Rows, write_page
 from benchmarks.comms import evidence
+from gsrl._files import save_figure
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.temperature import ExponentialTemperature
 
@@ -240,13 +243,13 @@ def main(
     parser = evidence.parser(__doc__)
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of an evaluation with noise")
     arguments = parser.parse_args(argv)
-    evidence.prepare()
-    noise = evidence.Rows(arguments.out / "noise.csv")
+    set_threads(1)
+    noise = Rows(arguments.out / "noise.csv")
     for case in noises:
         if not noise.holds(kind=case.kind, p=case.p):
             noise.add(train_with_noise(case, arguments.seeds, arguments.episodes))
             print(f"{case.kind}, p = {case.p}: done", flush=True)
-    lengths = evidence.Rows(arguments.out / "lengths.csv")
+    lengths = Rows(arguments.out / "lengths.csv")
     for law in power_laws:
         if not lengths.holds(length_cost=law.length_cost):
             lengths.add(train_with_costs(law, arguments.seeds))
@@ -254,7 +257,7 @@ def main(
 
     first = power_laws[0]
     of_lengths = f"{first.meanings} meanings with a power law, up to {first.length} of {first.vocabulary} symbols"
-    evidence.write_page(
+    write_page(
         arguments.out / "noise.md",
         "Noisy channels, and symbols that cost",
         "Means over seeds with 95 % intervals of a bootstrap; hard messages. Noisy channels are evaluated in "
@@ -264,7 +267,7 @@ def main(
             of_lengths: length_lines(lengths.table()),
         },
     )
-    evidence.save_figure(draw(noise.table(), lengths.table()), arguments.out / "noise.png")
+    save_figure(draw(noise.table(), lengths.table()), arguments.out / "noise.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from stable_baselines3.common.utils import LinearSchedule
 
+from agents.training import set_threads
+from benchmarks.common import Rows, write_page
 from benchmarks.comms import evidence
 from envs.switch_riddle import SwitchRiddle, all_visits, optimal_return
+from gsrl._files import save_figure
 from gsrl.comms import DIAL, DIALEvaluation
 
 COMMUNICATIONS = ("dial", "rial", "none")
@@ -138,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--communication", nargs="+", choices=COMMUNICATIONS, default=COMMUNICATIONS)
     parser.add_argument("--episodes", type=int, help="of a training; as many as the prisoners need if left out")
     arguments = parser.parse_args(argv)
-    evidence.prepare()
-    rows = evidence.Rows(arguments.out / "riddle.csv")
-    curves = evidence.Rows(arguments.out / "riddle_curves.csv")
+    set_threads(1)
+    rows = Rows(arguments.out / "riddle.csv")
+    curves = Rows(arguments.out / "riddle_curves.csv")
     for prisoners in arguments.prisoners:
         for communication in arguments.communication:
             if not rows.holds(prisoners=prisoners, communication=communication):
@@ -153,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 normalised = np.mean([row["normalised"] for row in new])
                 print(f"{prisoners} prisoners, {communication}: {normalised:.3f}", flush=True)
 
-    evidence.write_page(
+    write_page(
         arguments.out / "riddle.md",
         "The switch riddle",
         "Returns in units of the oracle's; means over seeds with 95 % intervals of a bootstrap. Messages are one hard "
@@ -161,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"of visits is played once, with four {DRAWN:,} drawn ones.",
         {"At the end of the training": lines_of(rows.table())},
     )
-    evidence.save_figure(draw(curves.table()), arguments.out / "riddle.png")
+    save_figure(draw(curves.table()), arguments.out / "riddle.png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from agents.training import set_threads
+from benchmarks.common import Rows, write_page
 from benchmarks.comms import evidence
 from benchmarks.peers.egg_loop import Meanings, Receiver, Sender, make_trainer
+from gsrl._files import save_figure
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.learning.learner import EAGER_UPDATES
 
@@ -142,9 +145,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--egg", type=Path, metavar="FOLDER", help="a checkout of EGG")
     arguments = parser.parse_args(argv)
-    evidence.prepare()
+    set_threads(1)
     torch.manual_seed(0)
-    rows = evidence.Rows(arguments.out / "speed.csv")
+    rows = Rows(arguments.out / "speed.csv")
     wanted = subjects(arguments.modes, arguments.egg)
     missing = {
         name: [index for index in range(arguments.rounds) if not rows.holds(round=index, subject=name)]
@@ -163,14 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows.add([{"round": index, "subject": name, "updates_per_second": round(rate, 1)}])
 
     table = rows.table()
-    evidence.write_page(
+    write_page(
         arguments.out / "speed.md",
         "Updates a second",
         f"The Lewis game of {MEANINGS} meanings and symbols: batches of {BATCH}, hidden layers of {HIDDEN}, "
         "straight-through Gumbel-softmax, Adam; updates of all games together in a second of the processor.",
         {f"Medians of {table['round'].nunique()} rounds": summary(table)},
     )
-    evidence.save_figure(draw(table), arguments.out / "speed.png")
+    save_figure(draw(table), arguments.out / "speed.png", dpi=200)
 
 
 if __name__ == "__main__":

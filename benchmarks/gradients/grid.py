@@ -18,10 +18,10 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from agents.gradients import ADAPT_STEPS, ADAPTED, fitting_estimators
+from benchmarks.common import Rows
 from gsrl.diagnostics import adapt, compare
 from gsrl.estimators import Estimator, Reinforce, make_estimator
 from gsrl.objectives import Problem, cubic
@@ -88,13 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(arguments.out).to_dict("records") if arguments.out.exists() else []
-    done = {(row["n"], row["K"]) for row in rows}
+    rows = Rows(arguments.out, order=lambda row: (row["n"], row["K"]))
     for n, K in itertools.product(arguments.factors, arguments.choices):
-        if (n, K) not in done:
-            rows += measure(cubic(n, K), arguments.seed)
-            pd.DataFrame(rows).sort_values(["n", "K"], kind="stable").to_csv(arguments.out, index=False)
+        if not rows.holds(n=n, K=K):
+            rows.add(measure(cubic(n, K), arguments.seed))
             print(f"n = {n}, K = {K}: done", flush=True)
 
 

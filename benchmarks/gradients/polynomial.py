@@ -18,14 +18,13 @@ ever drawn twice.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks.common import Rows
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Reinforce, Relax, make_estimator
 from gsrl.objectives import Problem, polynomial
@@ -122,18 +121,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for exponent in arguments.exponents:
-        problem, file = polynomial(exponent, LATENTS), arguments.out / f"polynomial-q{exponent:g}.csv"
-        rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-        done = {(row["estimator"], None if math.isnan(row["temperature"]) else row["temperature"]) for row in rows}
+        problem = polynomial(exponent, LATENTS)
+        rows = Rows(arguments.out / f"polynomial-q{exponent:g}.csv")
         for (name, temperature), make in SUBJECTS.items():
-            if (name, temperature) in done or (arguments.estimators and name not in arguments.estimators):
-                continue
             head = {"exponent": exponent, "estimator": name, "temperature": temperature}
+            if rows.holds(**head) or (arguments.estimators and name not in arguments.estimators):
+                continue
             new = rows_of(train(make, problem, arguments.seeds, arguments.updates), problem)
-            rows += [{**head, **row} for row in new]
-            pd.DataFrame(rows).to_csv(file, index=False)
+            rows.add({**head, **row} for row in new)
             final = sum(row["final_loss"] for row in new) / len(new)
             print(f"q = {exponent:g}, {name}, temperature {temperature}: {final:.4f}", flush=True)
 

@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.common import markdown
+
 RESULTS = Path(__file__).parent / "results"
 COLOURS = {
     "gumbel-softmax": "#0072B2",
@@ -52,13 +54,6 @@ def select(grid: pd.DataFrame, n: int, K: int, estimator: str, temperature: floa
     """The row of one estimator at one pair of sizes."""
     rows = grid[(grid["n"] == n) & (grid["K"] == K) & (grid["estimator"] == estimator)]
     return (rows if temperature is None else rows[rows["temperature"] == temperature]).iloc[0]
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown."""
-    frame = table.reset_index().astype(str)
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def temperatures_table(grid: pd.DataFrame) -> pd.DataFrame:
@@ -243,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("Final expected loss: mean of the seeds (worst seed; share of the gap closed)", polynomial_table(rows)),
         ("Updates until half / nine tenths of the gap are closed, median of the seeds", speed_table(rows)),
     ):
-        print(f"### {title}\n\n{markdown(table)}\n")
+        print(f"### {title}\n\n{markdown(table.reset_index())}\n")
 
 
 if __name__ == "__main__":

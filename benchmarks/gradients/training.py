@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 from stable_baselines3.common.logger import configure
 
 from agents import defaults, gumbel_sac
 from agents.environments import make_environments
+from agents.training import set_threads
 from gsrl.callbacks import GradientDiagnosticsCallback
 from gsrl.estimators import make_estimator
 
@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="those of the environment's settings if left out")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_threads(1)
     steps, n_envs, settings = defaults("gumbel-sac", arguments.env)
     steps = arguments.steps or steps
     settings = dataclasses.replace(settings, critic=arguments.critic)

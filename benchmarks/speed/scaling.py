@@ -35,10 +35,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from origin import origin
 from torch.utils.flop_counter import FlopCounterMode
 
 import gsrl
+from agents.training import set_threads
+from benchmarks.common import Rows
+from benchmarks.origin import origin
 from gsrl.buffers import ReplayBatch
 from gsrl.learning.learner import EAGER_UPDATES
 
@@ -194,28 +196,23 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw the rows that there are")
     parser.add_argument("--out", type=Path, default=OUT, help="path of table and picture without suffix")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as run_agent.py does
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    file = arguments.out.with_suffix(".csv")
-
-    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
-    done = {(row["members"], row["width"], row["batch"], row["mode"]) for row in rows}
+    set_threads(1)
+    rows = Rows(arguments.out.with_suffix(".csv"))
     for case in () if arguments.draw else CASES:
-        if modes := [mode for mode in arguments.modes if (*case, mode) not in done]:
-            rows += measure(case, modes, arguments.rounds)
-            pd.DataFrame(rows).to_csv(file, index=False)
+        if modes := [mode for mode in arguments.modes if not rows.holds(**case._asdict(), mode=mode)]:
+            new = measure(case, modes, arguments.rounds)
+            rows.add(new)
             command = f"python benchmarks/speed/scaling.py --rounds {arguments.rounds}"
             arguments.out.with_suffix(".json").write_text(json.dumps(origin(command), indent=2) + "\n")
-            for row in rows[-len(modes) :]:
+            for row in new:
                 print(f"{case}, {row['mode']}: {row['milliseconds']} ms, {row['share']:.0%} of the limit", flush=True)
 
-    if not rows:
-        parser.error(f"there are no rows in {file} to draw")
-    table = pd.DataFrame(rows)
+    table = rows.table()
+    if table.empty:
+        parser.error(f"there are no rows in {rows.file} to draw")
     draw(table, arguments.out.with_suffix(".png"))
     print(table.to_string(index=False))
-    for row in rows:
+    for row in table.to_dict("records"):
         if (row["members"], row["width"], row["batch"]) == LARGE:
             print(f"one member, 256x256, batch 256, {row['mode']}: {row['share']:.0%} of the limit")
 

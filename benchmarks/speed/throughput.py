@@ -31,11 +31,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from origin import origin
 from stable_baselines3 import DQN
 
 import gsrl
+from agents.training import set_threads
+from benchmarks.origin import origin
 from benchmarks.peers.plain import PlainSAC
 
 ENV = "CartPole-v1"
@@ -118,8 +118,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="time these alone")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as run_agent.py does
+    set_threads(1)
 
     members = arguments.members
     tianshou_versions: dict[str, str] = {}

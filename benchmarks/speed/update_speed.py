@@ -19,9 +19,10 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from origin import origin
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from agents.training import set_threads
+from benchmarks.origin import origin
 from benchmarks.peers.plain import PlainUpdate
 from gsrl import DiscreteSAC
 from gsrl.buffers import ReplayBatch
@@ -71,8 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
 
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # as run_agent.py does
+    set_threads(1)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     batches = [random_batch(generator) for _ in range(UPDATES_A_ROUND)]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.common import Rows
 from benchmarks.comms import attributes, evidence, lewis, noise, speed
 from benchmarks.peers import egg_loop
 
@@ -19,7 +20,8 @@ from benchmarks.peers import egg_loop
 @pytest.fixture(autouse=True)
 def no_lasting_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scripts' own threads and denormals are not for the other tests."""
-    monkeypatch.setattr(evidence, "prepare", lambda: None)
+    for script in (attributes, lewis, noise, speed):
+        monkeypatch.setattr(script, "set_threads", lambda threads: None)
 
 
 def run_twice(main: Callable[[Sequence[str]], None], arguments: Sequence[str], name: str, out: Path) -> pd.DataFrame:
@@ -39,10 +41,10 @@ def run_twice(main: Callable[[Sequence[str]], None], arguments: Sequence[str], n
 
 
 def test_rows_are_kept_and_found(tmp_path: Path) -> None:
-    rows = evidence.Rows(tmp_path / "new" / "rows.csv")
+    rows = Rows(tmp_path / "new" / "rows.csv")
     assert not rows.holds(name="a")
     rows.add([{"name": "a", "size": 3, "samples": math.inf}])
-    again = evidence.Rows(tmp_path / "new" / "rows.csv")
+    again = Rows(tmp_path / "new" / "rows.csv")
     assert again.holds(name="a", size=3)
     assert not again.holds(name="a", size=4)
     again.add([{"name": "b", "size": 3, "samples": 5.0}])
