@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from gsrl.learning.noise import handed, noisy_modules
 from gsrl.learning.trace import Fingerprint, Traced, is_traceable
 
 __all__ = ["Learner", "Tensors", "Update", "adam_", "bias_corrections", "clip_by_norm_"]
@@ -73,6 +75,10 @@ def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
     norm = gradient.norm(dim=-1, keepdim=True)
     gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm.squeeze(-1)
+
+
+Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a loss, and noise by the path of modules."""
 
 
 class Tensors(NamedTuple):
@@ -180,6 +186,7 @@ class Update:
         record: bool = True,
     ) -> None:
         self.loss, self.structure, self.tensors, self.alive = loss, structure, tensors, alive
+        self.noisy = noisy_modules(loss)
         self.betas, self.eps, self.max_grad_norm = betas, eps, max_grad_norm
         self.norms: dict[str, Tensor] = {}
         named = structure.named
@@ -204,44 +211,46 @@ class Update:
         """Whether nobody has exchanged what was recorded."""
         return self._fingerprint.is_same()
 
-    def compiled(self, args: tuple[Any, ...], *numbers: Tensor) -> dict[str, Tensor] | None:
+    def compiled(self, inputs: Inputs, *numbers: Tensor) -> dict[str, Tensor] | None:
         """Makes the compiled update, and returns its metrics; None: there is none that holds."""
         if self.compiled_update is not None and not self.is_same():
             self.compiled_update = None
-        result = None if self.compiled_update is None else self.compiled_update(args, *numbers)
+        result = None if self.compiled_update is None else self.compiled_update(inputs, *numbers)
         if result is None:
             return None
         metrics: dict[str, Tensor]
         metrics, self.norms = result
         return metrics
 
-    def recorded(self, args: tuple[Any, ...]) -> Any:
+    def recorded(self, inputs: Inputs) -> Any:
         """Loss, gradients and metrics by the record; None: there is none that holds."""
         if self.traced_gradients is not None and not self.is_same():
             self.traced_gradients = None
-        return None if self.traced_gradients is None else self.traced_gradients(args)
+        return None if self.traced_gradients is None else self.traced_gradients(inputs)
 
-    def gradients(self, views: _Views, args: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+    def gradients(self, views: _Views, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
         """The loss, its gradient by each parameter, and the metrics."""
         variables = {name: piece.detach().requires_grad_() for name, piece in views.parameters.items()}
         fixed = dict(views.others)
         for followers in views.targets:
             fixed.update(followers)
-        loss, metrics = self._call({**variables, **fixed}, args)
+        loss, metrics = self._call({**variables, **fixed}, inputs)
         gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
         # In vmap, the loss could not tell what needs a gradient.
         return loss.detach(), gradients, {name: value.detach() for name, value in metrics.items()}
 
-    def _call(self, tensors: dict[str, Tensor], args: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _call(self, tensors: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss with these tensors in the place of its own."""
 
-        def call(tensors: dict[str, Tensor], args: tuple[Any, ...]) -> Any:
-            return functional_call(self.loss, tensors, args, tie_weights=self.structure.is_tied)
+        def call(tensors: dict[str, Tensor], inputs: Inputs) -> Any:
+            args, noise = inputs
+            with handed(self.noisy, noise):
+                return functional_call(self.loss, tensors, args, tie_weights=self.structure.is_tied)
 
         if self.alive is not None:
-            in_dims = tree_map(lambda arg: 0 if isinstance(arg, Tensor) else None, args)
+            in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
             call = vmap(call, in_dims=(0, in_dims))
-        result: tuple[Tensor, dict[str, Tensor]] = call(tensors, args)
+        result: tuple[Tensor, dict[str, Tensor]] = call(tensors, inputs)
         return result
 
     def gather(self, gradients: tuple[Tensor, ...]) -> Tensor:
@@ -270,14 +279,12 @@ class Update:
                 target.lerp_(parameters[..., self.structure.groups[source]], tau)
             self._copy_buffers(others, self.alive)
 
-    def update_(
-        self, views: _Views, args: tuple[Any, ...], *numbers: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def update_(self, views: _Views, inputs: Inputs, *numbers: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A whole update, each parameter by itself, for a compiler: gradients then never have to be gathered.
 
         Returns the metrics, and the norms of the gradients before clipping.
         """
-        loss, gradients, metrics = self.gradients(views, args)
+        loss, gradients, metrics = self.gradients(views, inputs)
         flat = {name: x.reshape(*loss.shape, -1) for name, x in zip(views.parameters, gradients, strict=True)}
         children = self.structure.groups
         norms = {child: _norm([x for name, x in flat.items() if _child(name) == child]) for child in children}
@@ -476,7 +483,18 @@ class Learner:
         targets = [_flatten(followers) for followers in self.structure.followers]
         self._bind(self.tensors._replace(parameters=_flatten(self.structure.named), targets=targets, others=others))
 
-    def update(self, *args: Any, learning_rate: float, tau: float | None = None) -> dict[str, Tensor]:
+    @property
+    def noisy(self) -> dict[str, Any]:
+        """The modules that take noise, by path, see :mod:`gsrl.learning.noise`."""
+        return self._update.noisy
+
+    def update(
+        self,
+        *args: Any,
+        learning_rate: float,
+        tau: float | None = None,
+        noise: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Tensor]:
         """One update of the parameters and of the targets.
 
         Args:
@@ -484,6 +502,7 @@ class Learner:
             learning_rate: Adam's step size.
             tau: Polyak's coefficient: parameters of a target move this share of the way to those of its source, and its
                 buffers, such as running statistics, become copies. None: targets stay as they are.
+            noise: What :func:`gsrl.learning.noise.draw` returned for :attr:`noisy`; modules without an entry have none.
 
         Returns:
             The metrics of the loss, from before the update.
@@ -494,17 +513,18 @@ class Learner:
         if [p.data_ptr() for p in self._watched] != self._pointers:
             self._adopt()
         self._count += 1
-        update = self._update
+        update, inputs = self._update, (args, dict(noise))
         numbers = bias_corrections(self.count, learning_rate, self.betas, self.eps)
         if update.compiled_update is not None:
             on_host = torch.tensor((*numbers, tau or 0.0, tau is not None))
             on_device = on_host.to(self.tensors.parameters.device, non_blocking=True)
-            metrics = update.compiled(args, on_device)
+            metrics = update.compiled(inputs, on_device)
             if metrics is not None:
                 return metrics
-        result = update.recorded(args)
+        result = update.recorded(inputs)
         if result is None:
-            loss, metrics = self.loss(*args)
+            with handed(update.noisy, noise):
+                loss, metrics = self.loss(*args)
             gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         else:
             _, gradients, metrics = result

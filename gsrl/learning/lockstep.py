@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
 from gsrl._random import seed_of, seed_sequence
-from gsrl.learning.learner import Learner, Tensors, Update, bias_corrections
+from gsrl.learning.learner import Inputs, Learner, Tensors, Update, bias_corrections
+from gsrl.learning.noise import draw, handed
 from gsrl.learning.trace import Fingerprint, Traced, is_traceable
 from gsrl.temperature import Temperature
 
@@ -126,38 +128,62 @@ class Lockstep:
 
     # Learning
 
-    def update(self, *args: Any, learning_rate: float | Tensor, tau: float | Tensor | None = None) -> dict[str, Tensor]:
+    def draw_noise(self, batch_shape: Sequence[int]) -> dict[str, Any]:
+        """Noise of the modules that take some, by path, see :mod:`gsrl.learning.noise`; empty where there are none.
+
+        Args:
+            batch_shape: Of what modules are called with, without the members.
+
+        Returns:
+            Trees of tensors ``[S, *batch_shape, ...]``; each member draws from its generator what it would alone.
+        """
+        if not self.learners[0].noisy:
+            return {}
+        drawn = [
+            draw(learner.noisy, batch_shape, generator)
+            for learner, generator in zip(self.learners, self.generators, strict=True)
+        ]
+        noise: dict[str, Any] = tree_map(lambda *leaves: torch.stack(leaves).to(self.alive.device), *drawn)
+        return noise
+
+    def update(
+        self,
+        *args: Any,
+        learning_rate: float | Tensor,
+        tau: float | Tensor | None = None,
+        noise: Mapping[str, Any] = MappingProxyType({}),
+    ) -> dict[str, Tensor]:
         """One update of all members.
 
         Args:
             *args: Arguments of the loss; their tensors have a leading dimension of members.
             learning_rate: Adam's step size; of all, or of each, float64 ``[S]``.
             tau: Polyak's coefficient, likewise; None: all targets stay as they are.
+            noise: What :meth:`draw_noise` returned; modules without an entry have none.
 
         Returns:
             The metrics of the loss, from before the update, with a leading dimension of members.
         """
         if self._update is None:
-            alone = tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor) else leaf, args)
+            alone, own = tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor) else leaf, (args, dict(noise)))
             share = None if tau is None else float(tau)
-            found = self.learners[0].update(*alone, learning_rate=float(learning_rate), tau=share)
+            found = self.learners[0].update(*alone, learning_rate=float(learning_rate), tau=share, noise=own)
             self.metrics = {name: value.unsqueeze(0) for name, value in found.items()}
         else:
-            self.metrics = self._updated(self._update, args, self._of_each(learning_rate), self._of_each(tau))
+            inputs = (args, dict(noise))
+            self.metrics = self._updated(self._update, inputs, self._of_each(learning_rate), self._of_each(tau))
         return self.metrics
 
-    def _updated(
-        self, update: Update, args: tuple[Any, ...], learning_rate: Tensor, tau: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _updated(self, update: Update, inputs: Inputs, learning_rate: Tensor, tau: Tensor | None) -> dict[str, Tensor]:
         alive, counts = self.alive, self._counts
         if update.compiled_update is not None:
             is_due = torch.full((), tau is not None, device=alive.device)
             shares = torch.zeros_like(counts) if tau is None else tau
-            compiled = update.compiled(args, alive, counts, learning_rate, shares, is_due)
+            compiled = update.compiled(inputs, alive, counts, learning_rate, shares, is_due)
             if compiled is not None:
                 return compiled
-        result = update.recorded(args)
-        losses, gradients, metrics = update.gradients(update.views, args) if result is None else result
+        result = update.recorded(inputs)
+        losses, gradients, metrics = update.gradients(update.views, inputs) if result is None else result
         gradient = update.gather(gradients)
         alive.logical_and_(losses.isfinite() & gradient.sum(-1).isfinite())
         counts.add_(alive)
@@ -315,26 +341,30 @@ class Mapped:
         self.__dict__.update(state)
         self._prepare()
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *args: Any, noise: Mapping[str, Any] = MappingProxyType({})) -> Any:
         """What the function returns, of all members.
 
         Args:
-            *inputs: Trees of tensors with a leading dimension of members, and of constants.
+            *args: Trees of tensors with a leading dimension of members, and of constants.
+            noise: See :meth:`Lockstep.draw_noise`.
         """
+        inputs = (args, dict(noise))
         if self._traced is not None and all(each.is_same() for each in self._fingerprints):
-            result = self._traced(*inputs)
+            result = self._traced(inputs)
             if result is not None:
                 return result
-        return self._of_all(self.tensors, *inputs)
+        return self._of_all(self.tensors, inputs)
 
-    def _of_all(self, tensors: dict[str, Tensor], *inputs: Any) -> Any:
+    def _of_all(self, tensors: dict[str, Tensor], inputs: Inputs) -> Any:
         is_tied = self.lockstep.learners[0].structure.is_tied
 
-        def call(tensors: dict[str, Tensor], *inputs: Any) -> Any:
-            return functional_call(self._applied, tensors, inputs, tie_weights=is_tied)
+        def call(tensors: dict[str, Tensor], inputs: Inputs) -> Any:
+            args, noise = inputs
+            with handed(self.lockstep.learners[0].noisy, noise):
+                return functional_call(self._applied, tensors, args, tie_weights=is_tied)
 
         in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
-        return vmap(call, in_dims=(0, *in_dims))(tensors, *inputs)
+        return vmap(call, in_dims=(0, in_dims))(tensors, inputs)
 
 
 class _Applied(nn.Module):

@@ -175,11 +175,11 @@ def as_function(learner: Any, *args: Any, learning_rate: Any, tau: Any) -> None:
     is_due, tau = tau is not None, 0.0 if tau is None else tau
     if isinstance(learner, Lockstep):
         numbers = (learner.alive, learner._counts, learning_rate, torch.full_like(learner._counts, tau))
-        learner._update.update_(learner._update.views, args, *numbers, torch.tensor(is_due))
+        learner._update.update_(learner._update.views, (args, {}), *numbers, torch.tensor(is_due))
     else:
         learner.count += 1
         corrections = bias_corrections(learner.count, learning_rate)
-        learner._update.update_(learner._update.views, args, torch.tensor((*corrections, tau, is_due)))
+        learner._update.update_(learner._update.views, (args, {}), torch.tensor((*corrections, tau, is_due)))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
