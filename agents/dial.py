@@ -127,9 +127,9 @@ def learn(teams: DIAL, settings: Shared, updates: int, steps: int) -> None:
         updates: How many.
         steps: Episodes of the whole training.
     """
-    if settings.linear_decay:  # over all of it, in however many calls it is done
-        teams.learning_rate = lambda _: settings.learning_rate * max(0.0, 1.0 - teams.num_episodes / steps)
-    teams.learn(updates * teams.batch_size, log_interval=steps)  # evaluations are the run's affair
+    if settings.linear_decay:
+        teams.learning_rate = lambda remaining: settings.learning_rate * remaining
+    teams.learn(updates * teams.batch_size, total=steps, log_interval=steps)  # evaluations are the run's affair
 
 
 def play(

@@ -221,7 +221,9 @@ def learn(games: SignallingGame, settings: Settings, updates: int, steps: int) -
         updates: How many.
         steps: Episodes of the whole training.
     """
-    games.learn(updates, log_interval=steps)  # further apart than updates: evaluations are the run's affair
+    games.learn(
+        updates, total=steps, log_interval=steps
+    )  # further apart than updates: evaluations are the run's affair
 
 
 def play(

@@ -215,7 +215,7 @@ class _Talkers:
     @property
     def steps(self) -> int:
         """Episodes of each."""
-        return int(self.model.num_updates * self.model.batch_size)
+        return int(self.model.steps)
 
     @property
     def diverged(self) -> list[bool]:

@@ -16,31 +16,26 @@ Source: Foerster et al. 2016 (1605.06676), Algorithm 1 and Eqs. 1 and 2.
 from __future__ import annotations
 
 import copy
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import configure_logger, get_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl import checkpoint
 from gsrl._modes import evaluation_mode
-from gsrl._progress import show_progress
-from gsrl._random import default_generator_lent, seed_of, seed_sequence
+from gsrl._random import seed_sequence
 from gsrl._settings import fixed
 from gsrl.checks import check_finite, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
-from gsrl.learning import Learner, Lockstep, Mapped
+from gsrl.learning import Mapped, Task
 
 __all__ = ["DIAL", "SILENCE", "DIALEvaluation", "DIALLoss", "RecurrentQNetwork", "TalkingEnv", "Turn"]
 
@@ -303,21 +298,11 @@ class DIALEvaluation:
         return self.mean_return / self.best_returns.mean(1)
 
 
-class _Member:
-    """What one of several agents has for itself."""
-
-    def __init__(self, seed: int, env: TalkingEnv) -> None:
-        self.env = env
-        self.init_seed = seed_of(seed_sequence(seed, "initialisation"))
-        self.play = np.random.default_rng(seed_sequence(seed, "data"))
-        self.explore = np.random.default_rng(seed_sequence(seed, "exploration"))
-
-
 @fixed(
     *("seeds", "estimator", "communication", "vocabulary", "length", "hidden", "layers"),
     *("batch_size", "gamma", "max_grad_norm", "entropy_bonus"),
 )
-class DIAL:
+class DIAL(Task):
     """Agents that learn to act and to talk, centrally, and then act each by itself; several seeds in lock-step.
 
     All agents of a team share one network, which is told who it is. With ``"dial"`` the gradient passes the messages;
@@ -349,6 +334,7 @@ class DIAL:
         verbose: 1: what is logged is printed, of the first team.
 
     Attributes:
+        lockstep: The teams: their losses, learners and generators, and who still learns.
         num_updates: Updates so far.
         history: What evaluations along the way have found: ``updates``, ``episodes`` and ``return``, one a team.
         loggers: Of each team, while and after it learns.
@@ -374,7 +360,7 @@ class DIAL:
         "max_grad_norm",
         "entropy_bonus",
     )
-    """Constructor arguments that a file holds."""
+    unit, score, member = "episode", "return", "team"
 
     def __init__(
         self,
@@ -400,46 +386,41 @@ class DIAL:
         verbose: int = 0,
         _saved: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.seeds = [int(seed) for seed in seeds]
         self.communication = communication
         self.vocabulary, self.length, self.hidden, self.layers = vocabulary, length, hidden, layers
-        self.batch_size, self.learning_rate, self.gamma, self.epsilon = batch_size, learning_rate, gamma, epsilon
-        self.target_interval, self.max_grad_norm, self.entropy_bonus = target_interval, max_grad_norm, entropy_bonus
-        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.gamma, self.epsilon = gamma, epsilon
+        self.target_interval, self.entropy_bonus = target_interval, entropy_bonus
         self._check_settings()
         self.estimator = self._checked_estimator(estimator)
-        self.device = get_device(device)
-        self.num_updates = 0
-        self.history: list[dict[str, Any]] = []
-        self.loggers: list[Logger] = []
         self._make_env = env
-        if _saved is not None:
-            self._check_saved(_saved)
-        self._members = [_Member(seed, self._new_env()) for seed in self.seeds]
-        losses = [self._make_loss(member) for member in self._members]
-        learners = [Learner(each, targets=[("network", "target")], max_grad_norm=max_grad_norm) for each in losses]
-        self.lockstep = Lockstep(learners, self.seeds, compile=compile)
+        self._envs = [self._new_env() for _ in seeds]
+        super().__init__(
+            seeds,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            device=device,
+            compile=compile,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            targets=[("network", "target")],
+            rngs={"play": "data", "explore": "exploration"},
+            _saved=_saved,
+        )
         # Estimators without a state have nothing to advance.
         self._stepped = [
             (index, loss.estimator)
-            for index, loss in enumerate(losses)
+            for index, loss in enumerate(self.lockstep.losses)
             if loss.estimator is not None and loss.estimator.state_dict()
         ]
         self._step = Mapped(self.lockstep, _step, ["network", "estimator"], "a step")
-        self.is_built = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Of a copy or a pickle: without the loggers, whose files are open. Training makes new ones."""
-        return {**self.__dict__, "loggers": []}
 
     # Construction
 
     def _check_settings(self) -> None:
-        if not self.seeds or min(self.seeds) < 0:
-            raise ValueError(f"seeds must hold at least one, integers of at least 0, but got {self.seeds}.")
         if self.communication not in COMMUNICATIONS:
             raise ValueError(f"communication must be one of {COMMUNICATIONS}, but got {self.communication!r}.")
-        least = {"vocabulary": 2, "length": 1, "hidden": 1, "layers": 1, "batch_size": 1, "target_interval": 1}
+        least = {"vocabulary": 2, "length": 1, "hidden": 1, "layers": 1, "target_interval": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < bound:
@@ -447,10 +428,6 @@ class DIAL:
         for name in ("gamma", "epsilon"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
-        if not callable(self.learning_rate) and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive or None, but got {self.max_grad_norm}.")
 
     def _checked_estimator(self, estimator: str | Estimator | None) -> Estimator | None:
         if self.communication == "none":
@@ -481,12 +458,8 @@ class DIAL:
         made: TalkingEnv = env
         return made
 
-    def _check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
-        """Compares the networks of these settings with saved ones, before they take any memory.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: They are others.
-        """
+    def check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """Compares the networks of these settings with saved ones, see :meth:`gsrl.learning.Task.check_saved`."""
         stored = checkpoint.Stored.of([member["loss"] for member in members])
         stored.check({name: getattr(self, name) for name in ("hidden", "layers", "length", "vocabulary")})
         if self.layers > stored.tensors or len(self.seeds) != len(members) or self.batch_size > checkpoint.SMALL:
@@ -494,7 +467,7 @@ class DIAL:
                 f"{len(self.seeds)} seeds, {self.layers} layers and a batch_size of {self.batch_size} are too many for "
                 f"{len(members)} members of {stored.tensors} tensors"
             )
-        env = self._new_env()
+        env = self._envs[0]
         for index, member in enumerate(members):
             networks = {name: part for name, part in member["loss"].items() if str(name).startswith("network.")}
             checkpoint.check_module(
@@ -505,69 +478,32 @@ class DIAL:
         inputs = env.n_features + env.n_agents + env.n_actions + env.n_ears * self.length * self.vocabulary
         return RecurrentQNetwork(inputs, env.n_actions, self.length, self.vocabulary, self.hidden, self.layers)
 
-    def _make_loss(self, member: _Member) -> DIALLoss:
-        with default_generator_lent(member.init_seed):
-            network = self._make_network(member.env)
-        estimator = copy.deepcopy(self.estimator)
-        return DIALLoss(network, estimator, self.communication, self.gamma, self.entropy_bonus).to(self.device)
+    def make_loss(self, seed: int) -> DIALLoss:
+        """The loss of a team, with its network."""
+        network, estimator = self._make_network(self._envs[0]), copy.deepcopy(self.estimator)
+        return DIALLoss(network, estimator, self.communication, self.gamma, self.entropy_bonus)
 
     # Training
 
     @property
     def num_episodes(self) -> int:
         """Episodes of each team so far."""
-        return self.num_updates * self.batch_size
+        return self.steps
 
-    def learn(
-        self,
-        episodes: int,
-        callback: Callable[[DIAL], bool | None] | None = None,
-        *,
-        log_interval: int = 100,
-        progress_bar: bool = False,
-        tb_log_name: str = "dial",
-    ) -> DIAL:
-        """Trains for ``episodes`` more episodes of each team, or as many as fill whole batches.
+    def tau(self) -> float | None:
+        """1, so that targets become copies, where that is due."""
+        return 1.0 if (self.num_updates + 1) % self.target_interval == 0 else None
 
-        Args:
-            episodes: How many.
-            callback: Called with this object after every evaluation; returning False ends the training.
-            log_interval: Updates between two evaluations, which are logged and added to :attr:`history`.
-            progress_bar: Whether a progress bar is shown; needs tqdm.
-            tb_log_name: Name of the run in TensorBoard.
-
-        Returns:
-            This object.
-        """
-        if log_interval < 1:
-            raise ValueError(f"log_interval must be at least 1, but got {log_interval}.")
-        if not self.loggers:
-            self._make_loggers(tb_log_name)
-        total = self.num_episodes + episodes
-        with show_progress(total, self.num_episodes, shown=progress_bar) as bar:
-            while self.num_episodes < total and bool(self.lockstep.alive.any()):
-                self._update(remaining=1 - self.num_episodes / total)
-                bar.update(self.batch_size)
-                if self.num_updates % log_interval == 0:
-                    self._log()
-                    if callback is not None and callback(self) is False:
-                        break
-        self._report_diverged()
-        return self
-
-    def _update(self, remaining: float) -> None:
-        learning_rate = self.learning_rate(remaining) if callable(self.learning_rate) else self.learning_rate
-        is_copied = (self.num_updates + 1) % self.target_interval == 0
-        metrics = self.lockstep.update(*self._collect(), learning_rate=learning_rate, tau=1.0 if is_copied else None)
-        self.num_updates += 1
+    def advance(self, metrics: Mapping[str, Tensor]) -> None:
+        """Advances estimators with a state."""
         for index, estimator in self._stepped:
             estimator.step(metrics["message_cost"][index])
 
     @torch.no_grad()
-    def _collect(self) -> Batch:
+    def collect(self) -> Batch:
         """Episodes of all teams, with leading dimensions ``[S, T, B]``."""
-        env, S, B = self._members[0].env, len(self.seeds), self.batch_size
-        turns = [member.env.reset(B, member.play) for member in self._members]
+        env, S, B = self._envs[0], len(self.seeds), self.batch_size
+        turns = [own.reset(B, rng) for own, rng in zip(self._envs, self.rngs["play"], strict=True)]
         last = np.zeros((S, B, env.n_agents, env.n_actions), np.float32)
         over = np.zeros((S, B), np.bool_)
         noise = self._draw_noise()
@@ -578,7 +514,7 @@ class DIAL:
             context, routes, masks = self._inputs(turns, last)
             values, messages, state = self._step(context, routes, messages, state, noise[:, t])
             last = self._explore(self._finite(values, context, range(S)), masks)
-            results = [own.env.step(chosen.argmax(-1)) for own, chosen in zip(self._members, last, strict=True)]
+            results = [own.step(chosen.argmax(-1)) for own, chosen in zip(self._envs, last, strict=True)]
             turns = [turn for turn, _, _ in results]
             check_finite(torch.from_numpy(np.stack([each for _, each, _ in results])), (S, B), "rewards")
             rewards, begun, over = (
@@ -605,7 +541,7 @@ class DIAL:
 
     def _draw_noise(self) -> Tensor:
         """Of the messages of all teams, ``[S, T, ...]``."""
-        env = self._members[0].env
+        env = self._envs[0]
         if self.estimator is None:
             return torch.zeros(len(self.seeds), env.horizon, 0, device=self.device)
         shape = (self.batch_size, env.n_agents, self.length, self.vocabulary)
@@ -634,51 +570,21 @@ class DIAL:
 
     def _explore(self, values: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions that are best with probability ``1 - epsilon``, else random, one-hot ``[S, B, n, n_actions]``."""
-        uniform = np.stack(
-            [member.explore.random((*masks.shape[1:-1], masks.shape[-1] + 1)) for member in self._members]
-        )
+        shape = (*masks.shape[1:-1], masks.shape[-1] + 1)
+        uniform = np.stack([rng.random(shape) for rng in self.rngs["explore"]])
         scores = np.where(uniform[..., :1] < self.epsilon, uniform[..., 1:], values)
         best = np.where(masks, scores, -np.inf).argmax(-1)
         return np.eye(masks.shape[-1], dtype=np.float32)[best]
 
-    def _log(self) -> None:
+    def figures(self) -> dict[str, NDArray[np.float64]]:
+        """Mean return and length, and the return in units of the best where the environment says what that is."""
         result = self.evaluate(LOGGED_EPISODES)
-        returns = result.mean_return
-        self.history.append({"updates": self.num_updates, "episodes": self.num_episodes, "return": returns.tolist()})
-        self._report_diverged()
-        for index, (logger, row) in enumerate(zip(self.loggers, self.scalars(), strict=True)):
-            for name, value in row.items():
-                logger.record(name, value)
-            logger.record("eval/mean_return", returns[index])
-            logger.record("eval/mean_length", result.lengths[index].mean())
-            if result.best_returns is not None:
-                logger.record("eval/normalized_return", result.normalized_return[index])
-            logger.dump(self.num_episodes)
-
-    def scalars(self) -> list[dict[str, float]]:
-        """What the last update found, of each team: for loggers."""
-        own = {"time/updates": float(self.num_updates), "time/episodes": float(self.num_episodes)}
-        return [{**row, **own} for row in self.lockstep.scalars()]
-
-    def _make_loggers(self, name: str) -> None:
-        self.loggers = [
-            configure_logger(
-                self.verbose if index == 0 else 0, self.tensorboard_log, f"{name}_seed_{seed}", self.num_updates == 0
-            )
-            for index, seed in enumerate(self.seeds)
-        ]
-
-    def _report_diverged(self) -> None:
-        for index in self.lockstep.newly_diverged():
-            warnings.warn(
-                f"the team of seed {self.seeds[index]} diverged by {self.num_episodes} episodes: its loss is not "
-                "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
-                stacklevel=3,
-            )
+        figures = {"mean_return": result.mean_return, "mean_length": result.lengths.mean(1)}
+        return figures if result.best_returns is None else {**figures, "normalized_return": result.normalized_return}
 
     # Execution
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]
         self,
         episodes: int = 1000,
         *,
@@ -702,28 +608,32 @@ class DIAL:
         """
         if not isinstance(episodes, int) or episodes < 1:
             raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
-        results = []
-        for index, own in enumerate(self.seeds):
-            rng = np.random.default_rng(seed_sequence(own, "evaluation", seed))
-            results.append(self._play(index, self._make_env() if env is None else env(), episodes, rng, scramble))
+        results = [self.play(index, episodes, seed, scramble=scramble, env=env) for index in range(len(self.seeds))]
         self._report_diverged()
         returns, lengths, best = zip(*results, strict=True)
         return DIALEvaluation(np.stack(returns), np.stack(lengths), None if best[0] is None else np.stack(best))
 
     @torch.no_grad()
-    def _play(
-        self, index: int, env: Any, episodes: int, rng: np.random.Generator, scramble: bool
+    def play(  # type: ignore[override]
+        self,
+        index: int,
+        episodes: int,
+        seed: int,
+        *,
+        scramble: bool = False,
+        env: Callable[[], TalkingEnv] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
-        """Returns, lengths and best returns ``[N]`` of one team."""
-        loss = self.lockstep.losses[index]
-        turn = env.reset(episodes, rng)
-        best = env.best_returns() if hasattr(env, "best_returns") else None
-        last = np.zeros((episodes, env.n_agents, env.n_actions), np.float32)
+        """Returns, lengths and best returns ``[N]`` of one team; see :meth:`evaluate`."""
+        loss, own = self.lockstep.losses[index], self._make_env() if env is None else env()
+        rng = np.random.default_rng(seed_sequence(self.seeds[index], "evaluation", seed))
+        turn = own.reset(episodes, rng)
+        best = own.best_returns() if hasattr(own, "best_returns") else None
+        last = np.zeros((episodes, own.n_agents, own.n_actions), np.float32)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
         over = np.zeros(episodes, np.bool_)
-        messages = torch.zeros(episodes, env.n_agents, self.length, self.vocabulary, device=self.device)
-        state = loss.network.first((episodes, env.n_agents), messages)
-        for _ in range(env.horizon):
+        messages = torch.zeros(episodes, own.n_agents, self.length, self.vocabulary, device=self.device)
+        state = loss.network.first((episodes, own.n_agents), messages)
+        for _ in range(own.horizon):
             (context,), (routes,), (masks,) = self._inputs([turn], last[None])
             heard = loss.hear(messages, routes)
             if scramble:
@@ -733,95 +643,11 @@ class DIAL:
                 messages = policy.mode
                 self._finite(policy.logits.unsqueeze(0), context.unsqueeze(0), [index])
             (finite,) = self._finite(values.unsqueeze(0), context.unsqueeze(0), [index])
-            last = np.eye(env.n_actions, dtype=np.float32)[np.where(masks, finite, -np.inf).argmax(-1)]
+            last = np.eye(own.n_actions, dtype=np.float32)[np.where(masks, finite, -np.inf).argmax(-1)]
             lengths += ~over
-            turn, rewards, over = env.step(last.argmax(-1))
+            turn, rewards, over = own.step(last.argmax(-1))
             returns += rewards.mean(-1)
         return returns, lengths, best
-
-    # State
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while the teams learn, as a tree that :func:`gsrl.checkpoint.save` stores.
-
-        It is a copy, which does not change with its owner.
-        """
-        state = self.lockstep.state_dict()
-        for own, member in zip(state["members"], self._members, strict=True):
-            own |= {"play": member.play.bit_generator.state, "explore": member.explore.bit_generator.state}
-        return {**state, "num_updates": self.num_updates, "history": copy.deepcopy(self.history)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`, of as many teams of the same settings.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
-            ValueError: There is another number of teams.
-        """
-        checkpoint.check_entries(state, dict.fromkeys(("members", "num_updates", "history")))
-        checkpoint.check_counts(state, "num_updates")
-        for each in state["members"]:
-            checkpoint.check_entries(each, dict.fromkeys(("play", "explore")))
-        self.lockstep.load_state_dict(state)
-        for member, own in zip(self._members, state["members"], strict=True):
-            member.play.bit_generator.state, member.explore.bit_generator.state = own["play"], own["explore"]
-        self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
-
-    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
-        """Saves the teams with all that they have but the environment, as tensors and JSON.
-
-        Args:
-            path: Path or binary file object.
-        """
-        settings = {name: getattr(self, name) for name in self.SETTINGS}
-        checkpoint.save(path, {"algorithm": type(self).__name__, **settings, **self.state_dict()})
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str] | BinaryIO,
-        env: Callable[[], TalkingEnv],
-        *,
-        device: torch.device | str = "auto",
-        compile: bool = False,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        custom_objects: dict[str, Any] | None = None,
-        trusted: bool = False,
-    ) -> DIAL:
-        """Loads saved teams, which go on where they were.
-
-        Args:
-            path: What :meth:`save` wrote.
-            env: See :class:`DIAL`, as the rest.
-            device: As above.
-            compile: As above.
-            tensorboard_log: As above.
-            verbose: As above.
-            custom_objects: Values that take the place of saved ones: an ``estimator`` that is not gsrl's own.
-            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, or holds something else, or agents of another
-                environment.
-        """
-        tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
-        if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
-            raise checkpoint.other_kind(path, cls.__name__, tree)
-        with checkpoint.fitting(path):
-            teams = cls(
-                env,
-                **{name: tree[name] for name in cls.SETTINGS},
-                device=device,
-                compile=compile,
-                tensorboard_log=tensorboard_log,
-                verbose=verbose,
-                _saved=None if custom_objects else tree["members"],
-            )
-            teams.load_state_dict(tree)
-            for index, loss in enumerate(teams.lockstep.losses):
-                checkpoint.check_finite(loss.state_dict(), f"team {index} of {path}")
-        return teams
 
 
 def _step(

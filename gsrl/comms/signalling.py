@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.utils import configure_logger, get_device
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
-from gsrl._progress import show_progress
 from gsrl._random import default_generator_lent, seed_of, seed_sequence
 from gsrl._settings import fixed
 from gsrl.checks import NonFiniteError, check_finite, largest
@@ -30,10 +25,10 @@ from gsrl.comms.agents import (
     RecurrentSender,
 )
 from gsrl.comms.channel import Channel, ChannelNoise, Message
-from gsrl.comms.games import DiscriminationGame, Game, GameBatch
+from gsrl.comms.games import DiscriminationGame, Game
 from gsrl.comms.protocol import Protocol
 from gsrl.comms.topologies import Audience, BroadcastGame, Community, Dialogue, PopulationGame, QuestionGame
-from gsrl.learning import Learner, Lockstep
+from gsrl.learning import Task
 
 __all__ = ["Evaluation", "SignallingGame", "SignallingLoss"]
 
@@ -101,7 +96,7 @@ class Evaluation:
 
 
 @fixed("seeds", "game", "channel", "sender", "receiver", "hidden", "batch_size", "learning_rate", "max_grad_norm")
-class SignallingGame:
+class SignallingGame(Task):
     """A game between agents that learn to talk; with ``seeds``, as many games in lock-step, each by itself.
 
     What is trained is a sender, a receiver and what the channel learns, by Adam on the game's cost; how the gradient
@@ -117,7 +112,7 @@ class SignallingGame:
         seed: Of a single game; None: entropy of the operating system.
         seeds: Of each of several games.
         batch_size: Episodes of an update.
-        learning_rate: Adam's step size.
+        learning_rate: Adam's step size, or a function of the share of the training that remains, from 1 down to 0.
         hidden: Width of the agents that are made by name.
         max_grad_norm: Largest norm of the gradient of each agent, and of the channel; None: no clipping.
         device: Of the networks.
@@ -127,8 +122,8 @@ class SignallingGame:
 
     Attributes:
         seeds: As a list; that of a single game too.
+        lockstep: The games: their losses, learners and generators, and who still learns.
         num_updates: Updates so far.
-        num_samples: Episodes of each game so far.
         history: What evaluations along the way have found: ``updates``, ``samples`` and ``accuracy``, one a game.
         loggers: Of each game, while and after it learns.
 
@@ -136,6 +131,8 @@ class SignallingGame:
         TypeError: An argument is of another kind.
         ValueError: An argument is out of its range, or the agents do not fit the game or the channel.
     """
+
+    unit, score, member = "sample", "accuracy", "game"
 
     def __init__(
         self,
@@ -147,7 +144,7 @@ class SignallingGame:
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         batch_size: int = 128,
-        learning_rate: float = 1e-2,
+        learning_rate: float | Callable[[float], float] = 1e-2,
         hidden: int = 64,
         max_grad_norm: float | None = None,
         device: torch.device | str = "auto",
@@ -160,45 +157,34 @@ class SignallingGame:
             raise TypeError(f"game must be a gsrl.comms.Game, but got {type(game).__name__}.")
         if not isinstance(channel, Channel):
             raise TypeError(f"channel must be a gsrl.comms.Channel, but got {type(channel).__name__}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, but got {batch_size!r}.")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, but got {learning_rate}.")
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive or None, but got {max_grad_norm}.")
+        if (seeds is not None and seed is not None) or (seeds is not None and not len(seeds)):
+            raise ValueError(f"give seed, or seeds with at least one, but got seed={seed}, seeds={seeds}.")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed must be at least 0, but got {seed}.")
         self.game, self.channel = game, channel
         self.sender, self.receiver, self.hidden = sender, receiver, hidden
-        self.batch_size, self.learning_rate, self.max_grad_norm = batch_size, learning_rate, max_grad_norm
         self.is_single = seeds is None
-        self.seeds = [_entropy() if seed is None else seed] if seeds is None else [int(each) for each in seeds]
-        if not self.seeds or (seeds is not None and seed is not None):
-            raise ValueError(f"give seed, or seeds with at least one, but got seed={seed}, seeds={seeds}.")
-        if min(self.seeds) < 0:
-            name = "seed" if self.is_single else "seeds"
-            raise ValueError(f"{name} must be at least 0, but got {seed if self.is_single else seeds}.")
-        self.device = get_device(device)
-        self.tensorboard_log, self.verbose = tensorboard_log, verbose
-        self.num_updates = 0
-        self.history: list[dict[str, Any]] = []
-        self.loggers: list[Logger] = []
-        if _saved is not None:
-            self._check_saved(_saved)
-        losses = [self._make_loss(seed) for seed in self.seeds]
-        learners = [Learner(each, max_grad_norm=max_grad_norm, compile=compile and self.is_single) for each in losses]
-        self.lockstep = Lockstep(
-            learners,
-            self.seeds,
-            [torch.Generator().manual_seed(seed_of(_sequences(seed)[1])) for seed in self.seeds],
+        own: Sequence[int] = [_entropy() if seed is None else seed] if seeds is None else seeds
+        super().__init__(
+            own,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            device=device,
             compile=compile,
-            stacked=not self.is_single,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            make_generator=lambda each: torch.Generator().manual_seed(seed_of(_sequences(each)[1])),
+            alone=self.is_single,
+            _saved=_saved,
         )
         # Channels without a state have nothing to advance.
-        self._stepped = [(i, loss.channel) for i, loss in enumerate(losses) if loss.channel.state_dict()]
-        self.is_built = True
+        self._stepped = [(i, loss.channel) for i, loss in enumerate(self.lockstep.losses) if loss.channel.state_dict()]
 
     # Construction
 
-    def _make_loss(self, seed: int) -> SignallingLoss:
+    def make_loss(self, seed: int) -> SignallingLoss:
+        """The loss of a game, with its agents."""
         with default_generator_lent(seed_of(_sequences(seed)[0])):
             sender, receiver = self._make_agent("sender"), self._make_agent("receiver")
         loss = SignallingLoss(self.game, sender, receiver, copy.deepcopy(self.channel)).to(self.device)
@@ -206,13 +192,9 @@ class SignallingGame:
             self._check(loss)
         return loss
 
-    def _check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
-        """Compares the agents of these settings with saved ones, before they take any memory.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: They are others.
-        """
-        agents = [member["loss"] if "loss" in member else member["agents"] for member in members]  # its earlier name
+    def check_saved(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """Compares the agents of these settings with saved ones, see :meth:`gsrl.learning.Task.check_saved`."""
+        agents = [_renamed(member)["loss"] for member in members]
         stored = checkpoint.Stored.of(agents)
         channel = {name: getattr(self.channel, name) for name in ("vocabulary", "length")}
         stored.check({"hidden": self.hidden, **channel})
@@ -334,9 +316,9 @@ class SignallingGame:
     @property
     def num_samples(self) -> int:
         """Episodes of each game so far."""
-        return self.num_updates * self.batch_size
+        return self.steps
 
-    def learn(
+    def learn(  # type: ignore[override]
         self,
         updates: int,
         callback: Callable[[SignallingGame], bool | None] | None = None,
@@ -346,7 +328,8 @@ class SignallingGame:
         progress_bar: bool = False,
         tb_log_name: str = "signalling",
         reset_num_updates: bool = False,
-    ) -> SignallingGame:
+        total: int | None = None,
+    ) -> Self:
         """Trains for some more updates.
 
         Args:
@@ -354,9 +337,10 @@ class SignallingGame:
             callback: Called with this object after every evaluation; returning False ends the training.
             log_interval: Updates between two evaluations, which are logged and added to :attr:`history`.
             stop: An accuracy: the training ends once an evaluation of each game has reached it.
-            progress_bar: Whether a progress bar is shown; needs tqdm.
+            progress_bar: Whether a progress bar is shown, of episodes; needs tqdm.
             tb_log_name: Name of the run in TensorBoard.
             reset_num_updates: Whether updates are counted from 0, and the history begins anew.
+            total: Episodes of the whole training, see :meth:`gsrl.learning.Task.learn`.
 
         Returns:
             This object.
@@ -364,35 +348,30 @@ class SignallingGame:
         Raises:
             FloatingPointError: The cost of a single game is not finite.
         """
-        if log_interval < 1:
-            raise ValueError(f"log_interval must be at least 1, but got {log_interval}.")
         if reset_num_updates:
-            self.num_updates, self.history = 0, []
-        if not self.loggers or reset_num_updates:
-            self._make_loggers(tb_log_name)
-        total = self.num_updates + updates
-        with show_progress(total, self.num_updates, shown=progress_bar) as bar:
-            while self.num_updates < total:
-                self._update()
-                bar.update(1)
-                if self.num_updates % log_interval:
-                    continue
-                self._log()
-                if callback is not None and callback(self) is False:
-                    break
-                if stop is not None and np.isfinite(self.samples_to(stop)).all():
-                    break
-        self._report_diverged()
-        return self
+            self.num_updates, self.history, self.loggers = 0, [], []
 
-    def _update(self) -> None:
-        metrics = self.lockstep.update(*_to(self._draw(), self.device), learning_rate=self.learning_rate)
-        self.num_updates += 1
+        def goes_on(games: SignallingGame) -> bool:
+            if callback is not None and callback(games) is False:
+                return False
+            return stop is None or not np.isfinite(games.samples_to(stop)).all()
+
+        return super().learn(
+            updates * self.batch_size,
+            goes_on,
+            total=total,
+            log_interval=log_interval,
+            progress_bar=progress_bar,
+            tb_log_name=tb_log_name,
+        )
+
+    def advance(self, metrics: Mapping[str, Tensor]) -> None:
+        """Advances channels with a state."""
         for index, channel in self._stepped:
             channel.step(metrics["cost"][index])
 
-    def _draw(self) -> tuple[Any, ...]:
-        """What an update needs, of all games with a leading dimension of them."""
+    def collect(self) -> tuple[Any, ...]:
+        """Episodes and noise of an update, of all games with a leading dimension of them."""
         generators = self.lockstep.generators
         # Meanings are all there is to an episode, unless a game draws otherwise.
         if self.game.exhaustive and type(self.game).sample is Game.sample:
@@ -402,7 +381,8 @@ class SignallingGame:
             batches = [self.game.sample(self.batch_size, generator) for generator in generators]
             batch = tree_map(_stacked, *batches)
         noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], generators)
-        return *batch[:3], noise
+        args: tuple[Any, ...] = (*batch[:3], noise)
+        return args if self.device.type == "cpu" else _to(args, self.device)
 
     def samples_to(self, accuracy: float) -> NDArray[np.float64]:
         """Episodes until an evaluation in :attr:`history` first reached an accuracy, of each game; infinite: never."""
@@ -411,45 +391,13 @@ class SignallingGame:
             reached[np.array(row["accuracy"]) >= accuracy] = row["samples"]
         return reached
 
-    def _log(self) -> None:
+    def figures(self) -> dict[str, NDArray[np.float64]]:
+        """Accuracy, cost and length of messages."""
         result = self.evaluate(episodes=None if self._lists_episodes else LOGGED_EPISODES)
-        self.history.append(
-            {"updates": self.num_updates, "samples": self.num_samples, "accuracy": result.accuracy.tolist()}
-        )
-        self._report_diverged()
-        rows = self.scalars()
-        for index, (logger, row) in enumerate(zip(self.loggers, rows, strict=True)):
-            for name, value in row.items():
-                logger.record(name, value)
-            logger.record("eval/accuracy", result.accuracy[index])
-            logger.record("eval/cost", result.cost[index])
-            logger.record("eval/mean_length", result.mean_length[index])
-            logger.dump(self.num_updates)
+        return {name: getattr(result, name) for name in ("accuracy", "cost", "mean_length")}
 
-    def scalars(self) -> list[dict[str, float]]:
-        """What the last update found, of each game: for loggers."""
-        own = {"time/updates": float(self.num_updates), "time/samples": float(self.num_samples)}
-        return [{**row, **own} for row in self.lockstep.scalars()]
-
-    def _make_loggers(self, name: str) -> None:
-        names = [name] if self.is_single else [f"{name}_seed_{seed}" for seed in self.seeds]
-        self.loggers = [
-            configure_logger(self.verbose if index == 0 else 0, self.tensorboard_log, each, self.num_updates == 0)
-            for index, each in enumerate(names)
-        ]
-
-    def _report_diverged(self) -> None:
-        for index in self.lockstep.newly_diverged():
-            if self.is_single:
-                raise FloatingPointError(
-                    f"the cost is not finite after {self.num_updates} updates: the training diverged. "
-                    "Try a lower learning_rate, or max_grad_norm."
-                )
-            warnings.warn(
-                f"the game of seed {self.seeds[index]} diverged by {self.num_updates} updates: its loss is not "
-                "finite. It is frozen, the others go on. Try a lower learning_rate, or max_grad_norm.",
-                stacklevel=3,
-            )
+    def _logged_at(self) -> int:
+        return self.num_updates
 
     # Execution
 
@@ -462,7 +410,7 @@ class SignallingGame:
         loss: SignallingLoss = self.lockstep.losses[index]
         return loss
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]
         self,
         split: str = "train",
         episodes: int | None = None,
@@ -494,26 +442,17 @@ class SignallingGame:
         if seed < 0:
             raise ValueError(f"seed must be at least 0, but got {seed}.")
         listed = episodes is None and self._lists_episodes and deterministic and not scramble
-
-        def play(index: int, *, validate_args: bool) -> dict[str, NDArray[Any]]:
-            sequence = seed_sequence(self.seeds[index], "evaluation", seed)
-            generator = torch.Generator().manual_seed(seed_of(sequence))
-            if listed:
-                batch = self.game.inputs(split)
-            else:
-                batch = self.game.sample(SAMPLED_EPISODES if episodes is None else episodes, generator, split)
-            how = {"scramble": scramble, "deterministic": deterministic, "validate_args": validate_args}
-            return self._play(self.agents(index), batch, generator, **how)
-
+        count = SAMPLED_EPISODES if episodes is None else episodes
+        how: dict[str, Any] = {"split": split, "listed": listed, "scramble": scramble, "deterministic": deterministic}
         results = []
         for index, is_alive in enumerate(self.lockstep.alive.tolist()):
             try:
-                results.append(play(index, validate_args=is_alive))
+                results.append(self.play(index, count, seed, **how, validate_args=is_alive))
             except NonFiniteError:
                 if self.is_single:
                     raise
                 self.lockstep.alive[index] = False  # the others go on
-                results.append(play(index, validate_args=False))
+                results.append(self.play(index, count, seed, **how, validate_args=False))
         self._report_diverged()
         columns = {name: np.stack([result[name] for result in results]) for name in results[0]}
         count = columns["correct"].shape[1]
@@ -527,16 +466,33 @@ class SignallingGame:
         )
 
     @torch.no_grad()
-    def _play(
+    def play(  # type: ignore[override]
         self,
-        loss: SignallingLoss,
-        batch: GameBatch,
-        generator: torch.Generator,
+        index: int,
+        episodes: int,
+        seed: int,
         *,
-        scramble: bool,
-        deterministic: bool,
-        validate_args: bool,
+        split: str = "train",
+        listed: bool = False,
+        scramble: bool = False,
+        deterministic: bool = True,
+        validate_args: bool = True,
     ) -> dict[str, NDArray[Any]]:
+        """How the episodes of a game went, of those fields of an :class:`Evaluation` that are one an episode; and cost.
+
+        Args:
+            index: Of the game.
+            episodes: How many are drawn.
+            seed: Of the draws.
+            split: See :meth:`evaluate`, as those that follow.
+            listed: Whether each meaning is played once instead.
+            scramble: As above.
+            deterministic: As above.
+            validate_args: Whether what is not finite is an error.
+        """
+        loss = self.agents(index)
+        generator = torch.Generator().manual_seed(seed_of(seed_sequence(self.seeds[index], "evaluation", seed)))
+        batch = self.game.inputs(split) if listed else self.game.sample(episodes, generator, split)
         on_device = _to(batch, self.device)
         how = {"deterministic": deterministic, "validate_args": validate_args}
         message = loss.channel.send(loss.sender, on_device.sender_input, generator, **how)
@@ -579,104 +535,24 @@ class SignallingGame:
 
     # State
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Of a copy or a pickle: without the loggers, whose files are open. Training makes new ones."""
-        return {**self.__dict__, "loggers": []}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while the games are played, as a tree that :func:`gsrl.checkpoint.save` stores.
-
-        It is a copy, which does not change with its owner.
-        """
-        return {
-            **self.lockstep.state_dict(),
-            "num_updates": self.num_updates,
-            "history": copy.deepcopy(self.history),
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`, of as many games of the same settings.
+        """Restores a state, see :meth:`gsrl.learning.Task.load_state_dict`."""
+        checkpoint.check_entries(state, {"members": None})
+        super().load_state_dict({**state, "members": [_renamed(member) for member in state["members"]]})
 
-        Raises:
-            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape; nothing is restored then.
-            ValueError: There is another number of games.
-        """
-        checkpoint.check_entries(state, dict.fromkeys(("members", "alive", "diverged", "num_updates", "history")))
-        checkpoint.check_counts(state, "num_updates")
-        members = [{"loss": each["agents"], **each} if "agents" in each else each for each in state["members"]]
-        self.lockstep.load_state_dict({**state, "members": members})
-        self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
-
-    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
-        """Saves the games with all that they have, as tensors and JSON: loading such a file runs no code.
-
-        A game, sender or receiver that is not gsrl's own is saved by its name alone, with a warning, and is given
-        again to :meth:`load`.
-
-        Args:
-            path: Path or binary file object.
-        """
+    def settings(self) -> dict[str, Any]:
+        """What a file holds beside the state; a game or agent that is not gsrl's own by its name alone."""
         names = ("sender", "receiver", "is_single", "seeds", "batch_size", "learning_rate", "hidden", "max_grad_norm")
-        tree = {
-            "algorithm": type(self).__name__,
-            "game": _described(self.game),
-            "channel": self.channel.settings,
-            **{name: getattr(self, name) for name in names},
-            **self.state_dict(),
-        }
-        checkpoint.save(path, tree)
+        own = {name: getattr(self, name) for name in names}
+        return {"game": _described(self.game), "channel": self.channel.settings, **own}
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str] | BinaryIO,
-        *,
-        device: torch.device | str = "auto",
-        compile: bool = False,
-        tensorboard_log: str | None = None,
-        verbose: int = 0,
-        custom_objects: dict[str, Any] | None = None,
-        trusted: bool = False,
-    ) -> SignallingGame:
-        """Loads saved games, which go on where they were.
-
-        Args:
-            path: What :meth:`save` wrote.
-            device: Of the networks.
-            compile: Whether the update is compiled.
-            tensorboard_log: See :class:`SignallingGame`.
-            verbose: As above.
-            custom_objects: Values that take the place of saved ones: ``game``, ``sender`` and ``receiver`` that are not
-                gsrl's own.
-            trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
-
-        Raises:
-            gsrl.checkpoint.CheckpointError: The file is damaged, or holds something else.
-        """
-        tree = checkpoint.load(path, trusted=trusted, replace=custom_objects or {})
-        if not isinstance(tree, dict) or tree.get("algorithm") != cls.__name__:
-            raise checkpoint.other_kind(path, cls.__name__, tree)
-        with checkpoint.fitting(path):
-            seeds, members = tree["seeds"], tree["members"]
-            if len(seeds) != len(members):
-                raise ValueError(f"seeds and members must be as many, but are {len(seeds)} and {len(members)}")
-            games = cls(
-                _made(tree["game"]),
-                Channel(**tree["channel"]),
-                tree["sender"],
-                tree["receiver"],
-                **({"seed": seeds[0]} if tree["is_single"] else {"seeds": seeds}),
-                **{name: tree[name] for name in ("batch_size", "learning_rate", "hidden", "max_grad_norm")},
-                device=device,
-                compile=compile,
-                tensorboard_log=tensorboard_log,
-                verbose=verbose,
-                _saved=None if custom_objects else members,
-            )
-            games.load_state_dict(tree)
-            for index, loss in enumerate(games.lockstep.losses):
-                checkpoint.check_finite(loss.state_dict(), f"game {index} of {path}")
-        return games
+    def of_saved(cls, tree: Mapping[str, Any], *given: Any, **how: Any) -> Self:
+        """Games with the settings of a file."""
+        seeds = {"seed": tree["seeds"][0]} if tree["is_single"] else {"seeds": tree["seeds"]}
+        names = ("sender", "receiver", "batch_size", "learning_rate", "hidden", "max_grad_norm")
+        own: dict[str, Any] = {**seeds, **{name: tree[name] for name in names}, **how}
+        return cls(_made(tree["game"]), Channel(**tree["channel"]), *given, **own)
 
 
 def _shape_of(role: str, what: str, call: Callable[[], Tensor]) -> tuple[int, ...]:
@@ -710,6 +586,11 @@ def _stacked(*leaves: Any) -> Any:
 
 def _to(tree: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _renamed(member: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of a member, in which losses were called agents."""
+    return {"loss": member["agents"], **member} if "agents" in member else member
 
 
 def _sequences(seed: int) -> list[np.random.SeedSequence]:

@@ -335,7 +335,7 @@ def test_other_arguments_are_refused_by_name() -> None:
         ({"seeds": []}, "give seed, or seeds"),
         ({"seed": 1, "seeds": [1]}, "give seed, or seeds"),
         ({"seed": -1}, "seed must be at least 0, but got -1"),
-        ({"seeds": [0, -1]}, "seeds must be at least 0"),
+        ({"seeds": [0, -1]}, "seeds must hold at least one, integers of at least 0"),
         ({"seeds": [0, 1], "sender": MLPSender(4, 4)}, "sender must be a function that makes one"),
     ]:
         with pytest.raises(ValueError, match=message):

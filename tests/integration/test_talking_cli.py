@@ -184,7 +184,7 @@ def test_a_decaying_learning_rate_heeds_the_whole_training(tmp_path: Path, monke
     monkeypatch.setattr(DIAL, "_update", spy)
     options = ["--agent", "dial", *TEAM, "--linear-decay", "--learning-rate", "0.16", "--eval-every", "20"]
     assert train(tmp_path / "run", *options) == 0
-    np.testing.assert_allclose(seen, 0.16 * (1 - np.arange(1, 17) / 16), atol=1e-12)
+    np.testing.assert_allclose(seen, 0.16 * (1 - np.arange(16) / 16), atol=1e-12)
 
 
 # Interrupted, and resumed

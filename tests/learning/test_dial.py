@@ -111,7 +111,7 @@ def test_prisoners_beat_what_is_possible_without_the_switch() -> None:
 
 def test_the_target_is_the_reward_and_the_best_legal_value_after_it() -> None:
     teams = whisper(seeds=(0,), communication="none", gamma=0.9, layers=2, epsilon=1.0)
-    batch, loss = first_of(teams._collect()), teams.lockstep.losses[0]
+    batch, loss = first_of(teams.collect()), teams.lockstep.losses[0]
     values, _, _ = loss._unroll(loss.network, batch)
     masks, actions, rewards = batch.masks, batch.actions, batch.rewards
     taken = (values * actions).sum(-1)
@@ -124,7 +124,7 @@ def test_the_target_is_the_reward_and_the_best_legal_value_after_it() -> None:
 
 def test_the_listeners_error_reaches_the_speaker_through_the_message() -> None:
     teams = whisper(seeds=(0,), communication="dial", epsilon=1.0)
-    episodes, loss = first_of(teams._collect()), teams.lockstep.losses[0]
+    episodes, loss = first_of(teams.collect()), teams.lockstep.losses[0]
     weight, bias = (p for name, p in loss.network.named_parameters() if name.startswith("head.2"))
     (gradient,) = torch.autograd.grad(loss(*episodes)[0], bias)
     # By hand: the error of agent 1 at the second step, by what it hears, by the first step's soft sample.
@@ -142,7 +142,7 @@ def test_the_listeners_error_reaches_the_speaker_through_the_message() -> None:
 
 def test_speakers_learn_by_reinforce_from_what_followed_and_only_if_they_were_heard() -> None:
     teams = whisper(seeds=(0,), communication="rial", epsilon=1.0, gamma=0.9)
-    episodes, loss = first_of(teams._collect()), teams.lockstep.losses[0]
+    episodes, loss = first_of(teams.collect()), teams.lockstep.losses[0]
     weight, bias = (p for name, p in loss.network.named_parameters() if name.startswith("head.2"))
     (gradient,) = torch.autograd.grad(loss(*episodes)[0], bias)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_the_loss_repeats_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None
             return result
 
         monkeypatch.setattr(teams, "_step", remembered)
-        batch = teams._collect()
+        batch = teams.collect()
         for index, loss in enumerate(teams.lockstep.losses):
             episodes = Batch(*[field[index] for field in batch])
             _, policies, _ = loss._unroll(loss.network, episodes)
