@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from gsrl.learning.noise import handed, noisy_modules
-from gsrl.learning.trace import Fingerprint, Traced, is_traceable
+from gsrl.learning.trace import Traced
 
 __all__ = ["Learner", "Tensors", "Update", "adam_", "bias_corrections", "clip_by_norm_"]
 
@@ -198,35 +199,13 @@ class Update:
             tensors.others,
         )
         self._gradient_views = list(_split(named, tensors.gradient).values())
-        self._fingerprint = Fingerprint(loss)
-        self.compiled_update: Traced | None = None
-        self.traced_gradients: Traced | None = None
+        self.is_compiled = compile
         if compile:
-            self.compiled_update = Traced(self.update_, "the update", self.views, compile=True)
-        elif record and is_traceable(loss.modules()):
+            self.traced = Traced(self.update_, "the update", self.views, [loss], compile=True)
+        else:
             read = self.views._replace(exp_avg={}, exp_avg_sq={})
-            self.traced_gradients = Traced(self.gradients, "the gradient", read, after=EAGER_UPDATES)
-
-    def is_same(self) -> bool:
-        """Whether nobody has exchanged what was recorded."""
-        return self._fingerprint.is_same()
-
-    def compiled(self, inputs: Inputs, *numbers: Tensor) -> dict[str, Tensor] | None:
-        """Makes the compiled update, and returns its metrics; None: there is none that holds."""
-        if self.compiled_update is not None and not self.is_same():
-            self.compiled_update = None
-        result = None if self.compiled_update is None else self.compiled_update(inputs, *numbers)
-        if result is None:
-            return None
-        metrics: dict[str, Tensor]
-        metrics, self.norms = result
-        return metrics
-
-    def recorded(self, inputs: Inputs) -> Any:
-        """Loss, gradients and metrics by the record; None: there is none that holds."""
-        if self.traced_gradients is not None and not self.is_same():
-            self.traced_gradients = None
-        return None if self.traced_gradients is None else self.traced_gradients(inputs)
+            after = EAGER_UPDATES if record else math.inf
+            self.traced = Traced(self.gradients, "the gradient", read, [loss], after=after)
 
     def gradients(self, views: _Views, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
         """The loss, its gradient by each parameter, and the metrics."""
@@ -234,24 +213,12 @@ class Update:
         fixed = dict(views.others)
         for followers in views.targets:
             fixed.update(followers)
-        loss, metrics = self._call({**variables, **fixed}, inputs)
+        loss, metrics = call(
+            self.loss, {**variables, **fixed}, inputs, self.noisy, self.structure, members=self.alive is not None
+        )
         gradients = torch.autograd.grad(loss.sum(), list(variables.values()), allow_unused=True, materialize_grads=True)
         # In vmap, the loss could not tell what needs a gradient.
         return loss.detach(), gradients, {name: value.detach() for name, value in metrics.items()}
-
-    def _call(self, tensors: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss with these tensors in the place of its own."""
-
-        def call(tensors: dict[str, Tensor], inputs: Inputs) -> Any:
-            args, noise = inputs
-            with handed(self.noisy, noise):
-                return functional_call(self.loss, tensors, args, tie_weights=self.structure.is_tied)
-
-        if self.alive is not None:
-            in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
-            call = vmap(call, in_dims=(0, in_dims))
-        result: tuple[Tensor, dict[str, Tensor]] = call(tensors, inputs)
-        return result
 
     def gather(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Copies the gradients of the parameters to the flat one, which is returned."""
@@ -461,7 +428,7 @@ class Learner:
             name: Of the attribute.
             value: Of another choice, not another module.
         """
-        was_same = self._update.is_same()
+        was_same = self._update.traced.is_same()
         setattr(self.loss, name, value)
         if was_same:  # else somebody has exchanged more, and updates stay eager
             self._bind(self.tensors, self._update.norms)
@@ -515,13 +482,15 @@ class Learner:
         self._count += 1
         update, inputs = self._update, (args, dict(noise))
         numbers = bias_corrections(self.count, learning_rate, self.betas, self.eps)
-        if update.compiled_update is not None:
+        result: Any
+        if update.is_compiled:
             on_host = torch.tensor((*numbers, tau or 0.0, tau is not None))
-            on_device = on_host.to(self.tensors.parameters.device, non_blocking=True)
-            metrics = update.compiled(inputs, on_device)
-            if metrics is not None:
+            result = update.traced(inputs, on_host.to(self.tensors.parameters.device, non_blocking=True))
+            if result is not None:
+                metrics, update.norms = result
                 return metrics
-        result = update.recorded(inputs)
+        else:
+            result = update.traced(inputs)
         if result is None:
             with handed(update.noisy, noise):
                 loss, metrics = self.loss(*args)
@@ -561,6 +530,28 @@ class Learner:
             for key, value in state[name].items():
                 moments[key].copy_(value)
         self.count = int(state["count"])
+
+
+def call(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    inputs: Inputs,
+    noisy: Mapping[str, Any],
+    structure: _Structure,
+    *,
+    members: bool,
+) -> Any:
+    """What a module returns with tensors in the place of its own, by name; ``[S, ...]`` of everything with members."""
+
+    def alone(tensors: dict[str, Tensor], inputs: Inputs) -> Any:
+        args, noise = inputs
+        with handed(noisy, noise):
+            return functional_call(module, tensors, args, tie_weights=structure.is_tied)
+
+    if not members:
+        return alone(tensors, inputs)
+    in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
+    return vmap(alone, in_dims=(0, in_dims))(tensors, inputs)
 
 
 def _norm(pieces: Sequence[Tensor]) -> Tensor:

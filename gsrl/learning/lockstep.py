@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
 from gsrl._random import seed_of, seed_sequence
-from gsrl.learning.learner import Inputs, Learner, Tensors, Update, bias_corrections
-from gsrl.learning.noise import draw, handed
-from gsrl.learning.trace import Fingerprint, Traced, is_traceable
+from gsrl.learning.learner import Inputs, Learner, Tensors, Update, bias_corrections, call
+from gsrl.learning.noise import draw
+from gsrl.learning.trace import Traced
 from gsrl.temperature import Temperature
 
 __all__ = ["Lockstep", "Mapped"]
@@ -176,13 +174,17 @@ class Lockstep:
 
     def _updated(self, update: Update, inputs: Inputs, learning_rate: Tensor, tau: Tensor | None) -> dict[str, Tensor]:
         alive, counts = self.alive, self._counts
-        if update.compiled_update is not None:
+        result: Any
+        metrics: dict[str, Tensor]
+        if update.is_compiled:
             is_due = torch.full((), tau is not None, device=alive.device)
             shares = torch.zeros_like(counts) if tau is None else tau
-            compiled = update.compiled(inputs, alive, counts, learning_rate, shares, is_due)
-            if compiled is not None:
-                return compiled
-        result = update.recorded(inputs)
+            result = update.traced(inputs, alive, counts, learning_rate, shares, is_due)
+            if result is not None:
+                metrics, update.norms = result
+                return metrics
+        else:
+            result = update.traced(inputs)
         losses, gradients, metrics = update.gradients(update.views, inputs) if result is None else result
         gradient = update.gather(gradients)
         alive.logical_and_(losses.isfinite() & gradient.sum(-1).isfinite())
@@ -192,8 +194,7 @@ class Lockstep:
             tau = (tau * alive).to(losses.dtype).unsqueeze(-1)
         step, epsilon = (number.to(losses.dtype).unsqueeze(-1) for number in (step, epsilon))
         update.step_(step, epsilon, tau)
-        found: dict[str, Tensor] = metrics
-        return found
+        return metrics
 
     def _of_each(self, value: Any) -> Any:
         """A number as that of each member, float64 ``[S]``."""
@@ -328,11 +329,8 @@ class Mapped:
             for child in self.children
             for name, tensor in self.lockstep.tensors(child).items()
         }
-        self._fingerprints = [Fingerprint(module) for module in modules]
-        self._traced: Traced | None = None
-        if self.lockstep.compile or is_traceable(chain.from_iterable(module.modules() for module in modules)):
-            how: dict[str, Any] = {"compile": self.lockstep.compile, "after": EAGER_CALLS}
-            self._traced = Traced(self._of_all, self.name, self.tensors, **how)
+        how: dict[str, Any] = {"compile": self.lockstep.compile, "after": EAGER_CALLS}
+        self._traced = Traced(self._of_all, self.name, self.tensors, modules, **how)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("lockstep", "function", "children", "name")}
@@ -349,22 +347,12 @@ class Mapped:
             noise: See :meth:`Lockstep.draw_noise`.
         """
         inputs = (args, dict(noise))
-        if self._traced is not None and all(each.is_same() for each in self._fingerprints):
-            result = self._traced(inputs)
-            if result is not None:
-                return result
-        return self._of_all(self.tensors, inputs)
+        result = self._traced(inputs)
+        return self._of_all(self.tensors, inputs) if result is None else result
 
     def _of_all(self, tensors: dict[str, Tensor], inputs: Inputs) -> Any:
-        is_tied = self.lockstep.learners[0].structure.is_tied
-
-        def call(tensors: dict[str, Tensor], inputs: Inputs) -> Any:
-            args, noise = inputs
-            with handed(self.lockstep.learners[0].noisy, noise):
-                return functional_call(self._applied, tensors, args, tie_weights=is_tied)
-
-        in_dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, inputs)
-        return vmap(call, in_dims=(0, in_dims))(tensors, inputs)
+        first = self.lockstep.learners[0]
+        return call(self._applied, tensors, inputs, first.noisy, first.structure, members=True)
 
 
 class _Applied(nn.Module):

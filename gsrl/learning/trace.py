@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, starmap, zip_longest
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["Fingerprint", "Traced", "is_traceable"]
+__all__ = ["Fingerprint", "Traced"]
 
 KNOWN_MODULES = ("gsrl.", "torch.nn.modules.", "stable_baselines3.common.torch_layers")
 """Where modules come from that do the same operations on every input of a shape."""
@@ -48,40 +49,62 @@ class Traced:
     (Recording sees through ``vmap`` and ``autograd.grad``.) Compiled, the operations are fused as well: that is
     faster, takes some seconds at first, and rounds differently.
 
-    What a function decides by values, or by the state of Python objects, is decided once and for all. See
-    :func:`is_traceable`, and :class:`Fingerprint`.
+    What a function decides by values, or by the state of Python objects, is decided once and for all. So it is recorded
+    where :func:`is_traceable`, and until somebody exchanges what a :class:`Fingerprint` watches.
 
     Args:
         function: Of ``state`` and further inputs, trees of tensors and constants. Returns a tree of tensors. Only a
             compiled one may write to its arguments, to those that do not overlap with others.
         name: What it does, for messages.
         state: Its first argument at every call: always the same tensors.
+        modules: What it uses.
         compile: Whether it is compiled. A line on stderr says how long that took. Where it fails, a warning says why.
         after: Calls that are left to the caller before the recording, which costs as much as hundreds of them.
     """
 
     def __init__(
-        self, function: Callable[..., Any], name: str, state: Any, *, compile: bool = False, after: int = 0
+        self,
+        function: Callable[..., Any],
+        name: str,
+        state: Any,
+        modules: Sequence[nn.Module],
+        *,
+        compile: bool = False,
+        after: float = 0,
     ) -> None:
         self._function = function
         self._name = name
         self._state = state
         self._fixed = [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+        self._fingerprints = [Fingerprint(module) for module in modules]
         self._compile = compile
-        self._calls_left: float = after
+        is_possible = compile or all(is_traceable(module.modules()) for module in modules)
+        self._calls_left = after if is_possible else math.inf
         self._records: list[_Record] = []
 
     def __reduce__(self) -> Any:
         """Refused, for copies and pickles: records are of this process, and read the tensors of one owner."""
         raise TypeError("a Traced cannot be copied, for it reads the tensors of its owner: make a new one.")
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is a record, or may be one."""
+        return self._calls_left < math.inf
+
+    def is_same(self) -> bool:
+        """Whether nobody has exchanged what is recorded."""
+        return all(fingerprint.is_same() for fingerprint in self._fingerprints)
+
     def __call__(self, *inputs: Any) -> Any:
         """Returns what the function returns; None where that is left to the caller.
 
-        That is so before the recording, for inputs of too many kinds, and where recording or compiling has failed.
+        That is so before the recording, for inputs of too many kinds, and where there can be none any more.
         """
         if self._calls_left > 0:
             self._calls_left -= 1
+            return None
+        if not self.is_same():
+            self._calls_left = math.inf
             return None
         tensors: list[Tensor] = []
         kinds: list[Any] = []
@@ -109,7 +132,7 @@ class Traced:
                 print(" failed", file=sys.stderr)
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 warnings.warn(f"{self._name} cannot be compiled, and stays eager: {reason}", stacklevel=5)
-            self._calls_left = float("inf")
+            self._calls_left = math.inf
             return None
         if self._compile:
             print(f" {time.perf_counter() - begin:.1f} s", file=sys.stderr)

@@ -171,7 +171,7 @@ def test_populations_say_that_they_are_not_copied() -> None:
 
 def test_records_are_not_copied() -> None:
     learner = made("game").lockstep.learners[0]._update
-    for record, name in ((learner._fingerprint, "Fingerprint"), (learner.traced_gradients, "Traced")):
+    for record, name in ((learner.traced._fingerprints[0], "Fingerprint"), (learner.traced, "Traced")):
         for how in HOW.values():
             with pytest.raises(TypeError, match=f"a {name} cannot be copied"):
                 how(record)
