@@ -368,19 +368,21 @@ class SignallingGame(Task):
     def advance(self, metrics: Mapping[str, Tensor]) -> None:
         """Advances channels with a state."""
         for index, channel in self._stepped:
-            channel.step(metrics["cost"][index])
+            channel.step(metrics["cost"].reshape(-1)[index])
 
     def collect(self) -> tuple[Any, ...]:
-        """Episodes and noise of an update, of all games with a leading dimension of them."""
-        generators = self.lockstep.generators
-        # Meanings are all there is to an episode, unless a game draws otherwise.
-        if self.game.exhaustive and type(self.game).sample is Game.sample:
-            drawn = [self.game.draw(self.batch_size, generator) for generator in generators]
-            batch = self.game.batch(torch.stack(drawn), None)
+        """Episodes and noise of an update; of several games with a leading dimension of them."""
+        game, count, generators = self.game, self.batch_size, self.lockstep.generators
+        if self.is_single:
+            batch = game.sample(count, generators[0])
+            noise = self.channel.draw_noise(batch.sender_input.shape[:-1], generators[0])
         else:
-            batches = [self.game.sample(self.batch_size, generator) for generator in generators]
-            batch = tree_map(_stacked, *batches)
-        noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], generators)
+            # Meanings are all there is to an episode, unless a game draws otherwise.
+            if game.exhaustive and type(game).sample is Game.sample:
+                batch = game.batch(torch.stack([game.draw(count, generator) for generator in generators]), None)
+            else:
+                batch = tree_map(_stacked, *(game.sample(count, generator) for generator in generators))
+            noise = self.channel.draw_noise_in_lockstep(batch.sender_input.shape[1:-1], generators)
         args: tuple[Any, ...] = (*batch[:3], noise)
         return args if self.device.type == "cpu" else _to(args, self.device)
 

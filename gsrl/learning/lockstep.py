@@ -41,8 +41,8 @@ class Lockstep:
         seeds: Of each; their numbers if None.
         generators: Torch generator of each; what is drawn from it is up to those who learn. None: of the seeds.
         compile: See :class:`Learner`.
-        stacked: Whether tensors have a dimension of members inside. A single member may do without: it then makes the
-            updates that its learner would make alone, to the bit, and is not frozen by them.
+        stacked: Whether there is a dimension of members. A single one may do without, in arguments, noise and metrics
+            too: its updates are those of its learner, to the bit, and it is not frozen by them.
 
     Attributes:
         alive: Which members are not frozen, bool ``[S]``.
@@ -117,11 +117,8 @@ class Lockstep:
 
     def tensors(self, child: str) -> dict[str, Tensor]:
         """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
-        if self._update is None:
-            state = {**dict(self.losses[0].named_parameters()), **dict(self.losses[0].named_buffers())}
-            named = {name: tensor.detach().unsqueeze(0) for name, tensor in state.items()}
-        else:
-            named = {**self._update.views.parameters, **self._update.views.others}
+        assert self._update is not None  # the loss itself has those of one alone
+        named = {**self._update.views.parameters, **self._update.views.others}
         return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if name.split(".")[0] == child}
 
     # Learning
@@ -141,6 +138,8 @@ class Lockstep:
             draw(learner.noisy, batch_shape, generator)
             for learner, generator in zip(self.learners, self.generators, strict=True)
         ]
+        if not self.is_stacked:
+            return drawn[0]
         noise: dict[str, Any] = tree_map(lambda *leaves: torch.stack(leaves).to(self.alive.device), *drawn)
         return noise
 
@@ -163,10 +162,8 @@ class Lockstep:
             The metrics of the loss, from before the update, with a leading dimension of members.
         """
         if self._update is None:
-            alone, own = tree_map(lambda leaf: leaf[0] if isinstance(leaf, Tensor) else leaf, (args, dict(noise)))
-            share = None if tau is None else float(tau)
-            found = self.learners[0].update(*alone, learning_rate=float(learning_rate), tau=share, noise=own)
-            self.metrics = {name: value.unsqueeze(0) for name, value in found.items()}
+            numbers: dict[str, Any] = {"learning_rate": learning_rate, "tau": tau}
+            self.metrics = self.learners[0].update(*args, **numbers, noise=noise)
         else:
             inputs = (args, dict(noise))
             self.metrics = self._updated(self._update, inputs, self._of_each(learning_rate), self._of_each(tau))
@@ -236,9 +233,7 @@ class Lockstep:
 
     def gradient_norms(self) -> dict[str, Tensor]:
         """Norm ``[S]`` of the last gradient of each child of the loss, before clipping; zeros before the first."""
-        if self._update is not None:
-            return self._update.gradient_norms()
-        return {name: norm.unsqueeze(0) for name, norm in self.learners[0].gradient_norms().items()}
+        return self.learners[0].gradient_norms() if self._update is None else self._update.gradient_norms()
 
     def scalars(self, **figures: Tensor) -> list[dict[str, float]]:
         """What the last update found, of each member, for loggers; and the temperatures and bonuses of now.

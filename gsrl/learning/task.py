@@ -48,8 +48,8 @@ class Task(ABC):
         targets: See :class:`gsrl.learning.Learner`.
         make_generator: Makes the torch generator of a seed, on the CPU; None: one of "noise".
         rngs: NumPy generators that each member has, by name, and their roles, see :mod:`gsrl._random`.
-        alone: Whether there is a single member, whose updates are those of a :class:`gsrl.learning.Learner` to the bit.
-            It raises where others would be frozen.
+        alone: Whether there is a single member, without a dimension of members in what :meth:`collect` returns: its
+            updates are those of a :class:`gsrl.learning.Learner` to the bit, and it raises where others are frozen.
         _saved: Members of a file, with which the losses are compared before they take any memory.
 
     Attributes:

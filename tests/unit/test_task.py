@@ -50,7 +50,8 @@ class Fitting(Task):
         x = torch.stack([torch.from_numpy(rng.normal(size=(self.batch_size, 1))) for rng in self.rngs["play"]]).float()
         shape = (self.batch_size, 1)
         noise = torch.stack([torch.randn(shape, generator=each) for each in self.lockstep.generators])
-        return x, self.slope * x + 0.1 * noise
+        y = self.slope * x + 0.1 * noise
+        return (x, y) if self.lockstep.is_stacked else (x[0], y[0])
 
     def play(self, index: int, episodes: int, seed: int, **how: Any) -> NDArray[np.float64]:
         x = np.random.default_rng(seed).normal(size=(episodes, 1))
@@ -91,7 +92,7 @@ def test_a_task_that_is_alone_is_its_learner_to_the_bit() -> None:
     learner = copy.deepcopy(task.lockstep.learners[0])
     task.learn(8 * 5)
     for _ in range(5):
-        learner.update(*(each[0] for each in other.collect()), learning_rate=0.05)
+        learner.update(*other.collect(), learning_rate=0.05)
     assert all(map(torch.equal, weights(task), learner.loss.parameters()))
 
 
