@@ -322,7 +322,7 @@ class DIAL(Task):
         layers: Recurrent layers.
         batch_size: Episodes of an update.
         learning_rate: Adam's step size, or a function of the share of the training that remains, from 1 down to 0, such
-            as Stable-Baselines3's ``LinearSchedule``; the training is what :meth:`learn` was told to reach.
+            as Stable-Baselines3's ``LinearSchedule``; the training is the ``total`` of :meth:`learn`.
         gamma: Discount.
         epsilon: Probability of a random action while training.
         target_interval: Updates after which the target network becomes a copy of the network.

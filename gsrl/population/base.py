@@ -654,8 +654,9 @@ class Population:
         if len(state["members"]) != len(self):
             raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
         checkpoint.check_counts(state, "num_timesteps", "total_timesteps")
-        if not isinstance(state["masked"], bool) or not len(state["stopped_at"]) == len(state["diverged"]) == len(self):
-            raise ValueError(f"masked, stopped_at and diverged must be of {len(self)} members.")
+        counts = {len(state[name]) for name in ("alive", "stopped_at", "diverged")}
+        if not isinstance(state["masked"], bool) or counts != {len(self)}:
+            raise ValueError(f"masked, alive, stopped_at and diverged must be of {len(self)} members.")
         for member, member_state in zip(self._members, state["members"], strict=True):
             member.load_state_dict(member_state)
         self.lockstep.restore(state["alive"], state["diverged"], [each is not None for each in state["stopped_at"]])
