@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 from agents import (
     a2c,
     dial,
+    discrete_sac,
     dqn,
     exact_sac,
     gumbel_sac,
@@ -72,6 +73,7 @@ __all__ = [
 ]
 
 AGENTS: dict[str, ModuleType] = {
+    "discrete-sac": discrete_sac,
     "gumbel-sac": gumbel_sac,
     "exact-sac": exact_sac,
     "reinforce": reinforce,

@@ -1,4 +1,7 @@
-"""What the soft actor-critic agents share. They differ in the estimator of the actor's gradient."""
+"""Soft actor-critic for discrete actions as it comes, and what the agents that name their estimator share with it.
+
+Source: Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,22 @@ from gsrl.algorithms.policies import DiscreteSACPolicy
 from gsrl.estimators import make_estimator
 from gsrl.schedules import ExponentialSchedule
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "TUNED", "Settings", "make", "soft_actor_critic_arguments"]
+__all__ = [
+    "ACTION_SPACES",
+    "ALGORITHM",
+    "EARLIER",
+    "MASKS",
+    "SUMMARY",
+    "TUNED",
+    "CommonSettings",
+    "Settings",
+    "arguments",
+    "build",
+    "make",
+    "soft_actor_critic_arguments",
+]
 
+SUMMARY = "discrete soft actor-critic, with nothing to tune: the library's defaults"
 ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 MASKS = "kept"
 ALGORITHM = DiscreteSAC
@@ -24,9 +41,17 @@ ANNEALED = 0.7
 """Share of the run after which ``final_ent_coef`` is reached."""
 
 
+DEFAULT_TEMPERATURES = {
+    **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 0.5),
+    **dict.fromkeys(("gapped-st", "straight-through", "reinmax"), 1.0),
+}
+"""Estimators with a temperature, and what it is unless given. Straight-through and ReinMax keep their promises at 1
+alone; with Gumbel noise in the gradient 1 is too much (``docs/decisions.md``)."""
+
+
 @dataclass(frozen=True)
-class Settings:
-    """Settings of discrete soft actor-critic, named as ``gsrl.DiscreteSAC`` names them."""
+class CommonSettings:
+    """Settings of discrete soft actor-critic, named as ``gsrl.DiscreteSAC`` names them, but for its estimator."""
 
     learning_rate: float = 1e-3
     """Learning rate of Adam, for actor, critics and entropy coefficient."""
@@ -78,6 +103,29 @@ class Settings:
     network that takes the action as an input. "auto": the first for one factor, the last for several."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, of the actor as of the critics."""
+
+
+@dataclass(frozen=True)
+class Settings(CommonSettings):
+    """Settings of discrete soft actor-critic, and of the actor's gradient."""
+
+    estimator: Literal[
+        "auto",
+        "st-gumbel",
+        "gumbel-softmax",
+        "gumbel-rao",
+        "gapped-st",
+        "straight-through",
+        "reinmax",
+        "local-expectation",
+        "reinforce",
+        "rloo",
+    ] = "auto"
+    """Of the actor's gradient; "auto": straight-through where critics are linear in each factor, else rloo."""
+    temperature: float | None = None
+    """Temperature of the relaxed samples that carry the gradient, where the estimator has one. None: .5 for st-gumbel,
+    gumbel-softmax and gumbel-rao, 1 for the others. Near 1 and above, a learned entropy coefficient does not settle
+    with the former three."""
 
 
 EARLIER: dict[str, Any] = {**DiscreteSAC.EARLIER, **DiscreteSACPolicy.EARLIER}
@@ -171,12 +219,15 @@ _DEFAULTS = dataclasses.asdict(Settings())
 
 TUNED: dict[str, dict[str, Any]] = {
     env: {name: value for name, value in {**EARLIER, **found}.items() if _DEFAULTS.get(name) != value}
+    | {"estimator": "st-gumbel"}
+    | ({"temperature": 1.0} if env in ("CartPole-v1", "LunarLander-v3") else {})
     for env, found in _SEARCHED.items()
 }
-"""The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone."""
+"""The tuned settings of all soft actor-critic agents, so that they differ in the estimator alone. A fixed entropy
+coefficient does not mind a temperature of 1."""
 
 
-def soft_actor_critic_arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+def soft_actor_critic_arguments(env: VecEnv, settings: CommonSettings) -> dict[str, Any]:
     """Those of :func:`agents.common.constructor_arguments`, where ``final_ent_coef`` is part of ``ent_coef``.
 
     Args:
@@ -196,7 +247,42 @@ def soft_actor_critic_arguments(env: VecEnv, settings: Settings) -> dict[str, An
     return arguments
 
 
-def make(arguments: dict[str, Any], *, seed: int, device: str, compile: bool) -> DiscreteSAC:
+def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
+    """Returns what :func:`make` and :class:`gsrl.Population` build the agent from.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    arguments = soft_actor_critic_arguments(env, settings)
+    temperature, name = settings.temperature, settings.estimator
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature must be positive, but got {temperature}")
+    if temperature is None or name not in DEFAULT_TEMPERATURES:
+        arguments["temperature"] = DEFAULT_TEMPERATURES.get(name)
+    return arguments
+
+
+def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bool = False) -> DiscreteSAC:
+    """Builds the agent.
+
+    Args:
+        env: Where it trains.
+        settings: Its settings.
+        seed: Seeds the agent and the environment.
+        device: Where its networks are.
+        compile: Whether updates are compiled.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+    return build(arguments(env, settings), seed=seed, device=device, compile=compile)
+
+
+def build(arguments: dict[str, Any], *, seed: int, device: str, compile: bool) -> DiscreteSAC:
     """Builds an agent.
 
     Args:

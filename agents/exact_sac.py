@@ -10,16 +10,23 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, TUNED, Settings
+from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS
+from agents.discrete_sac import CommonSettings as Settings
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 
 __all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
 SUMMARY = "discrete soft actor-critic, exact gradient"
 
+TUNED = {
+    env: {name: value for name, value in tuned.items() if name not in ("estimator", "temperature")}
+    for env, tuned in discrete_sac.TUNED.items()
+}
+"""Those of all soft actor-critic agents."""
+
 
 def arguments(env: VecEnv, settings: Settings) -> dict[str, Any]:
-    """Returns what :func:`agents.discrete_sac.make` and :class:`gsrl.Population` build the agent from.
+    """Returns what :func:`agents.discrete_sac.build` and :class:`gsrl.Population` build the agent from.
 
     Args:
         env: Where it trains.
@@ -38,4 +45,4 @@ def make(env: VecEnv, settings: Settings, *, seed: int, device: str, compile: bo
         device: Where its networks are.
         compile: Whether updates are compiled.
     """
-    return discrete_sac.make(arguments(env, settings), seed=seed, device=device, compile=compile)
+    return discrete_sac.build(arguments(env, settings), seed=seed, device=device, compile=compile)

@@ -94,7 +94,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             then does not depend on the unit of rewards. Values, losses and an ``ent_coef`` that is a number or
             learned are in scaled units; episode returns are not.
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
-            this agent's: its temperature or baseline advances with each update.
+            this agent's: its temperature or baseline advances with each update. ``"auto"``: ``"straight-through"``
+            where the critic is linear in each row, which makes it exact but for the draw of the other rows;
+            ``"rloo"``, which needs no slopes, where the critic is a network of the matrix, for nothing in its training
+            says what its slopes are.
         ent_coef: Entropy coefficient alpha. ``"relative"``: entropies count as shares of the largest, and weigh .6
             times what the values of the choices deviate by, in each state by itself; ``"relative_0.5"`` .5 times; see
             :class:`gsrl.losses.SACLoss`. ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it, a
@@ -220,7 +223,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         n_steps: int | Literal["auto"] = "auto",
         n_step_correction: bool = True,
         reward_scale: float | Literal["auto"] = "auto",
-        estimator: str | Estimator = "straight-through",
+        estimator: str | Estimator = "auto",
         ent_coef: str | float | Schedule = "relative",
         target_entropy: str | float = "auto",
         target_entropy_ratio: float = 0.2,
@@ -288,8 +291,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._check_settings()
         codec = OneHotCodec(self.action_space)
         self._resolve_n_steps()
-        if isinstance(self.estimator, str):
-            self.estimator = make_estimator(self.estimator, shape=(codec.n, codec.K))
         self._replay_generator = np.random.default_rng()
         self._exploration = PersistentExploration([self.exploration_eps], (self.n_envs, codec.n, codec.K), self.device)
         self._begin_setup()
@@ -298,6 +299,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         if self.env is not None:
             self.replay_buffer = self._make_replay_buffer()
         self._make_policy()
+        if isinstance(self.estimator, str):
+            suited = "rloo" if self.policy.critic.form == "network" else "straight-through"
+            name = suited if self.estimator == "auto" else self.estimator
+            self.estimator = make_estimator(name, shape=(codec.n, codec.K))
         self._normalization = Normalization(
             [self.gamma], self.n_envs, self.policy.actor.normalized_shapes, values=self.reward_scale == "auto"
         )

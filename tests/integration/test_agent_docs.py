@@ -26,6 +26,7 @@ TALKING = ["--batch-size", "8", "--hidden", "8"]
 
 OPTIONS = {
     "gumbel-sac": [*SAC, "--ent-coef", "auto", "--gradient-samples", "2"],
+    "discrete-sac": SAC,
     "exact-sac": SAC,
     "reinforce": ["--n-episodes", "1"],
     "reinforce-baseline": ["--n-episodes", "1"],
@@ -42,7 +43,7 @@ OPTIONS = {
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 
-SHARED = {"rial": "dial", "no-communication": "dial"}
+SHARED = {"discrete-sac": "gumbel-sac", "rial": "dial", "no-communication": "dial"}
 """Pages of agents that have none of their own; those of libraries are baselines."""
 
 CONTRIB = {"maskable-ppo", "qrdqn"}
