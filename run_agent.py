@@ -1,6 +1,6 @@
 """Train and evaluate the agents of the zoo, and measure gradient estimators.
 
-  python run_agent.py train      train an agent (gumbel-sac on CartPole-v1 unless told otherwise), or resume a run
+  python run_agent.py train      train an agent (discrete-sac on CartPole-v1 unless told otherwise), or resume a run
   python run_agent.py search     search settings by successive halving, many agents in lock-step
   python run_agent.py eval       evaluate the model of a run
   python run_agent.py plot       draw the learning curve of a run again, or those of several side by side
@@ -67,6 +67,7 @@ __all__ = ["main"]
 
 PROGRAM = "run_agent.py"
 RUNS = Path("runs")
+DEFAULT_AGENT = "discrete-sac"
 
 LEFT_OUT_FIRST = ("memory", "of mean", "mse", "time", "snr")
 """Columns of the table of gradients that a narrow console does without, in this order."""
@@ -374,7 +375,7 @@ def _in_a_sentence(answer: str, command: str) -> str:
 def _train(argv: list[str]) -> int:
     # Agent and environment say which other options there are, and their defaults.
     parser = _Parser()
-    parser.add_argument("--agent", default="gumbel-sac")
+    parser.add_argument("--agent", default=DEFAULT_AGENT)
     parser.add_argument("--env")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int)
@@ -402,7 +403,7 @@ def _train(argv: list[str]) -> int:
 
 def _search(argv: list[str]) -> int:
     parser = _Parser()
-    parser.add_argument("--agent", default="gumbel-sac")
+    parser.add_argument("--agent", default=DEFAULT_AGENT)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--resume", type=Path)

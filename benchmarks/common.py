@@ -77,8 +77,9 @@ def train(folder: Path, options: Sequence[str]) -> dict[str, Any]:
         how = ["--resume", str(folder)] if (folder / "checkpoint.zip").exists() else [*options, "--out", str(folder)]
         command = [sys.executable, str(ROOT / "run_agent.py"), "train", *how]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        done = subprocess.run(command, text=True, cwd=ROOT, env=environment, **pipes)
+        done = subprocess.run(
+            command, text=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         if done.returncode != 0:
             raise RuntimeError(f"run_agent.py train {' '.join(how)} failed:\n{done.stderr[-2000:]}")
     return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -36,7 +36,7 @@ from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, Mu
 from gsrl.buffers import ReplayBatch, ReplayBuffer
 from gsrl.checks import checked_infos
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Pathwise, make_estimator
+from gsrl.estimators import RLOO, Estimator, Pathwise, StraightThrough, make_estimator
 from gsrl.exploration import PersistentExploration
 from gsrl.learning import Learner
 from gsrl.losses import EntropyCoefficient, SACLoss
@@ -52,6 +52,9 @@ __all__ = ["DiscreteSAC"]
 
 INITIAL_ENTROPY_COEFFICIENTS = {"auto": 1.0, "relative": 0.6}
 """What stands for a number that ``ent_coef`` does not name."""
+
+NUM_SAMPLES = 4
+"""Of the estimator that is chosen where critics are networks of the action."""
 
 SelfDiscreteSAC = TypeVar("SelfDiscreteSAC", bound="DiscreteSAC")
 
@@ -96,8 +99,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         estimator: The actor's gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then is
             this agent's: its temperature or baseline advances with each update. ``"auto"``: ``"straight-through"``
             where the critic is linear in each row, which makes it exact but for the draw of the other rows;
-            ``"rloo"``, which needs no slopes, where the critic is a network of the matrix, for nothing in its training
-            says what its slopes are.
+            ``"rloo"`` of four samples, which needs no slopes, where the critic is a network of the matrix, for nothing
+            in its training says what its slopes are.
         ent_coef: Entropy coefficient alpha. ``"relative"``: entropies count as shares of the largest, and weigh .6
             times what the values of the choices deviate by, in each state by itself; ``"relative_0.5"`` .5 times; see
             :class:`gsrl.losses.SACLoss`. ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it, a
@@ -300,9 +303,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.replay_buffer = self._make_replay_buffer()
         self._make_policy()
         if isinstance(self.estimator, str):
-            suited = "rloo" if self.policy.critic.form == "network" else "straight-through"
-            name = suited if self.estimator == "auto" else self.estimator
-            self.estimator = make_estimator(name, shape=(codec.n, codec.K))
+            self.estimator = self._make_estimator(self.estimator)
         self._normalization = Normalization(
             [self.gamma], self.n_envs, self.policy.actor.normalized_shapes, values=self.reward_scale == "auto"
         )
@@ -332,6 +333,12 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self._train_seconds = 0.0
         self._timed_updates = 0
         self.is_built = True
+
+    def _make_estimator(self, name: str) -> Estimator:
+        if name != "auto":
+            codec = OneHotCodec(self.action_space)
+            return make_estimator(name, shape=(codec.n, codec.K))
+        return RLOO(NUM_SAMPLES) if self.policy.critic.form == "network" else StraightThrough()
 
     def _resolve_n_steps(self) -> None:
         n_steps: Any = self.n_steps

@@ -43,7 +43,7 @@ OPTIONS = {
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 
-SHARED = {"discrete-sac": "gumbel-sac", "rial": "dial", "no-communication": "dial"}
+SHARED = {"rial": "dial", "no-communication": "dial"}
 """Pages of agents that have none of their own; those of libraries are baselines."""
 
 CONTRIB = {"maskable-ppo", "qrdqn"}

@@ -47,6 +47,7 @@ SMALL = {
     "dqn": DQN,
     "qrdqn": [*DQN, "--n-quantiles", "10"],
     "gumbel-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
+    "discrete-sac": [*SAC, "--steps", "200"],
     "exact-sac": [*SAC, "--steps", "200", "--n-steps", "3"],
     "reinforce": ["--steps", "200", "--n-episodes", "2", "--baseline", "running-mean"],
     "reinforce-baseline": ["--steps", "200", "--n-episodes", "2", "--n-envs", "2", "--gae-lambda", "0.9"],
@@ -461,10 +462,10 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--env", ""], "error: environment '' cannot be made: Malformed environment ID"),
         (
             ["train", "--env", "CliNothing-v0"],
-            "gumbel-sac cannot read what CliNothing-v0 shows: Box(0.0, 1.0, (), float32)",
+            "discrete-sac cannot read what CliNothing-v0 shows: Box(0.0, 1.0, (), float32)",
         ),
         (["train", "--env", "CliNoEntry-v0"], "An empty Dict observation space is not allowed"),
-        (["train", "--net-arch", "0"], "error: gumbel-sac cannot be made with these settings: --net-arch must hold"),
+        (["train", "--net-arch", "0"], "error: discrete-sac cannot be made with these settings: --net-arch must hold"),
         (
             ["train", "--net-arch", "0", "--seeds", "2", "--processes", "1"],
             "--net-arch must hold widths of at least 1, but",
@@ -484,7 +485,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         ),
         (
             ["train", "--buffer-size", "100000000000000"],
-            "gumbel-sac needs more memory than there is: buffer_size is too",
+            "discrete-sac needs more memory than there is: buffer_size is too",
         ),
         (["train", "--n-envs", "1000", "--seeds", "101"], "--n-envs and --seeds must make at most 100000 environments"),
         (["train", "--threads", "100000"], "error: --threads must be at most 1024, but got 100000"),
@@ -497,7 +498,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--learning-rate", "fast"], "fast"),
         (["train", "--env", "CartPole-v2"], "did you mean CartPole-v1 or CartPole-v0"),
         (["train", "--env", "nowhere:CartPole-v1"], "No module named 'nowhere'"),
-        (["train", "--env", "Blackjack-v1"], "gumbel-sac cannot read what Blackjack-v1 shows: Tuple("),
+        (["train", "--env", "Blackjack-v1"], "discrete-sac cannot read what Blackjack-v1 shows: Tuple("),
         (["train", "--agent"], "error: argument --agent: expected one argument"),
         (["train", "--resume", "nowhere", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["train", "--steps", "-5"], "error: --steps must be at least 1, but got -5"),

@@ -341,6 +341,20 @@ def test_returns_go_over_several_steps_by_themselves_where_actions_have_one_fact
         make_model(n_steps="many")
 
 
+@pytest.mark.parametrize(
+    ("action_space", "critic", "estimator"),
+    [
+        (spaces.Discrete(3), "auto", "straight-through"),
+        (spaces.Discrete(3), "network", "rloo"),
+        (spaces.MultiBinary(3), "auto", "rloo"),
+        (spaces.MultiDiscrete([2, 3]), "multilinear", "straight-through"),
+    ],
+)
+def test_critics_choose_the_estimator(action_space: spaces.Space, critic: str, estimator: str) -> None:
+    model = make_model(Spaces(action_space), estimator="auto", policy_kwargs={"critic": critic, "net_arch": [8]})
+    assert model.estimator.name == estimator
+
+
 def test_n_step_returns_may_be_left_as_they_are_from_now_on() -> None:
     model = make_model(n_steps=3, n_step_correction=True).learn(40)
     assert model.replay_buffer is not None

@@ -15,6 +15,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_by_sb3
+from stable_baselines3.common.envs import IdentityEnvMultiBinary
+from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor
 
 import envs
@@ -327,3 +329,10 @@ def test_images() -> None:
         assert_close(values(model, env.observe()), [1.0 - best, float(best)], 0.1)
         optimal = torch.tensor([1.0 - best, float(best)]).div(ALPHA).softmax(-1)
         assert_close(policy(model, env.observe()), optimal, 0.05)
+
+
+def test_a_reward_that_needs_all_factors_right_is_learned_as_it_comes() -> None:
+    env = IdentityEnvMultiBinary(4)
+    model = DiscreteSAC("MlpPolicy", env, 2e-3, learning_starts=0, gamma=0.4, seed=0, device="cpu").learn(1_200)
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=10, warn=False)
+    assert mean >= 90
