@@ -292,6 +292,6 @@ def build(arguments: dict[str, Any], *, seed: int, device: str, compile: bool) -
         compile: Whether updates are compiled.
     """
     name, temperature = arguments["estimator"], arguments["temperature"]
-    estimator = make_estimator(name) if temperature is None else make_estimator(name, temperature=temperature)
+    estimator = name if temperature is None else make_estimator(name, temperature=temperature)
     others = {key: value for key, value in arguments.items() if key not in ("estimator", "temperature")}
     return DiscreteSAC(**others, estimator=estimator, seed=seed, device=device, compile=compile)

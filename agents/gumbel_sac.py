@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, TUNED, arguments, make
+from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, arguments, make
 
 __all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
@@ -33,3 +33,10 @@ class Settings(discrete_sac.Settings):
         "rloo",
     ] = "st-gumbel"
     """Estimator of the actor's gradient."""
+
+
+TUNED = {
+    env: {name: value for name, value in tuned.items() if name != "estimator"}
+    for env, tuned in discrete_sac.TUNED.items()
+}
+"""Those of all soft actor-critic agents."""

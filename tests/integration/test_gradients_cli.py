@@ -157,7 +157,7 @@ def test_more_configurations_than_can_be_listed(tmp_path: Path, capsys: pytest.C
 def test_the_problem_of_a_run_is_its_actor_and_its_critics(run: Path) -> None:
     problem = gradients.load_problem(run, seed=3)
     model = DiscreteSAC.load(run / "model.zip", device="cpu")
-    assert problem.name == "gumbel-sac on CartPole-v1"
+    assert problem.name == "discrete-sac on CartPole-v1"
     assert problem.logits.shape == (gradients.OBSERVATIONS, 1, 2)
     assert torch.equal(problem.logits, gradients.load_problem(run, seed=3).logits)
     assert not torch.equal(problem.logits, gradients.load_problem(run, seed=4).logits)
@@ -195,7 +195,7 @@ def test_a_run_is_measured_in_its_own_folder(
     names = ["--estimators", "exact", "straight-through", "st-gumbel", "rloo"]
     assert run_agent.main(["gradients", *QUICK, *names, "--run", str(run)]) == 0
     printed = capsys.readouterr().out
-    assert "gumbel-sac on CartPole-v1, n = 1, K = 2" in printed
+    assert "discrete-sac on CartPole-v1, n = 1, K = 2" in printed
     assert "(enumeration)" in printed
     # The critics give the values of all actions at once: they are linear, and straight-through is exact.
     assert "relative error 0, cosine 1, same sign 100%, scale 1" in printed

@@ -48,7 +48,7 @@ def test_of_each_agent_in_lockstep(tmp_path: Path) -> None:
     assert run_agent.main(["train", *SMALL, *options, "--out", str(folder)]) == 0
     for seed in (3, 4):
         values, metrics, last = hyperparameters(folder / f"seed_{seed}")
-        assert (values["seed"], values["agent"], values["estimator"]) == (seed, "gumbel-sac", "st-gumbel")
+        assert (values["seed"], values["agent"], values["estimator"]) == (seed, "discrete-sac", "st-gumbel")
         assert metrics == set(last)
     # The gradient is measured at each evaluation, of each agent, and shown beside.
     lines = (folder / "gradients.csv").read_text().splitlines()
@@ -70,7 +70,10 @@ def test_measuring_the_gradient_does_not_disturb(tmp_path: Path, capsys: pytest.
         assert (folder / "gradients.csv").exists() == (samples == "4")
     assert evaluations[0] == evaluations[1]
     for options, message in (
-        (["--agent", "a2c", "--gradient-samples", "4"], "--gradient-samples is for gumbel-sac and exact-sac"),
+        (
+            ["--agent", "a2c", "--gradient-samples", "4"],
+            "--gradient-samples is for discrete-sac and gumbel-sac",
+        ),
         (["--gradient-samples", "1"], "--gradient-samples must be 0 or at least 2, but got 1"),
     ):
         capsys.readouterr()

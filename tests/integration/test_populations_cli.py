@@ -435,11 +435,17 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
         (["--seeds", "2", "--seed", "2147483647"], "--seeds must leave all seeds below 2**31"),
         (["--processes", "2"], "--processes is for several agents in lock-step: give --seeds as well"),
         (["--stop-at", "200"], "--stop-at is for several agents in lock-step: give --seeds as well"),
-        (["--compile", "--agent", "ppo"], "--compile is for gumbel-sac and exact-sac, but --agent is ppo"),
-        (["--compile", "--agent", "reinforce"], "--compile is for gumbel-sac and exact-sac, but --agent is reinforce"),
+        (
+            ["--compile", "--agent", "ppo"],
+            "--compile is for discrete-sac and gumbel-sac and exact-sac, but",
+        ),
+        (
+            ["--compile", "--agent", "reinforce"],
+            "--compile is for discrete-sac and gumbel-sac and exact-sac, but",
+        ),
         (
             ["--seeds", "2", "--gradient-samples", "9", "--agent", "reinforce"],
-            "--gradient-samples is for gumbel-sac and exact-sac, but --agent is reinforce",
+            "--gradient-samples is for discrete-sac and gumbel-sac and exact-sac, but",
         ),
         (["--seeds", "2", "--processes", "1", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
         (["--seeds", "2", "--processes", "2", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
