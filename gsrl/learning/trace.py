@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import chain, starmap, zip_longest
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
@@ -285,9 +286,7 @@ def _hide_booleans(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     *args, mask = node.args
     if mask not in ([True, False, False], [True, True, True]):
         return  # it cannot be recorded
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated, as the tracer is
-        library = torch.jit.CompilationUnit(LAYER_NORM_BACKWARD)
+    library = _layer_norm_library()
     with graph.inserting_before(node):
         if mask[1]:  # type: ignore[index]
             node.replace_all_uses_with(graph.call_function(lambda *each: library.affine(*each), tuple(args)))
@@ -295,3 +294,11 @@ def _hide_booleans(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
             gradient = graph.call_function(lambda *each: library.plain(*each), tuple(args))
             for user in list(node.users):
                 user.replace_all_uses_with(gradient)
+
+
+@cache
+def _layer_norm_library() -> Any:
+    """The functions above; for good, since a record points to them without keeping them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, as the tracer is
+        return torch.jit.CompilationUnit(LAYER_NORM_BACKWARD)
