@@ -33,7 +33,7 @@ class ReplayBatch(NamedTuple):
 
     A buffer that is `stepwise` gives the steps of a window one by one: `rewards`, `next_observations`, `discounts` and
     `next_action_mask` are then of steps t + j, `[B, N, ...]` with N = n_steps, for m = 1 each; of steps after the
-    window's last, they repeat it. Their target is that of :func:`gsrl.losses.corrected_target`.
+    window's last, they repeat it. Their target is that of :func:`gsrl.losses.lambda_target`.
     """
 
     observations: Tensor | dict[str, Tensor]
@@ -69,7 +69,7 @@ class ReplayBuffer(BaseBuffer):
     Biased for `n_steps > 1`: the actions after the first are those of the policy that collected them, and nothing
     corrects for the policy having changed since. This often helps all the same (Fedus et al., 2020, arXiv 2007.06700).
     Under an entropy bonus there is a second bias, because the sum holds none of the bonuses between t and t + m. Steps
-    that are not summed, `stepwise`, can be corrected.
+    that are not summed, `stepwise`, can be weighed.
 
     Rows are shared by the environments: every array is `[rows, n_envs, ...]` with `rows = buffer_size // n_envs`.
     `size()` counts rows, as in Stable-Baselines3; `len()` counts transitions. Actions are kept as choice indices

@@ -20,7 +20,7 @@ from gsrl.buffers import ReplayBatch
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise, Objective, Reinforce, RelaxedControl
 from gsrl.relaxations import conditional_gumbel
-from gsrl.values import ActionValues, CriticCombination, combine_critics
+from gsrl.values import ActionValues, CriticCombination
 
 __all__ = [
     "EntropyCoefficient",
@@ -29,12 +29,13 @@ __all__ = [
     "SACLoss",
     "ValueLoss",
     "actor_loss",
-    "corrected_target",
     "critic_loss",
     "discounted_sums",
     "entropy_coefficient_loss",
     "gae",
+    "lambda_target",
     "leave_one_out",
+    "policy_traces",
     "soft_target",
 ]
 
@@ -53,32 +54,40 @@ def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tenso
     return rewards + discounts * next_value
 
 
-def corrected_target(
-    rewards: Tensor, discounts: Tensor, next_values: Tensor, next_q: Tensor, continues: Tensor
-) -> Tensor:
-    r"""The n-step target of the critics, corrected for the later actions being those of other policies.
+def lambda_target(rewards: Tensor, discounts: Tensor, next_values: Tensor, traces: Tensor) -> Tensor:
+    r"""The target of the critics from the steps of a window, of which the later ones count by their traces.
 
-    .. math:: y_t = r_t + \gamma (1 - d_t) \big(V(s_{t+1}) + y_{t+1} - Q(s_{t+1}, a_{t+1})\big)
+    .. math:: y_t = r_t + \gamma (1 - d_t) \big((1 - \lambda_{t+1})\, V(s_{t+1}) + \lambda_{t+1}\, y_{t+1}\big)
 
-    up to the last step of the window, whose bracket is V alone. To the one-step target it adds the errors of the later
-    steps, :math:`\sum_{j \ge 1} \gamma^j \delta_{t+j}` with :math:`\delta_t = r_t + \gamma V(s_{t+1}) - Q(s_t, a_t)`:
-    what an action that was tried is worth more, or less, than expected of it, and not how much worse it is than the
-    policy's own. Unbiased where Q is right; else the correction is of first order.
+    up to the last step of the window, whose bracket is V alone. With traces of 1 it is the n-step return, with traces
+    of 0 that of one step. Biased, as the n-step return is, for what is summed up is what happened.
 
-    Source: Harutyunyan et al. 2016 (1602.04951), Eq. 2, with lambda = 1 over N steps.
+    Source: Peng and Williams 1996, as in Kozuno et al. 2021 (2103.00107); there lambda is a constant.
 
     Args:
         rewards: Of the steps of a window, ``[B, N]``.
         discounts: ``[B, N]``, gamma, or 0 after termination.
         next_values: V of the policy after each step, ``[B, N]``.
-        next_q: Q of the action that followed it.
-        continues: Whether the window goes on after it.
+        traces: Lambda of the action that followed it, in [0, 1], ``[B, N]``; 0 where the window ends.
     """
-    target = rewards[:, -1] + discounts[:, -1] * next_values[:, -1]
-    for step in range(rewards.shape[1] - 2, -1, -1):
-        correction = continues[:, step] * (target - next_q[:, step])
-        target = rewards[:, step] + discounts[:, step] * (next_values[:, step] + correction)
+    target = next_values[:, -1]
+    for step in range(rewards.shape[1] - 1, -1, -1):
+        value = next_values[:, step]
+        target = rewards[:, step] + discounts[:, step] * (value + traces[:, step] * (target - value))
     return target
+
+
+def policy_traces(policy: FactoredCategorical, taken: Tensor) -> Tensor:
+    r"""How far actions that were taken may stand for the policy, :math:`\prod_i \min(1, k_i\, \pi(D_i | s))`, ``[B]``.
+
+    With k legal choices, 1 for those that the policy takes at least as often as chance does, less for those that it
+    has given up. That of a policy that is uniform is 1: its windows are whole.
+
+    Args:
+        policy: With batch shape ``[B]``.
+        taken: One-hot, ``[B, n, K]``.
+    """
+    return (policy.mask.sum(-1) * (policy.probs * taken).sum(-1)).clamp_max(1.0).prod(-1)
 
 
 def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_clip: float | None = None) -> Tensor:
@@ -308,8 +317,12 @@ class SACLoss(nn.Module):
         if batch.next_actions is None or batch.continues is None:
             return soft_target(batch.rewards, batch.discounts, value)
         taken = torch.zeros_like(policy.logits).scatter(-1, batch.next_actions.flatten(0, 1).unsqueeze(-1), 1.0)
-        q = combine_critics(values(taken), self.critics).view_as(value)
-        return corrected_target(batch.rewards, batch.discounts, value, q, batch.continues)
+        traces = batch.continues * policy_traces(policy, taken).view_as(value)
+        rewards = batch.rewards
+        if self.entropy_in_target:  # what V holds, what happened has to have
+            bonus = (coefficient * policy.factor_entropy()).sum(-1).view_as(value)
+            rewards = torch.cat([rewards[:, :1], rewards[:, 1:] + bonus[:, :-1]], -1)
+        return lambda_target(rewards, batch.discounts, value, traces)
 
 
 def _largest_entropies(policy: FactoredCategorical) -> Tensor:

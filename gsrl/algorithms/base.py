@@ -85,6 +85,8 @@ class Algorithm(BaseAlgorithm):
     """Constructor arguments that a saved model holds; each is an attribute of the same name."""
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """Settings whose defaults have changed, or that are new, and what they were: see :meth:`earlier_settings`."""
+    EARLIER_THAN_2: ClassVar[Mapping[str, Any]] = {}
+    """The same of those that changed from the first to the second set of defaults that files name."""
     REFUSED: ClassVar[Mapping[str, str]]
     """Arguments of Stable-Baselines3, or of its policies, that the algorithm does not have, and why."""
     FIXED: ClassVar[Mapping[str, str]] = {
@@ -625,8 +627,8 @@ class Algorithm(BaseAlgorithm):
         if tree["algorithm"] != cls.__name__:
             raise checkpoint.CheckpointError(f"{path} holds a {tree['algorithm']}, but {cls.__name__}.load was called.")
         settings = {name: tree[name] for name in cls.SETTINGS if name in tree}
-        if "defaults" not in tree:
-            settings = cls.earlier_settings(settings, tree["policy_class"])
+        with checkpoint.fitting(path):
+            settings = cls.earlier_settings(settings, tree["policy_class"], tree.get("defaults", 0))
         if not custom_objects:
             with checkpoint.fitting(path):
                 _check_saved(tree)
@@ -665,8 +667,12 @@ class Algorithm(BaseAlgorithm):
         return model
 
     @classmethod
-    def earlier_settings(cls, settings: Mapping[str, Any], policy_class: Any) -> dict[str, Any]:
-        """Settings of a file that does not say by which defaults it was written, completed by those of then."""
+    def earlier_settings(cls, settings: Mapping[str, Any], policy_class: Any, defaults: int) -> dict[str, Any]:
+        """Settings of a file, completed by the defaults of when it was written; 0: by those that had no number yet."""
+        if defaults < 2:
+            settings = {**cls.EARLIER_THAN_2, **settings}
+        if defaults > 0:
+            return dict(settings)
         settings = {**cls.EARLIER, **settings}
         kwargs = settings.get("policy_kwargs") or {}
         if isinstance(policy_class, type) and issubclass(policy_class, SavedModule) and isinstance(kwargs, Mapping):

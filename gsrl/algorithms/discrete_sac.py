@@ -90,8 +90,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
             ``"auto"``: 3 for a single factor; 1 for several, where the effect of one choice drowns in that of all
             later ones.
-        n_step_correction: Whether they are corrected for later actions being those of older policies and of
-            exploration, see :func:`gsrl.losses.corrected_target`. The target networks are then asked about every step.
+        n_step_correction: Whether later steps count only as far as the policy would have taken their actions, which
+            may be those of older policies and of exploration: :func:`gsrl.losses.lambda_target` with
+            :func:`gsrl.losses.policy_traces`. The target networks are then asked about every step.
         reward_scale: What rewards are multiplied by before they are learned from. ``"auto"``: values are shifted and
             scaled by statistics of the returns seen so far, see :class:`gsrl.normalization.Normalization`; learning
             then does not depend on the unit of rewards. Values, losses and an ``ent_coef`` that is a number or
@@ -182,6 +183,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "entropy_in_target": True,
         "exploration_eps": 0.0,
     }
+    EARLIER_THAN_2: ClassVar[Mapping[str, Any]] = {"estimator": "straight-through"}
     REFUSED: ClassVar[Mapping[str, str]] = {
         "action_noise": "the policy explores by its own entropy, and by exploration_eps",
         "replay_buffer_class": "the agent has its own replay buffer",

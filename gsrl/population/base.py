@@ -720,9 +720,11 @@ class Population:
         with closing(_factory(env)()) as example:
             spaces = example.observation_space, example.action_space
         with checkpoint.fitting(path):
-            if "defaults" not in tree:
-                policy_class = algorithm.policy_aliases.get(tree["policy"], tree["policy"])
-                tree["settings"] = [algorithm.earlier_settings(each, policy_class) for each in tree["settings"]]
+            policy_class, defaults = (
+                algorithm.policy_aliases.get(tree["policy"], tree["policy"]),
+                tree.get("defaults", 0),
+            )
+            tree["settings"] = [algorithm.earlier_settings(each, policy_class, defaults) for each in tree["settings"]]
             merged = _merged_settings(tree)
             if not custom_objects:
                 _check_saved(algorithm, spaces, tree)

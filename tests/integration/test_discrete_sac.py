@@ -307,7 +307,7 @@ def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
         model.estimator.draw_noise(model.actor(batch.observations), generator)
         codec = model.actor.head.codec
         noise = gumbel_noise((32, 3, codec.n, codec.K), generator=generator)
-    values, errors = [], []
+    values, traces, bonuses = [], [], [torch.zeros(32)]
     with torch.no_grad():
         for step in range(3):
             observations = batch.next_observations[:, step]  # type: ignore[index]
@@ -316,14 +316,13 @@ def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
             alpha = model.entropy_coefficient()
             values.append(critics.soft_value(policy, alpha, "mean", noise=None if noise is None else noise[:, step]))
             one_hot = torch.zeros_like(policy.logits).scatter(-1, taken[:, step], 1.0)
-            errors.append(-critics(one_hot).mean(0))
-    target = batch.rewards[:, 0] + batch.discounts[:, 0] * values[0]
-    weight = batch.discounts[:, 0]
-    for step in (1, 2):
-        weight = weight * batch.continues[:, step - 1]
-        error = batch.rewards[:, step] + batch.discounts[:, step] * values[step] + errors[step - 1]
-        target = target + weight * error
-        weight = weight * batch.discounts[:, step]
+            shares = (policy.probs * one_hot).sum(-1) * policy.mask.sum(-1)
+            bonuses.append((alpha * policy.factor_entropy()).sum(-1))
+            traces.append(shares.clamp_max(1.0).prod(-1) * batch.continues[:, step])
+    target = values[2]
+    for step in (2, 1, 0):
+        bracket = (1 - traces[step]) * values[step] + traces[step] * target
+        target = batch.rewards[:, step] + bonuses[step] + batch.discounts[:, step] * bracket
 
     model.update(batch)
     torch.testing.assert_close(model._metrics["target"], target, rtol=1e-4, atol=1e-5)

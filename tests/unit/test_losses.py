@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn import functional as F
 
 from gsrl import DiscreteSAC, FactoredCategorical, make_estimator
 from gsrl.buffers import ReplayBatch
@@ -23,9 +24,10 @@ from gsrl.losses import (
     EntropyCoefficient,
     SACLoss,
     actor_loss,
-    corrected_target,
     critic_loss,
     entropy_coefficient_loss,
+    lambda_target,
+    policy_traces,
     soft_target,
 )
 from gsrl.relaxations import gumbel_noise
@@ -61,24 +63,28 @@ def test_the_target() -> None:
     torch.testing.assert_close(target, double([10.0, 2.0, 3.0 - 0.81]))
 
 
-def test_the_corrected_target_is_that_of_one_step_and_the_errors_of_the_later_ones() -> None:
-    rewards, values, q = double([[1.0, 2.0, 4.0]]), double([[3.0, 5.0, 7.0]]), double([[2.5, 4.5, 99.0]])
-    discounts, continues = double([[0.9, 0.9, 0.9]]), torch.tensor([[True, True, False]])
-    errors = [rewards[0, j] + 0.9 * values[0, j] - q[0, j - 1] for j in (1, 2)]
-    expected = 1.0 + 0.9 * 3.0 + 0.9 * errors[0] + 0.81 * errors[1]
-    torch.testing.assert_close(corrected_target(rewards, discounts, values, q, continues), expected[None])
-    alone = corrected_target(rewards, discounts, values, q, torch.zeros(1, 3, dtype=torch.bool))
+def test_the_lambda_target_lies_between_the_value_and_what_happened() -> None:
+    rewards, values = double([[1.0, 2.0, 4.0]]), double([[3.0, 5.0, 7.0]])
+    discounts, traces = double([[0.9, 0.9, 0.9]]), double([[0.5, 0.25, 0.0]])
+    last = 4.0 + 0.9 * 7.0
+    second = 2.0 + 0.9 * (0.75 * 5.0 + 0.25 * last)
+    expected = 1.0 + 0.9 * (0.5 * 3.0 + 0.5 * second)
+    torch.testing.assert_close(lambda_target(rewards, discounts, values, traces), double([expected]))
+    alone = lambda_target(rewards, discounts, values, torch.zeros(1, 3, dtype=torch.float64))
     torch.testing.assert_close(alone, double([1.0 + 0.9 * 3.0]))
-    ended = corrected_target(rewards, double([[0.9, 0.0, 0.9]]), values, q, torch.tensor([[True, False, False]]))
-    torch.testing.assert_close(ended, double([1.0 + 0.9 * (3.0 + 2.0 - 2.5)]))
+    whole = lambda_target(rewards, discounts, values, double([[1.0, 1.0, 0.0]]))
+    torch.testing.assert_close(whole, double([1.0 + 0.9 * 2.0 + 0.81 * 4.0 + 0.729 * 7.0]))
+    ended = lambda_target(rewards, double([[0.9, 0.0, 0.9]]), values, double([[1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(ended, double([1.0 + 0.9 * 2.0]))
 
 
-def test_the_corrected_target_is_right_whoever_acted_where_the_values_are() -> None:
+def test_the_lambda_target_is_right_where_the_policy_acted() -> None:
+    # Whole windows of the policy's own actions have its values as their mean.
     generator = torch.Generator().manual_seed(0)
     rewards = torch.randn(2, 2, generator=generator, dtype=torch.float64)  # of state and action
     succession = torch.rand(2, 2, 2, generator=generator, dtype=torch.float64)
     succession /= succession.sum(-1, keepdim=True)
-    policy, behaviour = double([[0.9, 0.1], [0.3, 0.7]]), double([[0.2, 0.8], [0.5, 0.5]])
+    policy = double([[0.9, 0.1], [0.3, 0.7]])
     q = torch.zeros(2, 2, dtype=torch.float64)
     for _ in range(400):
         q = rewards + 0.9 * succession @ (policy * q).sum(-1)
@@ -86,17 +92,25 @@ def test_the_corrected_target_is_right_whoever_acted_where_the_values_are() -> N
     for start, action in product(range(2), repeat=2):
         expected = double(0.0)
         for s1, a1, s2, a2, s3 in product(range(2), repeat=5):
-            chance = succession[start, action, s1] * behaviour[s1, a1] * succession[s1, a1, s2]
-            chance = chance * behaviour[s2, a2] * succession[s2, a2, s3]
-            target = corrected_target(
+            chance = succession[start, action, s1] * policy[s1, a1] * succession[s1, a1, s2]
+            chance = chance * policy[s2, a2] * succession[s2, a2, s3]
+            target = lambda_target(
                 torch.stack([rewards[start, action], rewards[s1, a1], rewards[s2, a2]])[None],
                 double([[0.9, 0.9, 0.9]]),
                 torch.stack([values[s1], values[s2], values[s3]])[None],
-                torch.stack([q[s1, a1], q[s2, a2], double(0.0)])[None],
-                torch.tensor([[True, True, False]]),
+                double([[1.0, 1.0, 0.0]]),
             )
             expected = expected + chance * target.squeeze()
         torch.testing.assert_close(expected, q[start, action])
+
+
+def test_traces_are_whole_for_what_the_policy_takes_as_often_as_chance() -> None:
+    probs = double([[[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]])
+    mask = torch.tensor([[[True, True, True], [True, True, False]]])
+    policy = FactoredCategorical(probs.log().masked_fill(~mask, 0.0), mask)
+    for choices, expected in (((0, 0), 1.0), ((1, 1), 0.6), ((2, 0), 0.3)):
+        taken = F.one_hot(torch.tensor([choices]), 3).double()
+        torch.testing.assert_close(policy_traces(policy, taken), double([expected]))
 
 
 # The critic's loss

@@ -1,7 +1,11 @@
 """Small files of each kind, and what the code that wrote them makes of them when it goes on; for commit f2f6d76.
 
-  python kinds.py write     writes kinds/ and kinds/figures.json, with that commit on the path
-  python kinds.py compare   goes on with each, and says which figures are equal to the digit
+  python kinds.py write          writes kinds/ and kinds/figures.json, with that commit on the path
+  python kinds.py compare        goes on with each, and says which figures are equal to the digit
+  python kinds.py renew NAME...  goes on with these by the code of now, and takes its figures from then on
+
+Kinds are renewed where a decision changes what is computed: those with n-step returns that were corrected have been,
+and replay, which an agent of the defaults learns from.
 
 Figures are numbers that a layout does not change: sums over all parameters, rounded once, and what is logged. Only on
 one machine are they equal to the digit: how sums are split among lanes, and so how they round, differs between
@@ -15,7 +19,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -489,13 +493,16 @@ def recorded() -> dict[str, Figures]:
     return {kind: {name: float.fromhex(value) for name, value in each.items()} for kind, each in figures.items()}
 
 
-def main(mode: str, scratch: Path) -> int:
+def main(mode: str, names: Sequence[str], scratch: Path) -> int:
     torch.set_num_threads(1)
-    if mode == "write":
-        FOLDER.mkdir(exist_ok=True)
-        for name, kind in KINDS.items():
-            kind.make(file_of(name))
-        figures = {name: {key: value.hex() for key, value in going_on(name, scratch).items()} for name in KINDS}
+    if mode in ("write", "renew"):
+        if mode == "write":
+            names = tuple(KINDS)
+            FOLDER.mkdir(exist_ok=True)
+            for name in names:
+                KINDS[name].make(file_of(name))
+        figures = {} if mode == "write" else json.loads(FIGURES.read_text())
+        figures |= {name: {key: value.hex() for key, value in going_on(name, scratch).items()} for name in names}
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
         return 0
     different = 0
@@ -511,4 +518,4 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        sys.exit(main(sys.argv[1], Path(folder)))
+        sys.exit(main(sys.argv[1], sys.argv[2:], Path(folder)))
