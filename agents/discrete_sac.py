@@ -26,6 +26,7 @@ __all__ = [
     "SUMMARY",
     "TUNED",
     "CommonSettings",
+    "EstimatorName",
     "Settings",
     "arguments",
     "build",
@@ -47,6 +48,20 @@ DEFAULT_TEMPERATURES = {
 }
 """Estimators with a temperature, and what it is unless given. Straight-through and ReinMax keep their promises at 1
 alone; with Gumbel noise in the gradient 1 is too much (``docs/decisions.md``)."""
+
+EstimatorName = Literal[
+    "auto",
+    "st-gumbel",
+    "gumbel-softmax",
+    "gumbel-rao",
+    "gapped-st",
+    "straight-through",
+    "reinmax",
+    "local-expectation",
+    "reinforce",
+    "rloo",
+]
+"""Estimators of an actor's gradient."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class CommonSettings:
     n_steps: int | Literal["auto"] = "auto"
     """Rewards summed before the critic's bootstrap; "auto": 3 for actions of one factor, 1 for those of several."""
     n_step_correction: bool = True
-    """Correct their sum for actions that were not the policy's."""
+    """Count later rewards only as far as the policy would have taken the actions before them."""
     reward_scale: float | str = "auto"
     """What rewards are multiplied by before they are learned from; "auto" to normalise values by the returns seen."""
     ent_coef: float | str = "relative"
@@ -109,18 +124,7 @@ class CommonSettings:
 class Settings(CommonSettings):
     """Settings of discrete soft actor-critic, and of the actor's gradient."""
 
-    estimator: Literal[
-        "auto",
-        "st-gumbel",
-        "gumbel-softmax",
-        "gumbel-rao",
-        "gapped-st",
-        "straight-through",
-        "reinmax",
-        "local-expectation",
-        "reinforce",
-        "rloo",
-    ] = "auto"
+    estimator: EstimatorName = "auto"
     """Of the actor's gradient; "auto": straight-through where critics are linear in each factor, else rloo."""
     temperature: float | None = None
     """Temperature of the relaxed samples that carry the gradient, where the estimator has one. None: .5 for st-gumbel,

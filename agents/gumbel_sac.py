@@ -7,10 +7,9 @@ Reparameterization with Gumbel-Softmax", 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, arguments, make
+from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, EstimatorName, arguments, make
 
 __all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
 
@@ -21,17 +20,7 @@ SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient,
 class Settings(discrete_sac.Settings):
     """Settings of discrete soft actor-critic, and of the actor's gradient."""
 
-    estimator: Literal[
-        "st-gumbel",
-        "gumbel-softmax",
-        "gumbel-rao",
-        "gapped-st",
-        "straight-through",
-        "reinmax",
-        "local-expectation",
-        "reinforce",
-        "rloo",
-    ] = "st-gumbel"
+    estimator: EstimatorName = "st-gumbel"
     """Estimator of the actor's gradient."""
 
 
