@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from agents.training import set_threads
 from gsrl import DiscreteSAC, __version__
-from gsrl.buffers import ReplayBatch
+from gsrl.replay import ReplayBatch
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 CHOICES = (2, 10, 100, 1_000, 10_000)

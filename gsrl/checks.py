@@ -5,37 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 __all__ = [
     "EnvironmentDataError",
-    "Layout",
     "NonFiniteError",
+    "as_finite",
     "check_finite",
+    "check_shape",
     "checked_end",
     "checked_ends",
-    "checked_infos",
     "checked_numbers",
     "checked_observation",
-    "checked_observations",
     "checked_real",
-    "checked_transition",
     "largest",
-    "layout_of",
     "named_tensors",
     "raise_non_finite",
-    "successor_observations",
     "to_numpy",
 ]
-
-Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
 
 REAL = "fiub"
 """Kinds of NumPy's dtypes that are numbers on a line."""
@@ -162,117 +154,29 @@ def _leaves(name: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
         yield name, tree
 
 
-# Transitions
-
-
-class Layout(NamedTuple):
-    """How the observations of a space, or of one entry of a ``Dict`` space, come and are kept."""
-
-    shape: tuple[int, ...]
-    """Of one observation."""
-    dtype: np.dtype
-    """That of the space, but float32 in the place of float64."""
-
-
-def layout_of(space: spaces.Space) -> Layout | dict[str, Layout]:
-    """The layout of a space; of a ``Dict`` space, that of each entry.
-
-    Raises:
-        TypeError: A ``Dict`` space is nested.
-    """
-    if isinstance(space, spaces.Dict):
-        for entry in space.values():
-            if isinstance(entry, spaces.Dict):
-                raise TypeError(f"observation_space must not nest a Dict in a Dict, got {entry}")
-        return {key: _layout_of(entry) for key, entry in space.items()}
-    return _layout_of(space)
-
-
-def _layout_of(space: spaces.Space) -> Layout:
-    return Layout(space.shape or (), np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype))
-
-
-def checked_transition(
-    layout: Layout | dict[str, Layout], count: int, obs: Any, next_obs: Any, reward: Any, done: Any
-) -> tuple[Observation, Observation, NDArray[np.float32], NDArray[np.bool_]]:
-    """A step of all environments, as it may be kept and learned from; unnormalised.
-
-    Args:
-        layout: Of the observations.
-        count: W, the number of environments, which errors count from 0.
-        obs: Observations before the step, ``[W, ...]``.
-        next_obs: Observations after it, of the same episode: at its end the final one.
-        reward: Rewards ``[W]``.
-        done: True where the episode ended ``[W]``.
-
-    Returns:
-        Observations in the dtypes of the layout, float32 rewards, and ends.
-
-    Raises:
-        EnvironmentDataError: A shape or key is wrong; an observation or a reward is no real number, or not finite (in
-            float32); an end is not boolean.
-    """
-    obs = checked_observations("obs", obs, layout, count)
-    next_obs = checked_observations("next_obs", next_obs, layout, count)
-    rewards: NDArray[np.float32] = _finite("reward", checked_numbers("reward", reward, count), np.dtype(np.float32))
-    return obs, next_obs, rewards, checked_ends("done", done, count)
-
-
-def checked_observations(name: str, observations: Any, layout: Layout | dict[str, Layout], count: int) -> Observation:
-    """Observations ``[W, ...]`` in the dtypes of the layout; see :func:`checked_transition`."""
-    if isinstance(layout, Layout):
-        return _checked_array(name, observations, layout, count)
-    if not isinstance(observations, dict) or observations.keys() != layout.keys():
-        came = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
-        raise EnvironmentDataError(f"{name} must be a dict with the keys {sorted(layout)}, got {came}")
-    return {key: _checked_array(f"{name}[{key!r}]", observations[key], each, count) for key, each in layout.items()}
-
-
-def _checked_array(name: str, values: Any, layout: Layout, count: int) -> np.ndarray:
-    array = np.asarray(values)
-    _check_shape(name, array, (count, *layout.shape))
-    return _finite(name, array, layout.dtype)
+# What environments return
 
 
 def checked_numbers(name: str, values: Any, count: int) -> np.ndarray:
-    """Real numbers ``[W]``, one an environment, such as rewards; see :func:`checked_transition`."""
+    """Real numbers ``[W]``, one an environment, such as rewards; see :func:`gsrl.replay.checks.checked_transition`."""
     array = np.asarray(values)
-    _check_shape(name, array, (count,))
+    check_shape(name, array, (count,))
     _check_real(name, array)
     return array
 
 
 def checked_ends(name: str, values: Any, count: int) -> NDArray[np.bool_]:
-    """Booleans ``[W]``, one an environment; see :func:`checked_transition`."""
+    """Booleans ``[W]``, one an environment; see :func:`gsrl.replay.checks.checked_transition`."""
     array = np.asarray(values)
-    _check_shape(name, array, (count,))
+    check_shape(name, array, (count,))
     if array.dtype != np.bool_:
         wrong = next(i for i, end in enumerate(array.tolist()) if not isinstance(end, bool))
         raise EnvironmentDataError(f"{name} must be True or False, got {array[wrong]!r} in environment {wrong}")
     return array
 
 
-def checked_infos(infos: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Infos of a step, one an environment, of a ``VecEnv`` that may have no list of them where there is nothing to say.
-
-    Args:
-        infos: What the step returned.
-        count: W, the number of environments.
-
-    Returns:
-        The same; W empty ones in the place of an empty list.
-
-    Raises:
-        EnvironmentDataError: There is another number of them.
-    """
-    if len(infos) == count:
-        return infos
-    if infos:
-        raise EnvironmentDataError(f"infos must be one for each of {count} environments, got {len(infos)}")
-    return [{} for _ in range(count)]
-
-
-def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuses an array of another shape."""
     if array.shape != shape:
         raise EnvironmentDataError(f"{name} must have shape {shape}, got {array.shape}")
 
@@ -286,7 +190,7 @@ def _check_real(name: str, array: np.ndarray, first: int = 0) -> None:
         )
 
 
-def _finite(name: str, array: np.ndarray, dtype: np.dtype, first: int = 0) -> np.ndarray:
+def as_finite(name: str, array: np.ndarray, dtype: np.dtype, first: int = 0) -> np.ndarray:
     """An array ``[W, ...]`` of finite real numbers in another dtype; an error counts environments from ``first``."""
     kept = array
     if array.dtype != dtype:
@@ -327,7 +231,7 @@ def checked_observation(name: str, value: Any, shape: tuple[int, ...], dtype: np
     if array.shape != shape:
         raise EnvironmentDataError(f"{name} must have shape {shape}, got {array.shape} in environment {env}")
     _check_real(name, array[None], env)
-    return array if dtype.kind == "f" else _finite(name, array[None], dtype, env)[0]
+    return array if dtype.kind == "f" else as_finite(name, array[None], dtype, env)[0]
 
 
 def checked_end(name: str, value: Any, place: str) -> bool:
@@ -368,40 +272,3 @@ def checked_real(name: str, value: Any, place: str) -> float:
     if array.size != 1 or array.dtype.kind not in REAL:
         raise EnvironmentDataError(f"{name} must be a real number, got {value!r} in {place}")
     return float(array.item())
-
-
-def successor_observations(
-    observations: Any, dones: np.ndarray, infos: Sequence[Mapping[str, Any]], normalized: VecNormalize | None
-) -> Any:
-    """The observations that actions led to: where an episode is done, its final one in the place of the next one's.
-
-    Args:
-        observations: After the step, and the reset of episodes that ended, ``[W, ...]``.
-        dones: Where an episode ended ``[W]``.
-        infos: ``infos[i]["terminal_observation"]`` is the final one; without it, that of ``observations`` is.
-        normalized: What final observations were normalised by, to be undone.
-
-    Raises:
-        EnvironmentDataError: A final observation has another shape than the others.
-    """
-    ended = dones.nonzero()[0].tolist()
-    final = {i: infos[i]["terminal_observation"] for i in ended if "terminal_observation" in infos[i]}
-    if not final:
-        return observations
-    if normalized is not None:
-        final = {i: normalized.unnormalize_obs(observation) for i, observation in final.items()}
-    if isinstance(observations, dict):
-        observations = {key: array.copy() for key, array in observations.items()}
-        for i, observation in final.items():
-            for key, array in observations.items():
-                _put(f"terminal_observation[{key!r}]", array, i, observation[key])
-        return observations
-    observations = observations.copy()
-    for i, observation in final.items():
-        _put("terminal_observation", observations, i, observation)
-    return observations
-
-
-def _put(name: str, array: np.ndarray, env: int, value: Any) -> None:
-    """Writes a row, which NumPy would broadcast."""
-    array[env] = checked_observation(name, value, array.shape[1:], array.dtype, env)

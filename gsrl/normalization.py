@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
-from gsrl.buffers import ReplayBatch
+from gsrl.replay import ReplayBatch
 
 __all__ = ["Normalization", "ObservationNormalizer", "ReturnStatistics", "RunningMoments", "numeric_shapes"]
 
@@ -257,7 +257,7 @@ class Normalization:
             observations: Those acted on, ``[S * E, ...]``, as networks see them.
             rewards: ``[S * E]``.
             dones: Whether an episode ended, ``[S * E]``.
-            infos: Of the step, see :meth:`gsrl.buffers.ReplayBuffer.add`.
+            infos: Of the step, see :meth:`gsrl.replay.ReplayBuffer.add`.
         """
         shape = (len(self._size), self.n_envs)
         for name, moments in self.moments.items():

@@ -40,6 +40,7 @@ class OneHotCodec:
         K: Largest number of choices of a factor.
         sizes: Number of choices of each factor, `n` integers.
         mask: bool `[n, K]`, True where the space has the choice; None when every factor has `K` choices.
+        first_choices: int64 `[n]`, where the choices of each factor begin in a flat list of all.
 
     Args:
         space: A `Discrete`, `MultiDiscrete` or `MultiBinary` space.
@@ -68,6 +69,8 @@ class OneHotCodec:
         self._shape: tuple[int, ...] = tuple(space.shape or ())
         self._start = torch.tensor(start, dtype=torch.int64, device="cpu")
         self._size = torch.tensor(sizes, dtype=torch.int64, device="cpu")
+        self._start_array, self._size_array = np.array(start), np.array(sizes, np.uint64)
+        self.first_choices = np.cumsum((0, *sizes[:-1]))
         padded = min(sizes) < self.K
         self.mask: Tensor | None = torch.arange(self.K, device="cpu") < self._size[:, None] if padded else None
 
@@ -140,7 +143,14 @@ class OneHotCodec:
             TypeError: The actions are not numbers.
             ValueError: The shape does not fit, or a value is not an integer of the space.
         """
-        if not isinstance(actions, Tensor):
+        if isinstance(actions, np.ndarray) and actions.dtype in _INTEGERS:  # as replay is given at every step
+            batch_shape = actions.shape[: actions.ndim - len(self._shape)]
+            if batch_shape + self._shape == actions.shape:
+                whole: NDArray[np.int64] = actions.reshape(*batch_shape, self.n) - self._start_array
+                # A negative one, read as unsigned, is larger than any size.
+                if (whole.view(np.uint64) < self._size_array).all():
+                    return whole
+        if not isinstance(actions, Tensor):  # other kinds, and the error
             return self.to_indices(_to_tensor("actions", actions)).numpy()
         _check_trailing_shape("actions", actions, self._shape)
         batch = actions.shape[: actions.ndim - len(self._shape)]
@@ -188,6 +198,10 @@ class OneHotCodec:
                 f"`{name}` takes {int(indices[where]) + first} for factor {factor}, "
                 f"expected an integer from {first} to {first + self.sizes[factor] - 1}"
             )
+
+
+_INTEGERS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4")))
+"""Dtypes whose numbers int64 can hold."""
 
 
 def _to_tensor(name: str, values: ArrayLike) -> Tensor:

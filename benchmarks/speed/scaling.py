@@ -41,8 +41,8 @@ import gsrl
 from agents.training import set_threads
 from benchmarks.common import Rows
 from benchmarks.origin import origin
-from gsrl.buffers import ReplayBatch
 from gsrl.learning.learner import EAGER_UPDATES
+from gsrl.replay import ReplayBatch
 
 OBSERVATIONS, ACTIONS, CRITICS = 4, 2, 2
 MODES = ("eager", "compiled")

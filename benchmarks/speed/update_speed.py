@@ -25,7 +25,7 @@ from agents.training import set_threads
 from benchmarks.origin import origin
 from benchmarks.peers.plain import PlainUpdate
 from gsrl import DiscreteSAC
-from gsrl.buffers import ReplayBatch
+from gsrl.replay import ReplayBatch
 
 OBSERVATIONS, ACTIONS, WIDTH, BATCH = 4, 2, 64, 64
 GAMMA, LEARNING_RATE = 0.99, 1e-3

@@ -45,8 +45,8 @@ from gsrl._validation import is_number
 from gsrl.algorithms.deferred import DeferredValues
 from gsrl.algorithms.policies import ActorPolicy
 from gsrl.algorithms.saving import DEFAULTS, SavedModule
-from gsrl.checks import successor_observations
 from gsrl.masking import adapt, check_masks, current_masks, has_method, shows_masks
+from gsrl.replay.checks import successor_observations
 from gsrl.spaces import OneHotCodec
 from gsrl.timing import Stopwatch
 from gsrl.vec_env import GymnasiumVecEnv, StepWatch, SyncVecEnv, monitored, seed_environments

@@ -33,16 +33,15 @@ from gsrl import checkpoint
 from gsrl._trees import map_arrays
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
-from gsrl.buffers import ReplayBatch, ReplayBuffer
-from gsrl.checks import checked_infos
+from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, StraightThrough, make_estimator
-from gsrl.exploration import PersistentExploration
 from gsrl.learning import Learner
-from gsrl.losses import EntropyCoefficient, SACLoss
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
+from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer
+from gsrl.replay.checks import checked_infos
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
 from gsrl.values import CriticCombination
@@ -87,7 +86,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         gamma: Discount factor.
         train_freq: Steps between updates, or a tuple such as ``(1, "episode")``.
         gradient_steps: Updates each time; -1: as many as steps taken.
-        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.buffers.ReplayBuffer`.
+        n_steps: Largest length of the n-step returns; biased above 1, see :class:`gsrl.replay.ReplayBuffer`.
             ``"auto"``: 3 for a single factor; 1 for several, where the effect of one choice drowns in that of all
             later ones.
         n_step_correction: Whether later steps count only as far as the policy would have taken their actions, which
@@ -104,8 +103,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             in its training says what its slopes are.
         ent_coef: Entropy coefficient alpha. ``"relative"``: entropies count as shares of the largest, and weigh .6
             times what the values of the choices deviate by, in each state by itself; ``"relative_0.5"`` .5 times; see
-            :class:`gsrl.losses.SACLoss`. ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float fixes it, a
-            function of the remaining progress lets it go its way.
+            :class:`gsrl.algorithms.sac_loss.SACLoss`. ``"auto"`` learns it, ``"auto_0.1"`` learns it from 0.1, a float
+            fixes it, a function of the remaining progress lets it go its way.
         target_entropy: What learned alphas steer the entropy to, in nats; ``"auto"``: the ratio below times the
             entropy of the uniform policy. Either is shared out among the factors in proportion to their largest
             entropies; where a state has masks, it shrinks with the entropy that is left.
@@ -118,7 +117,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             itself; None: not clipped.
         target_update_interval: Updates between moves of the target networks.
         exploration_eps: Chance that an environment begins, at a step, to repeat choices that were drawn uniformly, see
-            :class:`gsrl.exploration.PersistentExploration`. It finds what takes the same choice many times in a row.
+            :class:`gsrl.replay.PersistentExploration`. It finds what takes the same choice many times in a row.
         policy_kwargs: Arguments of the policy, such as ``net_arch``.
         stats_window_size: Episodes that the logged return is averaged over.
         tensorboard_log: Folder for TensorBoard; None: no logging there.
@@ -132,7 +131,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         generator: Torch generator of actions and noise.
         estimator: The :class:`gsrl.Estimator` in use.
         actor: The policy's, as are ``critic`` and ``critic_target``.
-        entropy_coefficient: The :class:`gsrl.losses.EntropyCoefficient`.
+        entropy_coefficient: The :class:`gsrl.algorithms.sac_loss.EntropyCoefficient`.
         learner: The :class:`gsrl.learning.Learner`.
         stopwatch: The :class:`gsrl.timing.Stopwatch` of the training, with the times of ``environment``, ``acting``,
             ``replay``, ``update``, ``callbacks`` and ``logging``, and of ``evaluation`` by

@@ -28,13 +28,14 @@ from gsrl._validation import is_number
 from gsrl.algorithms import base
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import MLP, Actor, ActorPolicy, Network
+from gsrl.algorithms.reinforce_loss import PolicyBatch, ReinforceLoss, ValueLoss
 from gsrl.checkpoint import register
-from gsrl.checks import checked_infos, checked_transition, layout_of
 from gsrl.learning import Learner
-from gsrl.losses import PolicyBatch, ReinforceLoss, ValueLoss, discounted_sums, gae, leave_one_out
+from gsrl.losses import discounted_sums, gae, leave_one_out
 from gsrl.masking import current_masks
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import Episodes, Rollout
+from gsrl.replay import Episodes, Rollout
+from gsrl.replay.checks import checked_infos, checked_transition, layout_of
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, has_time_limit, naming_dead_workers
 

@@ -24,6 +24,7 @@ from gsrl import checkpoint
 from gsrl._progress import show_progress
 from gsrl._random import environment_seeds
 from gsrl._settings import fixed
+from gsrl._trees import map_arrays
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.saving import DEFAULTS
 from gsrl.checkpoint import copied
@@ -389,7 +390,7 @@ class Population:
         if action_masks is not None:
             matrix = to_matrix(first.policy.actor.head.codec, action_masks)
             mask = self._grouped(torch.as_tensor(matrix, device=self.device))
-        tensors = _map(self._grouped, tensors)
+        tensors = map_arrays(self._grouped, tensors)
         with torch.no_grad():
             scores = self._choices(tensors, mask, noise)
         values, is_nan = to_numpy(scores)
@@ -522,7 +523,7 @@ class Population:
         resets = [self.env.unwrapped.reset_infos[row] for row in self._rows(indices)]
         self._environments = [self._environments[row] for row in self._rows(indices)]
         if self._last_obs is not None:
-            self._last_obs = _map(lambda array: array[self._rows(indices)], self._last_obs)
+            self._last_obs = map_arrays(lambda array: array[self._rows(indices)], self._last_obs)
         if self._last_masks is not None:
             self._last_masks = self._last_masks[self._rows(indices)]
         seeds = [self.env.unwrapped._seeds[row] for row in self._rows(indices)]
@@ -874,8 +875,3 @@ def _scores(loss: Any, observations: Any, mask: Tensor | None, noise: Tensor | N
     """What a member's choices are made by, ``[m, n, K]``: logits, or logits and noise."""
     policy: FactoredCategorical = loss.actor(observations, mask)
     return policy.logits if noise is None else policy.perturbed(noise=noise)
-
-
-def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """Applies a function to a value, or to each of a dict of them (the entries of a Dict observation)."""
-    return {key: function(item) for key, item in value.items()} if isinstance(value, dict) else function(value)

@@ -14,16 +14,15 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from torch import Tensor
 
 from gsrl.algorithms.discrete_sac import DiscreteSAC
-from gsrl.buffers import ReplayBatch, ReplayBuffer
-from gsrl.checks import successor_observations
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
-from gsrl.exploration import PersistentExploration
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
+from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer
+from gsrl.replay.checks import successor_observations
 from gsrl.spaces import OneHotCodec
 
 __all__ = ["OffPolicyPopulation"]

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
+from gsrl._trees import map_arrays
 from gsrl.algorithms.reinforce import Reinforce, warn_of_endless_episode
-from gsrl.checks import checked_transition, successor_observations
 from gsrl.masking import current_masks
 from gsrl.population.base import Population, PopulationCallback
-from gsrl.rollouts import Episodes, map_arrays
+from gsrl.replay import Episodes
+from gsrl.replay.checks import checked_transition, successor_observations
 from gsrl.vec_env import SyncVecEnv
 
 __all__ = ["OnPolicyPopulation"]

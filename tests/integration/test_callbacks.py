@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import envs  # noqa: F401  (registers the probes)
 from gsrl import DiscreteSAC, make_estimator
-from gsrl.buffers import ReplayBatch
 from gsrl.callbacks import GradientDiagnosticsCallback, actor_problem
 from gsrl.diagnostics import compare
 from gsrl.estimators import GumbelSoftmax, STGumbel
+from gsrl.replay import ReplayBatch
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 from gsrl.values import combine_critics
 

@@ -15,7 +15,7 @@ from envs.switch_riddle import SwitchRiddle
 from gsrl import CategoricalActorCriticPolicy, DiscreteSAC, Population, Reinforce
 from gsrl.checks import NonFiniteError
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
-from gsrl.exploration import PersistentExploration
+from gsrl.replay import PersistentExploration
 
 NAN, INF = float("nan"), float("inf")
 ZERO_IS_ILLEGAL = np.array([[False, True, True]] * 3)

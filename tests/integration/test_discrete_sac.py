@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 import envs
 from gsrl import DiscreteSAC, checkpoint, make_estimator
-from gsrl.buffers import ReplayBatch
 from gsrl.checkpoint import CheckpointError
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, GumbelSoftmax, STGumbel
 from gsrl.relaxations import gumbel_noise
+from gsrl.replay import ReplayBatch
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 

@@ -25,7 +25,7 @@ from agents.environments import make_environments
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.callbacks import EvalCallback
 from gsrl.evaluation import evaluate_policy
-from gsrl.rollouts import Rollout
+from gsrl.replay import Rollout
 from gsrl.vec_env import GymnasiumVecEnv, has_time_limit
 
 LONGEST = 20

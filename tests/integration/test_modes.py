@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from gsrl import DiscreteSAC, Population, Reinforce
-from gsrl.buffers import ReplayBatch
+from gsrl.replay import ReplayBatch
 
 
 class Extractor(BaseFeaturesExtractor):

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from gsrl import DiscreteSAC
 from gsrl.algorithms.extractors import SmallCNN
-from gsrl.buffers import ReplayBuffer
+from gsrl.replay import ReplayBuffer
 from gsrl.vec_env import GymnasiumVecEnv
 
 GAMMA = 0.5

@@ -28,7 +28,7 @@ from gsrl import DiscreteSAC, Reinforce
 from gsrl.callbacks import EvalCallback
 from gsrl.checkpoint import CheckpointError
 from gsrl.evaluation import evaluate_policy
-from gsrl.rollouts import Rollout
+from gsrl.replay import Rollout
 
 CARTPOLE = "CartPole-v1"
 OBSERVATIONS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)

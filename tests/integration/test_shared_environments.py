@@ -22,7 +22,7 @@ from gsrl.callbacks import EvalCallback
 from gsrl.evaluation import evaluate_policy
 from gsrl.masking import ActionMasker
 from gsrl.population import PopulationCallback
-from gsrl.rollouts import Rollout
+from gsrl.replay import Rollout
 from gsrl.vec_env import StepWatch
 
 LENGTH = 7

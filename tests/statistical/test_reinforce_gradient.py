@@ -18,9 +18,9 @@ from torch import Tensor
 
 from gsrl import FactoredCategorical, Reinforce
 from gsrl.algorithms.reinforce import Control
-from gsrl.losses import PolicyBatch, ReinforceLoss
+from gsrl.algorithms.reinforce_loss import PolicyBatch, ReinforceLoss
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import Rollout
+from gsrl.replay import Rollout
 
 Trajectory = list[tuple[int, int, float]]  # states, actions, rewards
 

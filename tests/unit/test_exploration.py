@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from gsrl import FactoredCategorical, gumbel_noise
-from gsrl.exploration import LONGEST, LOUD, PersistentExploration
+from gsrl.replay.exploration import LONGEST, LOUD, PersistentExploration
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -17,12 +17,10 @@ from torch.distributions import Categorical
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
-from gsrl import DiscreteSAC, FactoredCategorical, make_estimator
-from gsrl.buffers import ReplayBatch
+from gsrl import DiscreteSAC, FactoredCategorical, losses, make_estimator
+from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
 from gsrl.heads import ActionHead
 from gsrl.losses import (
-    EntropyCoefficient,
-    SACLoss,
     actor_loss,
     critic_loss,
     entropy_coefficient_loss,
@@ -31,6 +29,7 @@ from gsrl.losses import (
     soft_target,
 )
 from gsrl.relaxations import gumbel_noise
+from gsrl.replay import ReplayBatch
 from gsrl.spaces import OneHotCodec
 from gsrl.values import ActionValues, ChoiceValues, MultilinearValues, NetworkValues, q_value
 
@@ -748,3 +747,13 @@ def test_expectations_in_closed_form_need_no_noise(form: str, space: spaces.Spac
     without, _ = loss(batch, (), TARGET_ENTROPY)
     with_noise, _ = loss(batch, (), TARGET_ENTROPY, next_noise)
     assert torch.equal(without, with_noise)
+
+
+@pytest.mark.parametrize("name", ["EntropyCoefficient", "PolicyBatch", "ReinforceLoss", "SACLoss", "ValueLoss"])
+def test_modules_that_have_moved_warn(name: str) -> None:
+    module = "sac_loss" if name in ("EntropyCoefficient", "SACLoss") else "reinforce_loss"
+    with pytest.warns(DeprecationWarning, match=rf"gsrl\.losses\.{name} is now gsrl\.algorithms\.{module}\.{name}"):
+        moved = getattr(losses, name)
+    assert moved.__module__ == f"gsrl.algorithms.{module}"
+    with pytest.raises(AttributeError, match="has no attribute 'Loss'"):
+        _ = losses.Loss

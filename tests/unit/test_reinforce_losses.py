@@ -12,20 +12,13 @@ from torch import Tensor, nn
 
 from gsrl import FactoredCategorical
 from gsrl.algorithms.reinforce import Control
+from gsrl.algorithms.reinforce_loss import PolicyBatch, ReinforceLoss, ValueLoss, _noise_of
 from gsrl.estimators import RLOO
 from gsrl.heads import ActionHead
 from gsrl.learning import Learner
-from gsrl.losses import (
-    PolicyBatch,
-    ReinforceLoss,
-    ValueLoss,
-    _noise_of,
-    discounted_sums,
-    gae,
-    leave_one_out,
-)
+from gsrl.losses import discounted_sums, gae, leave_one_out
 from gsrl.relaxations import gumbel_noise
-from gsrl.rollouts import Rollout
+from gsrl.replay import Rollout
 
 
 def double(values: Any) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +15,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gsrl import buffers
-from gsrl.buffers import ReplayBuffer
+from gsrl.replay import ReplayBuffer, ring
 
 COUNTER = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 TWO = spaces.Discrete(2)
@@ -462,7 +463,7 @@ class TestMasks:
         buffer = make_buffer(action_space=spaces.Discrete(10_000), masked=True)
         assert (buffer.action_masks.shape, buffer.action_masks.dtype) == ((8, 1, 1250), np.uint8)
         assert buffer.next_action_masks.nbytes == 8 * 1250
-        assert make_buffer(action_space=spaces.Discrete(10_000)).action_masks.nbytes == 0
+        assert "action_masks" not in make_buffer(action_space=spaces.Discrete(10_000)).columns
 
     def test_the_rest_of_the_batch_is_that_of_a_buffer_without_masks(self) -> None:
         masked, plain = self.filled("..T.t..", n_steps=2), make_buffer(action_space=spaces.Discrete(5), n_steps=2)
@@ -961,7 +962,7 @@ class TestDevices:
     def test_what_is_sampled_and_saved_is_the_same(self, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         twins = []
         for on_host in (True, False):
-            monkeypatch.setattr(buffers, "_is_host", lambda device, on_host=on_host: on_host)
+            monkeypatch.setattr(ring, "_is_host", lambda device, on_host=on_host: on_host)
             twins.append(Twins([0.9, 0.99], [1, 3], rows=5, n_envs=2, masked=masked))
         host, device = twins
         assert not isinstance(device.together.observations["speed"], np.ndarray)
@@ -983,7 +984,7 @@ class TestDevices:
         env.obs_rms.mean[:] = 2.0
         batches = []
         for on_host in (True, False):
-            monkeypatch.setattr(buffers, "_is_host", lambda device, on_host=on_host: on_host)
+            monkeypatch.setattr(ring, "_is_host", lambda device, on_host=on_host: on_host)
             space = env.observation_space
             buffer = make_buffer(8, space, action_space=env.action_space)
             step = np.ones((1, 4), np.float32)
@@ -1226,3 +1227,14 @@ class TestErrors:
             buffer.add(good, np.zeros((1, 1)), *rest)
         with pytest.raises(ValueError, match=r"obs\['a'\] must be finite, got nan in environment 0"):
             buffer.add({"a": np.full((1, 1), np.nan)}, good, *rest)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [("gsrl.buffers", ["ReplayBatch", "ReplayBuffer"]), ("gsrl.exploration", ["PersistentExploration"])],
+)
+def test_names_that_have_moved_warn(module: str, names: list[str]) -> None:
+    sys.modules.pop(module, None)
+    with pytest.warns(DeprecationWarning, match=rf"{module} is now gsrl\.replay"):
+        moved = importlib.import_module(module)
+    assert all(getattr(moved, name) is getattr(importlib.import_module("gsrl.replay"), name) for name in names)

@@ -15,7 +15,7 @@ from gsrl._trees import map_arrays
 from gsrl.masking import to_matrix
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["Episodes", "Rollout", "map_arrays"]
+__all__ = ["Episodes", "Rollout"]
 
 
 class Rollout(NamedTuple):
