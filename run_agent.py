@@ -46,10 +46,9 @@ try:
     from agents.files import described
     from agents.lockstep import number_of_processes
     from agents.plots import plot_runs, unit
-    from agents.populations import folder_of
     from agents.runs import evaluate_run, resume, start
     from agents.scores import interquartile_mean
-    from agents.training import ANSWERED, describe_times
+    from agents.training import ANSWERED, describe_times, folder_of
     from gsrl._version import __version__
     from gsrl.checkpoint import CheckpointError
     from gsrl.comms import DIAL

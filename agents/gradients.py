@@ -196,7 +196,8 @@ def load_problem(folder: Path, seed: int, *, trusted: bool = False) -> Problem:
     env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
     try:
         model = get_agent(config.agent).make(env, config.settings, seed=config.seed, device="cpu")
-        load_state_dict(model, state, path)
+        with checkpoint.fitting(path):
+            load_state_dict(model, state)
         if not model.replay_buffer:
             raise UsageError(f"{folder} holds no observation yet: its training has not taken a step")
         name = f"{config.agent} on {config.env}"

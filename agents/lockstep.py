@@ -28,7 +28,8 @@ from agents.environments import make_environment, make_environments
 from agents.gradients import actor_gradient
 from agents.interruption import Interrupted
 from agents.rewind import RewindError, restore, snapshot
-from agents.training import EVALUATION_ENVS, TrainingError, evaluation_seed, set_threads
+from agents.trainees import CURVE_EPISODES, EVALUATION_ENVS, evaluation_seed
+from agents.training import TrainingError, set_threads
 from gsrl import checkpoint
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
 
@@ -216,7 +217,7 @@ class _Worker(Protocol):
         """Ends the work."""
 
 
-class _Here:
+class _InThisProcess:
     """Works in this process."""
 
     def __init__(self, config: Config[Any], members: Sequence[Member]) -> None:
@@ -238,7 +239,7 @@ class _Here:
         self._share.close()
 
 
-class _Elsewhere:
+class _InOwnProcess:
     """Works in a process of its own, which ends with this one however that ends."""
 
     def __init__(self, config: Config[Any], members: Sequence[Member]) -> None:
@@ -328,6 +329,7 @@ class Members:
         self, config: Config[Any], members: Sequence[Member], places: Sequence[Sequence[int]] | None = None
     ) -> None:
         self.members = list(members)
+        self.curve_episodes = CURVE_EPISODES
         self.steps = 0
         self.stopped_at: list[int | None] = [None] * len(members)
         self.diverged = [False] * len(members)
@@ -341,10 +343,10 @@ class Members:
             with refusals(config.agent, members[0].settings):
                 shares = [[members[place] for place in each] for each in self.places]
                 if len(shares) == 1:
-                    self._workers.append(_Here(config, shares[0]))
+                    self._workers.append(_InThisProcess(config, shares[0]))
                 else:
                     for share in shares:  # one by one: those that have begun can be closed
-                        self._workers.append(_Elsewhere(config, share))
+                        self._workers.append(_InOwnProcess(config, share))
                     self._results()
         except BaseException:
             self.close()
@@ -355,9 +357,13 @@ class Members:
         return len(self.members)
 
     @property
-    def learning(self) -> bool:
-        """Whether any still learns."""
-        return None in self.stopped_at
+    def seeds(self) -> list[int]:
+        """Of each."""
+        return [member.seed for member in self.members]
+
+    def why_lost(self) -> str | None:
+        """Says that all have diverged, if so."""
+        return "the loss of no seed is finite" if all(self.diverged) else None
 
     def cancel(self) -> None:
         """Lets an evaluation under way raise ``Interrupted``."""
@@ -381,7 +387,7 @@ class Members:
         return sorted(episodes, key=lambda episode: (episode.steps, episode.member))
 
     def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
-        """Returns the returns of greedy episodes, ``[members, episodes]``: those of :class:`agents.runs.Evaluator`.
+        """Returns the returns of greedy episodes, ``[members, episodes]``: those of :class:`agents.trainees.Evaluator`.
 
         Args:
             episodes: How many of each.
@@ -433,11 +439,11 @@ class Members:
         """Saves each as an agent of its own."""
         self._each("save_models", [{i: paths[place] for i, place in enumerate(places)} for places in self.places])
 
-    def state(self, *, rewindable: bool) -> list[NDArray[np.uint8]]:
+    def state(self, *, rewindable: bool) -> dict[str, list[NDArray[np.uint8]]]:
         """Returns all that changes while they learn, in one array of bytes for each process."""
-        return self._call("state", rewindable)
+        return {"members": self._call("state", rewindable)}
 
-    def load_state(self, state: Sequence[NDArray[np.uint8]]) -> str | None:
+    def load_state(self, state: Mapping[str, Any]) -> str | None:
         """Restores :meth:`state`, of as many processes with the same members.
 
         Returns:
@@ -446,11 +452,13 @@ class Members:
         Raises:
             gsrl.checkpoint.CheckpointError: The state does not fit.
         """
-        if len(state) != len(self._workers):
+        checkpoint.check_entries(state, {"members": None})
+        shares = state["members"]
+        if len(shares) != len(self._workers):
             raise checkpoint.CheckpointError(
-                f"it is of {len(state)} processes, but there are {len(self._workers)} here"
+                f"it is of {len(shares)} processes, but there are {len(self._workers)} here"
             )
-        obstacles = self._each("load_state", state)
+        obstacles = self._each("load_state", shares)
         self._advanced(self._call("progress"))
         return next((obstacle for obstacle in obstacles if obstacle is not None), None)
 

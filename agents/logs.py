@@ -9,18 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from stable_baselines3.common.logger import HParam, KVWriter, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.common import UsageError
 from agents.files import write_text
 from gsrl._files import csv_text
 
-__all__ = ["CsvLog", "ProgressLog", "TensorBoardLog"]
+__all__ = ["NOT_IN_TENSORBOARD", "CsvLog", "TensorBoardLog"]
 
 METRICS = ("eval/mean_return", "eval/std_return")
 """Scalars by which TensorBoard compares runs: the last ones are those of the final evaluation."""
+
+NOT_IN_TENSORBOARD = frozenset(
+    ("train/n_updates", "time/iterations", "time/episodes", "time/time_elapsed", "time/total_timesteps")
+)
+"""Counts that are the steps in other words, as Stable-Baselines3 has it."""
 
 
 class CsvLog:
@@ -100,33 +104,6 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     columns, *rows = csv.reader(text.splitlines()) if text else [[]]
     whole = [row for row in rows if len(row) == len(columns) and row[0].isdecimal()]
     return columns, [dict(zip(columns, row, strict=True)) for row in whole]
-
-
-class ProgressLog(KVWriter):
-    """What Stable-Baselines3's logger records, as rows of a CSV file, at most one a step.
-
-    Args:
-        log: Where the rows go.
-    """
-
-    def __init__(self, log: CsvLog) -> None:
-        self.log = log
-        self.last_step = log.last_step()
-        self.latest: dict[str, Any] = {}
-        """What was recorded last."""
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Writes one row of numbers and texts."""
-        if step == self.last_step:
-            return
-        self.last_step = step
-        scalars = {k: v for k, v in key_values.items() if isinstance(v, np.ScalarType) and "csv" not in key_excluded[k]}
-        self.latest = dict(sorted(scalars.items()))
-        self.log.append({"steps": step, **self.latest})
-
-    def close(self) -> None:
-        """Closes the file."""
-        self.log.close()
 
 
 class TensorBoardLog(TensorBoardOutputFormat):

@@ -13,11 +13,9 @@ each rung that it reached, its rank), ``search.png``, ``summary.json``, ``checkp
 from __future__ import annotations
 
 import dataclasses
-import errno
 import itertools
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents import defaults, in_lockstep, nearest, runs
@@ -42,21 +41,17 @@ from agents.config import (
     write_json,
 )
 from agents.curve import plot_search
-from agents.environments import ENVIRONMENT_FAULTS
-from agents.files import described, occupied, write_text
+from agents.files import occupied, write_text
 from agents.interruption import Interrupted, Stop
 from agents.lockstep import Member, Members, number_of_processes
-from agents.populations import Pace
 from agents.rewind import why_not_rewindable
 from agents.storage import check_sizes
-from agents.training import SAVING_SHARE, DivergenceError, TrainingError, time_shares, told
+from agents.training import DivergenceError, Run, time_shares, told
 from gsrl import checkpoint
 from gsrl._files import csv_text
-from gsrl._progress import show_progress
 from gsrl.algorithms.discrete_sac import kind_of_entropy
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
-from gsrl.timing import Stopwatch
 
 __all__ = ["PRESET", "Ladder", "Result", "confirmation_folder", "find", "parse_grid", "resume", "train_command"]
 
@@ -316,46 +311,10 @@ def _find(
     command: Sequence[str],
     state: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    rewindable = why_not_rewindable(lambda: adapt(gym.make(config.env))) is None
-    search = _Search(config, grid, ladder, results, folder, state, rewindable=rewindable)
-    stop = Stop()
-    stop.on_request = search.members.cancel
-    try:
-        if state is None:
-            search.save_checkpoint()
-        path = folder / "search.json"
-        session = {"from_steps": search.steps, **describe_session(command)}
-        earlier = read_json(path).get("sessions", []) if path.exists() else []
-        write_json(path, {**described_search(config, grid, ladder), "sessions": [*earlier, session]})
-        print(
-            f"searching {len(results)} settings of {config.agent} on {config.env}, with rungs at "
-            f"{', '.join(map(str, search.rung_steps))} steps, in {folder}",
-            file=sys.stderr,
-        )
-        with stop.listening():
-            try:
-                search.climb(stop)
-            except Interrupted:
-                search.save_checkpoint()
-                return search.write_results("interrupted")
-            except DivergenceError:
-                search.write_results("failed")
-                raise
-    except (*ENVIRONMENT_FAULTS, OSError) as error:
-        reason = described(error) if isinstance(error, OSError) else error
-        left = "the newest checkpoint in it is good" if (folder / "checkpoint.zip").exists() else "it has no checkpoint"
-        raise TrainingError(f"the search in {folder} failed at {search.steps} steps: {reason}; {left}") from error
-    finally:
-        search.close()
-    return _confirm(config, ladder, search, folder, command)
-
-
-def _confirm(
-    config: Config[Any], ladder: Ladder, search: _Search, folder: Path, command: Sequence[str]
-) -> dict[str, Any]:
-    """Trains the winner on fresh seeds, and says how it did."""
-    summary = search.write_results("finished" if not ladder.confirm else "interrupted")
-    if not ladder.confirm:
+    obstacle = why_not_rewindable(lambda: adapt(gym.make(config.env)))
+    search = Search(config, grid, ladder, results, folder, state, command, obstacle)
+    summary = search.carry_out()
+    if search.rung < len(search.rung_steps) or not ladder.confirm:
         return summary
     path = confirmation_folder(folder)
     if is_run(path) and is_finished(path):
@@ -374,11 +333,12 @@ def _confirm(
         return summary
     scores = ("eval_return_iqm", "eval_return_mean", "eval_return_worst", "eval_episodes")
     names = ("seeds", "diverged", *scores, "wall_seconds")
-    return search.write_results("finished", {name: confirmed.get(name) for name in names})
+    search.confirmation = {name: confirmed.get(name) for name in names}
+    return search.write_summary("finished")
 
 
-class _Search:
-    """A search under way.
+class Search(Run):
+    """A run of many settings, of which each evaluation leaves the best.
 
     Args:
         config: What is the same for all agents.
@@ -387,7 +347,8 @@ class _Search:
         results: The settings.
         folder: Folder of the results.
         state: What its checkpoint holds; None: it is new.
-        rewindable: Whether checkpoints can hold where the environments are.
+        command: The command line, to be recorded.
+        obstacle: Why environments cannot be rewound; None: they can.
     """
 
     def __init__(
@@ -398,51 +359,50 @@ class _Search:
         results: list[Result],
         folder: Path,
         state: Mapping[str, Any] | None,
-        *,
-        rewindable: bool,
+        command: Sequence[str],
+        obstacle: str | None,
     ) -> None:
-        self.config = config
         self.grid = grid
         self.ladder = ladder
         self.results = results
-        self.folder = folder
-        self.rewindable = rewindable
+        self.confirmation: dict[str, Any] | None = None
+        """Figures of the winner's agents on fresh seeds."""
+        self.verb = f"the search in {folder}"
         self.rung_steps = ladder.steps(config.steps)
         self.rung = 0 if state is None else int(state["rung"])
         self.alive = list(range(len(results))) if state is None else list(state["alive"])
         """Settings that are still in the search."""
-        self.earlier = {} if state is None else dict(state["seconds"])
         self._steps_before = 0 if state is None else int(state["steps"])
-        self.begin = time.perf_counter()
-        self.stopwatch = Stopwatch()
-        self.next_save = self.begin + config.checkpoint_seconds
         self._final_seconds: dict[str, float] | None = None
         members = [
-            Member(config.seed + seed, self._settings(results[index].setting))
+            Member(config.seed + seed, self._settings(config, results[index].setting))
             for index in self.alive
             for seed in range(ladder.seeds_per_setting)
         ]
-        places = self._deal(len(members)) if state is None else state["places"]
+        places = self._deal(config, len(members)) if state is None else state["places"]
         self.members = Members(config, members, places)
         try:
             if state is not None and state["members"] is not None:
                 with checkpoint.fitting(folder / "checkpoint.zip"):
-                    self.members.load_state(state["members"])
+                    self.members.load_state(state)
+            super().__init__(config, folder, self.members, state, command, obstacle)
         except BaseException:
-            self.close()
+            self.members.close()
             raise
 
-    def _settings(self, setting: Mapping[str, Any]) -> Any:
-        chosen = dataclasses.replace(self.config.settings, **setting)
+    @staticmethod
+    def _settings(config: Config[Any], setting: Mapping[str, Any]) -> Any:
+        chosen = dataclasses.replace(config.settings, **setting)
         if not hasattr(chosen, "buffer_size"):
             return chosen
         # More is never filled, and would be copied each time that some are left behind.
-        return dataclasses.replace(chosen, buffer_size=min(chosen.buffer_size, self.config.steps + self.config.n_envs))
+        return dataclasses.replace(chosen, buffer_size=min(chosen.buffer_size, config.steps + config.n_envs))
 
-    def _deal(self, count: int) -> list[list[int]]:
+    @staticmethod
+    def _deal(config: Config[Any], count: int) -> list[list[int]]:
         """Shares members out to processes, at random, so that each has good ones and bad ones."""
         order = np.random.default_rng(0).permutation(count).tolist()
-        processes = min(self.config.processes or number_of_processes(count, self.config.device), count)
+        processes = min(config.processes or number_of_processes(count, config.device), count)
         return [sorted(order[first::processes]) for first in range(processes)]
 
     @property
@@ -454,58 +414,62 @@ class _Search:
         """The results, the best first."""
         return sorted(self.results, key=Result.order, reverse=True)
 
-    def climb(self, stop: Stop) -> None:
-        """Goes from rung to rung, until it is stopped."""
-        pace = Pace(self.config.n_envs)
-        total = sum(steps * count for steps, count in zip(np.diff([0, *self.rung_steps]), self._counts(), strict=True))
-        with show_progress(int(total), shown=None) as bar:
-            for rung in range(self.rung, len(self.rung_steps)):
-                bar.set_description(f"rung {rung + 1} of {len(self.rung_steps)}, {len(self.alive)} settings")
-                while self.members.steps < self.rung_steps[rung] and self.members.learning:
-                    stop.check()
-                    if time.perf_counter() >= self.next_save:
-                        self.save_checkpoint()
-                    self._advance(pace, self.rung_steps[rung])
-                    done = sum(
-                        max(0, min(self.members.steps, after) - before) * count
-                        for before, after, count in zip(
-                            [0, *self.rung_steps], self.rung_steps, self._counts(), strict=False
-                        )
-                    )
-                    bar.update(done - bar.n)
-                stop.check()
-                self._compare(rung)
-                self.save_checkpoint()
+    # What it logs: results alone
 
-    def _counts(self) -> list[int]:
-        """How many settings there are before each rung."""
+    next_log = sys.maxsize
+
+    def _open_logs(self, rows: Mapping[str, int]) -> None:
+        self.last_log = sys.maxsize
+
+    def _tell_episode(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def _tell_diverged(self, member: int) -> None:
+        pass
+
+    def check_finite(self) -> None:
+        """Nothing: it is seen by whoever compares them."""
+
+    def _show(self, bar: tqdm) -> None:
+        bar.set_description(self._describe_rung(), refresh=False)
+
+    def _describe_rung(self) -> str:
+        return f"rung {self.rung + 1} of {len(self.rung_steps)}, {counted(len(self.alive), 'setting')}"
+
+    def work(self) -> tuple[int, int]:
+        """Steps of all settings together, done and to be done."""
         counts = [len(self.results)]
         for _ in range(self.ladder.rungs - 1):
             counts.append(self._number_kept(counts[-1]))
-        return counts
+        spans = list(zip([0, *self.rung_steps], self.rung_steps, counts, strict=False))
+        done = sum(max(0, min(self.members.steps, after) - before) * count for before, after, count in spans)
+        return done, sum((after - before) * count for before, after, count in spans)
 
     def _number_kept(self, count: int) -> int:
         return max(1, math.ceil(count * self.ladder.keep))
 
-    def _advance(self, pace: Pace, upto: int) -> None:
-        self.stopwatch.lap("callbacks")
-        before, begin = self.members.steps, time.perf_counter()
-        self.members.learn(min(upto, before + pace.steps))
-        if self.members.steps - before >= pace.steps:
-            pace.took(time.perf_counter() - begin)
-        self.stopwatch.lap("learning")
+    # How it proceeds
 
-    def _compare(self, rung: int) -> None:
+    @property
+    def next_evaluation(self) -> int:
+        """Steps of the next rung."""
+        return self.rung_steps[min(self.rung, len(self.rung_steps) - 1)]
+
+    def evaluate(self, stop: Stop, *, final: bool = False) -> NDArray[np.float64]:
+        """Evaluates all that are left."""
+        stop.check()
+        with self.timed("evaluation"):
+            return self.members.evaluate(self.config.eval_episodes)
+
+    def judge(self, scores: NDArray[np.float64]) -> None:
         """Scores the settings that are left, and goes on with the best of them, but with none that diverged.
 
         Raises:
             DivergenceError: All of them diverged.
         """
-        returns = self.members.evaluate(self.config.eval_episodes)
-        self.stopwatch.lap("evaluation")
         seeds = self.ladder.seeds_per_setting
-        scores = returns.mean(1).reshape(-1, seeds).mean(1).tolist()
-        for place, (index, score) in enumerate(zip(self.alive, scores, strict=True)):
+        means = scores.mean(1).reshape(-1, seeds).mean(1).tolist()
+        for place, (index, score) in enumerate(zip(self.alive, means, strict=True)):
             own = range(place * seeds, (place + 1) * seeds)
             self.results[index].diverged_at = min(
                 (self.members.stopped_at[member] or 0 for member in own if self.members.diverged[member]), default=None
@@ -517,17 +481,18 @@ class _Search:
         lost = len(order) - len(sound)
         if not sound:
             raise DivergenceError(
-                f"the search has no winner: every setting that had come to {self.rung_steps[rung]} steps diverged, its "
-                f"loss no longer finite; try lower values of learning_rate, or --max-grad-norm; the table is in "
-                f"{self.folder}"
+                f"the search has no winner: every setting that had come to {self.rung_steps[self.rung]} steps "
+                "diverged, its loss no longer finite; try lower values of learning_rate, or --max-grad-norm; the "
+                f"table is in {self.folder}"
             )
         latest = [self.results[index].scores[-1] for index in sound]
         tqdm.write(
-            f"{self.rung_steps[rung]} steps: {counted(len(order), 'setting')}, {f'{lost} diverged, ' if lost else ''}"
+            f"{self.rung_steps[self.rung]} steps: {counted(len(order), 'setting')}, "
+            f"{f'{lost} diverged, ' if lost else ''}"
             f"best {latest[0]:.1f}, median {np.median(latest):.1f}; {describe(self.results[sound[0]].setting)}",
             sys.stderr,
         )
-        self.rung = rung + 1
+        self.rung += 1
         if self.rung == len(self.rung_steps):
             return
         kept = sorted(sound[: self._number_kept(len(order))])
@@ -535,39 +500,47 @@ class _Search:
         self.members.keep([place * seeds + seed for place in places for seed in range(seeds)])
         self.alive = kept
 
-    def save_checkpoint(self) -> None:
-        """Saves all that resuming needs."""
-        begin = time.perf_counter()
-        self.stopwatch.lap("callbacks")
+    def complete(self, stop: Stop) -> dict[str, Any]:
+        """Goes from rung to rung, until it is stopped."""
+        try:
+            if self.rung < len(self.rung_steps):
+                self.learn(stop)
+                self.judge(self.evaluate(stop))
+                self.save_checkpoint()
+            return self.write_summary("interrupted" if self.ladder.confirm else "finished")
+        except Interrupted:
+            self.save_checkpoint()
+            return self.write_summary("interrupted")
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that resuming needs, beside steps and seconds."""
         finished = self.rung == len(self.rung_steps)
-        tree = {
-            "steps": self.steps,
+        return {
             "rung": self.rung,
             "alive": self.alive,
             "results": [dataclasses.asdict(result) for result in self.results],
             "places": self.members.places,
-            "members": None if finished else self.members.state(rewindable=self.rewindable),
-            "seconds": self.seconds(),
             "config": described_search(self.config, self.grid, self.ladder),
+            **({"members": None} if finished else self.members.state(rewindable=self.obstacle is None)),
         }
-        if not self.folder.is_dir():  # which saving would make again, with nothing else in it
-            raise FileNotFoundError(errno.ENOENT, "the folder was removed", str(self.folder))
-        checkpoint.save(self.folder / "checkpoint.zip", tree)
-        self.stopwatch.lap("checkpoints")
-        end = time.perf_counter()
-        self.next_save = end + max(self.config.checkpoint_seconds, SAVING_SHARE * (end - begin))
 
-    def seconds(self) -> dict[str, float]:
-        """Returns the seconds spent by this process and earlier ones, by kind; without those of the confirmation."""
-        if self._final_seconds is not None:
-            return self._final_seconds
-        work = {
-            kind: value for kind, value in self.members.seconds().items() if kind not in ("callbacks", "evaluation")
-        }
-        now = {"wall": time.perf_counter() - self.begin, **self.stopwatch.seconds, **work}
-        return {kind: self.earlier.get(kind, 0.0) + now.get(kind, 0.0) for kind in {**now, **self.earlier}}
+    # What it leaves
 
-    def write_results(self, status: str, confirmation: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def write_config(self) -> None:
+        """Writes what is searched, with this session."""
+        path = self.folder / "search.json"
+        session = {"from_steps": self.steps, **describe_session(self.command)}
+        earlier = read_json(path).get("sessions", []) if path.exists() else []
+        write_json(path, {**described_search(self.config, self.grid, self.ladder), "sessions": [*earlier, session]})
+
+    def announce(self) -> str:
+        """Says what begins."""
+        return (
+            f"searching {len(self.results)} settings of {self.config.agent} on {self.config.env}, with rungs at "
+            f"{', '.join(map(str, self.rung_steps))} steps, in {self.folder}"
+        )
+
+    def write_summary(self, status: str, scores: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Writes tables, picture and summary, and returns the summary."""
         ranked = [result for result in self.ranked() if result.scores or result.diverged_at is not None]
         config, seconds = self.config, self.seconds()
@@ -580,7 +553,7 @@ class _Search:
             "settings": len(self.results),
             "diverged": sum(result.diverged_at is not None for result in self.results),
             "winner": None,
-            "confirmation": confirmation,
+            "confirmation": self.confirmation,
             "wall_seconds": seconds["wall"],
             "time_shares": time_shares(seconds),
         }
@@ -609,10 +582,14 @@ class _Search:
         write_json(self.folder / "summary.json", summary)
         return summary
 
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds spent by this process and earlier ones, by kind; without those of the confirmation."""
+        return self._final_seconds or super().seconds()
+
     def close(self) -> None:
         """Ends the processes."""
         self._final_seconds = self.seconds()
-        self.members.close()
+        super().close()
 
 
 def describe(setting: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
     }
 
 
-def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any], source: Path | str = "the checkpoint") -> None:
+def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     """Restores :func:`state_dict` into a model made with the same settings, and the global generators.
 
     The model then is in the middle of an episode, and its environment must be: see :func:`agents.rewind.restore`.
@@ -70,19 +70,18 @@ def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any], source: Path
     Args:
         model: The model, changed in place.
         state: What :func:`state_dict` returned.
-        source: The file it was loaded from, for the error.
 
     Raises:
-        gsrl.checkpoint.CheckpointError: The state is that of another model; this one may then be good for nothing.
+        Exception: The state is that of another model; this one may then be good for nothing. The caller says of which
+            file, see :func:`gsrl.checkpoint.fitting`.
     """
-    with checkpoint.fitting(source):
-        checkpoint.check_entries(state, _expected(model))
-        if isinstance(model, OWN):
-            model.load_state_dict(state["model"])
-        else:
-            _load_baseline_state(model, state["model"])
-        _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
-        _load_generators_state(model, state["generators"])
+    checkpoint.check_entries(state, _expected(model))
+    if isinstance(model, OWN):
+        model.load_state_dict(state["model"])
+    else:
+        _load_baseline_state(model, state["model"])
+    _load_normalization_state(model.get_vec_normalize_env(), state["normalization"])
+    _load_generators_state(model, state["generators"])
 
 
 def save_model(path: Path, model: BaseAlgorithm) -> None:

@@ -1,73 +1,19 @@
-"""A run of agents that talk: several in lock-step, one unless told otherwise.
-
-A step is an episode, of each agent. The folder holds what that of other agents in lock-step does, see
-:mod:`agents.populations`, with these differences. A score is the share of right answers, or a return, see
-``ENVIRONMENTS`` of the agent; ``mean_return`` is its mean. Messages are hard wherever something is evaluated.
-``episodes.csv`` stays empty: thousands of episodes a second are not listed one by one. ``seed_3/model.zip`` is read by
-:class:`gsrl.comms.SignallingGame` or :class:`gsrl.comms.DIAL`.
-
-A run that is killed and resumed ends as one that was not, bit for bit.
-"""
+"""What agents that talk have learned: their evaluation, and their language."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
-import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
 from agents import get_agent
 from agents.common import UsageError
-from agents.config import Config, read_config, refusals
+from agents.config import Config, read_config
 from agents.files import write_text
-from agents.interruption import Stop
-from agents.lockstep import Member
-from agents.plots import unit
-from agents.populations import PopulationRun, folder_of
-from agents.scores import interquartile_mean
-from agents.training import carry_out, describe_steps, set_threads
-from gsrl import checkpoint
+from agents.training import folder_of, set_threads
 from gsrl.comms import Protocol, SignallingGame, metrics
 
-__all__ = ["Language", "evaluate_run", "language_of", "train"]
-
-# Entry points
-
-
-def train(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Trains agents that talk.
-
-    Args:
-        config: What to run; it has been checked.
-        folder: Folder of the run.
-        command: The command line, to be recorded.
-        state: What its checkpoint holds; None: it is new.
-
-    Returns:
-        The summary, as ``summary.json`` holds it.
-
-    Raises:
-        UsageError: The configuration cannot be used; nothing was written.
-        TrainingError: Training cannot go on.
-        gsrl.checkpoint.CheckpointError: The checkpoint does not fit the configuration.
-    """
-    config = dataclasses.replace(config, seeds=1 if config.seeds is None else config.seeds)
-    set_threads(config.threads)
-    talkers: Any = _Talkers(config)
-    if state is not None:
-        with checkpoint.fitting(folder / "checkpoint.zip"):
-            checkpoint.check_entries(state, dict.fromkeys(("steps", "seconds", "members")))
-            talkers.load_state(state["members"])
-    run = _TalkingRun(config, folder, talkers, state, command, rewindable=True)
-    what = f"{config.agent} in {config.env}" + (f", {config.seeds} in lock-step" if len(run.seeds) > 1 else "")
-    return carry_out(run, command, None, what=what, resumed=state is not None)
+__all__ = ["Language", "evaluate_run", "language_of"]
 
 
 def evaluate_run(
@@ -182,117 +128,6 @@ def language_of(folder: Path, seed: int | None = None) -> Language:
     config, model = _load(folder, None)
     protocol = model.protocol(split="all")
     return Language(f"{config.agent} in {config.env}, seed {config.seed}", folder, protocol, _metrics(protocol, model))
-
-
-# Training
-
-
-class _Talkers:
-    """Agents in lock-step, with what :class:`agents.lockstep.Members` offers of those in Gymnasium's environments.
-
-    Args:
-        config: What to run, with ``seeds``.
-
-    Raises:
-        UsageError: The agents cannot be made with these settings.
-    """
-
-    learning = True
-
-    def __init__(self, config: Config[Any]) -> None:
-        assert config.seeds is not None  # of one agent too
-        self.config, self.agent = config, get_agent(config.agent)
-        self.members = [Member(seed, config.settings) for seed in range(config.seed, config.seed + config.seeds)]
-        self.model = self._make([member.seed for member in self.members], compile=config.compile)
-        self.stopped_at: list[int | None] = [None] * len(self.members)
-        self._update_seconds = 0.0
-
-    def _make(self, seeds: Sequence[int], *, compile: bool = False) -> Any:
-        config = self.config
-        with refusals(config.agent, config.settings):
-            return self.agent.make(config.env, config.settings, seeds=seeds, device=config.device, compile=compile)
-
-    @property
-    def steps(self) -> int:
-        """Episodes of each."""
-        return int(self.model.steps)
-
-    @property
-    def diverged(self) -> list[bool]:
-        """Whether each was frozen because its loss was not finite."""
-        return [not alive for alive in self.model.lockstep.alive.tolist()]
-
-    def cancel(self) -> None:
-        """Nothing: an evaluation is over soon."""
-
-    def close(self) -> None:
-        """Nothing: there is nothing to close."""
-
-    def learn(self, steps: int) -> list[Any]:
-        """Trains to the end of the update that reaches so many steps."""
-        begin = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"the (game|team) of seed \d+ diverged")  # which the run tells
-            updates = -(-(steps - self.steps) // self.model.batch_size)
-            self.agent.learn(self.model, self.config.settings, updates, self.config.steps)
-        self._update_seconds += time.perf_counter() - begin
-        # Not the steps of now, which depend on how many are taken at a time.
-        own = [count * self.model.batch_size for count in self.model.lockstep.counts]
-        self.stopped_at = [steps if diverged else None for steps, diverged in zip(own, self.diverged, strict=True)]
-        return []
-
-    def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
-        """The scores of each, ``[agents, episodes]``; but for the final ones, steps decide on the episodes."""
-        seed = 0 if final else self.steps
-        scores: NDArray[np.float64] = self.agent.play(self.model, self.config.settings, episodes, seed=seed)
-        return scores
-
-    def scalars(self) -> list[dict[str, float]]:
-        """What is logged of each."""
-        rows: list[dict[str, float]] = self.model.scalars()
-        return rows
-
-    def seconds(self) -> dict[str, float]:
-        """What the time of this process went to."""
-        return {"update": self._update_seconds}
-
-    def state(self, *, rewindable: bool) -> dict[str, Any]:
-        """All that changes while they learn."""
-        return {"model": self.model.state_dict(), "stopped_at": self.stopped_at}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state`."""
-        checkpoint.check_entries(state, dict.fromkeys(("model", "stopped_at")))
-        self.model.load_state_dict(state["model"])
-        self.stopped_at = list(state["stopped_at"])
-
-    def save_models(self, paths: Sequence[Path]) -> None:
-        """Saves each as one by itself."""
-        state = self.model.state_dict()
-        for index, (member, path) in enumerate(zip(self.members, paths, strict=True)):
-            alone = self._make([member.seed])
-            own = {name: state[name][index : index + 1] for name in ("members", "alive", "diverged")}
-            alone.load_state_dict({**state, **own, "history": []})
-            alone.save(path)
-
-
-class _TalkingRun(PopulationRun):
-    """Agents that talk in training, with their logs."""
-
-    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> NDArray[np.float64]:
-        stop.check()
-        with self.timed("evaluation"):
-            # As many along the way: they take no time.
-            scores = self.members.evaluate(self.config.eval_episodes, final=final)
-        means, deviations = scores.mean(1).tolist(), scores.std(1).tolist()
-        rows = [{"mean_return": mean, "std_return": std} for mean, std in zip(means, deviations, strict=True)]
-        self.record_times()
-        self._record(rows, scores.shape[1])
-        seeds = f"IQM {interquartile_mean(means):.3f}, worst {min(means):.3f} of {len(means)} seeds{self._lost()}"
-        result = seeds if len(means) > 1 else f"{means[0]:.3f}"
-        episodes_done = describe_steps(self.steps, self.config.steps, "episodes")
-        tqdm.write(f"{episodes_done}: {unit(self.config)} {result}", sys.stderr)
-        return scores
 
 
 def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:

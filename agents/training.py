@@ -1,4 +1,4 @@
-"""What every training has, of one agent or of many in lock-step: logs, checkpoints, a summary, and an end.
+"""A run of a trainee, see :mod:`agents.trainees`, of one agent or of several: logs, checkpoints, a summary, and an end.
 
 Checkpoints and evaluations are made between an update and the next collection of steps, where nothing is under way;
 neither changes what is learned.
@@ -8,48 +8,46 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import sys
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from agents.common import UsageError
+from agents import TALKERS
+from agents.common import UsageError, counted
 from agents.config import Config, write_config, write_json
 from agents.environments import ENVIRONMENT_FAULTS
 from agents.files import described
 from agents.interruption import Interrupted, Stop
-from agents.logs import CsvLog
-from agents.plots import PICTURE, plot_run
+from agents.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
+from agents.plots import PICTURE, plot_run, unit
+from agents.scores import interquartile_mean
+from agents.trainees import Trainee
 from gsrl import checkpoint
-from gsrl._random import environment_seed
+from gsrl._progress import show_progress
 from gsrl.timing import Stopwatch
 
 __all__ = [
     "ANSWERED",
-    "CURVE_EPISODES",
-    "EVALUATION_ENVS",
     "DivergenceError",
-    "Training",
+    "Run",
     "TrainingError",
-    "carry_out",
-    "describe_steps",
     "describe_times",
-    "evaluation_seed",
+    "folder_of",
     "set_threads",
     "time_shares",
     "told",
 ]
 
-CURVE_EPISODES = 5
-"""Episodes of each evaluation along the way."""
-EVALUATION_ENVS = 5
-"""Environments that evaluations step together."""
 LOG_ROWS = 100
 """Rows that a run adds to its progress log, where updates are as frequent."""
 SAVING_SHARE = 20
@@ -66,7 +64,11 @@ TIMES = {
 }
 """What the time goes to, and what a stopwatch calls it. The callbacks of a run do nothing but log."""
 
-Returns = TypeVar("Returns")
+OF_THE_RUN = ("callbacks", "evaluation", "logging")
+"""What the run takes the time of, and a trainee within it, too."""
+
+QUARTILES = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
+"""Folders of TensorBoard's events that are of all agents."""
 
 
 class TrainingError(RuntimeError):
@@ -96,221 +98,6 @@ def told(folder: Path) -> Iterator[None]:
         raise TrainingError(f"{folder} cannot be written to: {described(error)}; {left}") from error
 
 
-class Training(ABC, Generic[Returns]):
-    """A training under way, in its folder.
-
-    Args:
-        config: What to run.
-        folder: Its folder.
-        steps: Steps done by earlier processes.
-        past: What the checkpoint of the newest of them holds; None: there were none.
-        seeded: Whether rows of the logs have a column ``seed``, and those of evaluations say whether it had diverged.
-
-    Attributes:
-        saved_steps: Steps of the newest checkpoint.
-
-    Raises:
-        UsageError: A log is none, or lacks rows of the past; all files are as they were then.
-    """
-
-    def __init__(
-        self, config: Config[Any], folder: Path, steps: int, past: Mapping[str, Any] | None, *, seeded: bool = False
-    ) -> None:
-        self.config = config
-        self.folder = folder
-        self.earlier: Mapping[str, float] = {} if past is None else past["seconds"]
-        self.begin = time.perf_counter()
-        self.saved_steps = steps
-        self.next_save = time.perf_counter() + config.checkpoint_seconds
-        first = ["seed"] if seeded else []
-        self.progress = CsvLog(folder / "progress.csv", first)
-        self.episodes = CsvLog(folder / "episodes.csv", [*first, "return", "length"])
-        more = ["diverged"] if seeded else []
-        self.evaluations = CsvLog(folder / "evaluations.csv", [*first, "mean_return", "std_return", "episodes"], more)
-        # Of evaluations too, but apart: these logs are the same however often a run was interrupted, times are not.
-        self.times = CsvLog(folder / "times.csv", ["wall_seconds", "train_seconds"])
-        self.gradients = CsvLog(folder / "gradients.csv", first) if config.gradient_samples else None
-        self._check_past({} if past is None else past.get("rows", {}))  # checkpoints were once written without
-        for log in (self.progress, self.episodes, self.evaluations):
-            log.truncate(steps)
-        self.last_evaluation = self.evaluations.last_step()
-        for log in (log for log in (self.times, self.gradients) if log is not None):
-            log.truncate(self.last_evaluation)
-        self.stopwatch.start()
-
-    def _logs(self) -> dict[str, CsvLog]:
-        """The logs, by the names of their files."""
-        logs = (self.progress, self.episodes, self.evaluations, self.times, self.gradients)
-        return {log.path.name: log for log in logs if log is not None}
-
-    def _check_past(self, rows: Mapping[str, int]) -> None:
-        """Raises ``UsageError`` if a log has fewer rows than when the checkpoint was written."""
-        for name, log in self._logs().items():
-            there, expected = log.count_before(self.saved_steps), rows.get(name, 0)
-            if there < expected:
-                raise UsageError(
-                    f"{log.path} has {there} rows of the first {self.saved_steps} steps, but had {expected} when the "
-                    "checkpoint was written; put the file back as it was"
-                )
-
-    # What there is to train
-
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """Steps done, of an agent."""
-
-    @property
-    @abstractmethod
-    def last_log(self) -> int:
-        """Steps of the newest row of the progress log."""
-
-    @property
-    @abstractmethod
-    def stopwatch(self) -> Stopwatch:
-        """What the time of this process goes to."""
-
-    @abstractmethod
-    def learn(self, stop: Stop) -> None:
-        """Trains to the end; raises ``Interrupted`` when it was asked to stop."""
-
-    @abstractmethod
-    def evaluate(self, episodes: int, stop: Stop, *, final: bool = False) -> Returns:
-        """Evaluates greedily, and records it; each time in other episodes, the final ones always the same."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Any]:
-        """Returns all that resuming needs, beside steps and seconds."""
-
-    @abstractmethod
-    def check_finite(self) -> None:
-        """Raises ``DivergenceError`` if there is nothing left to train."""
-
-    @abstractmethod
-    def summarize(self, returns: Returns | None) -> dict[str, Any]:
-        """Returns what is particular in the summary; ``returns`` are those of the final evaluation."""
-
-    @abstractmethod
-    def save_models(self) -> None:
-        """Saves the agents as they are."""
-
-    # What is done about it
-
-    @property
-    def next_evaluation(self) -> int:
-        """Steps at which the next evaluation is due."""
-        return _next_multiple(self.last_evaluation, self.config.eval_every or -(-self.config.steps // 10))
-
-    @property
-    def next_log(self) -> int:
-        """Steps at which the next row of the progress log is due."""
-        return _next_multiple(self.last_log, -(-self.config.steps // LOG_ROWS))
-
-    def complete(self, stop: Stop) -> dict[str, Any]:
-        """Trains and evaluates, and returns the summary, also when it was asked to stop."""
-        try:
-            if self.steps < self.config.steps:
-                self.learn(stop)
-                self.save_checkpoint()
-            for log in (log for log in (self.evaluations, self.times, self.gradients) if log is not None):
-                log.truncate(self.steps - 1)
-            return self._finish("finished", self.evaluate(self.config.eval_episodes, stop, final=True))
-        except Interrupted:
-            self.save_checkpoint()
-            return self._finish("interrupted")
-
-    @property
-    def last_good(self) -> str:
-        """What is left if the training ends here, in words."""
-        if not (self.folder / "checkpoint.zip").exists():
-            return f"there is no checkpoint in {self.folder}"
-        return f"the checkpoint of {self.saved_steps} steps in {self.folder} is the last good one"
-
-    def checkpoint_is_due(self) -> bool:
-        """Whether the last checkpoint is old enough for another."""
-        return time.perf_counter() >= self.next_save
-
-    def save_checkpoint(self) -> None:
-        """Saves all that resuming needs.
-
-        Raises:
-            DivergenceError: Parameters are not finite; the checkpoint before stays.
-        """
-        begin = time.perf_counter()
-        with self.timed("checkpoints"):
-            self.check_finite()
-            if not self.folder.is_dir():  # which saving would make again, with nothing else in it
-                raise FileNotFoundError(errno.ENOENT, "the folder was removed", str(self.folder))
-            tree = {
-                "steps": self.steps,
-                "seconds": self.seconds(),
-                "rows": {name: log.count_before(self.steps) for name, log in self._logs().items()},
-                "config": dataclasses.asdict(self.config),
-                **self.state(),
-            }
-            checkpoint.save(self.folder / "checkpoint.zip", tree)
-        self.saved_steps = self.steps
-        end = time.perf_counter()
-        self.next_save = end + max(self.config.checkpoint_seconds, SAVING_SHARE * (end - begin))
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Takes the time of the block."""
-        self.stopwatch.lap("callbacks")
-        try:
-            yield
-        finally:
-            self.stopwatch.lap(name)
-
-    def seconds(self) -> dict[str, float]:
-        """Returns the seconds spent by this process and earlier ones, by kind."""
-        now = {"wall": time.perf_counter() - self.begin, **self.stopwatch.seconds}
-        return {kind: self.earlier.get(kind, 0.0) + now.get(kind, 0.0) for kind in [*now, *self.earlier]}
-
-    def record_times(self) -> None:
-        """Records what the run has taken up to an evaluation, before that is recorded itself."""
-        seconds = self.seconds()
-        self.times.append(
-            {"steps": self.steps, "wall_seconds": seconds["wall"], "train_seconds": _train_seconds(seconds)}
-        )
-
-    def _finish(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
-        """Writes models, summary and curve, and returns the summary."""
-        self.save_models()
-        summary = self.write_summary(status, returns)
-        try:
-            plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
-        except OSError as error:  # what was learned is there
-            print(
-                f"no picture was drawn: {described(error)}; `run_agent.py plot {self.folder}` does it", file=sys.stderr
-            )
-        return summary
-
-    def write_summary(self, status: str, returns: Returns | None = None) -> dict[str, Any]:
-        """Writes the summary and returns it."""
-        config, seconds = self.config, self.seconds()
-        train = _train_seconds(seconds)
-        summary = {
-            "status": status,
-            "agent": config.agent,
-            "env": config.env,
-            **self.summarize(returns),
-            "wall_seconds": seconds["wall"],
-            "train_seconds": train,
-            "evaluation_seconds": seconds.get("evaluation", 0.0),
-            "steps_per_second": self.steps * (config.seeds or 1) / train,
-        }
-        if "update" in seconds:  # the agent has a stopwatch
-            summary["time_shares"] = time_shares(seconds)
-        write_json(self.folder / "summary.json", summary)
-        return summary
-
-    def close(self) -> None:
-        """Closes the logs."""
-        for log in self._logs().values():
-            log.close()
-
-
 @contextmanager
 def _system_errors_told_once() -> Iterator[None]:
     """Keeps the thread that writes TensorBoard's events from showing what it raises in the main one as well."""
@@ -327,62 +114,510 @@ def _system_errors_told_once() -> Iterator[None]:
         threading.excepthook = previous
 
 
-@_system_errors_told_once()
-def carry_out(
-    training: Training[Any], command: Sequence[str], obstacle: str | None, *, what: str, resumed: bool
-) -> dict[str, Any]:
-    """Trains to the end, or until it is interrupted or fails, and leaves all that is to know of it.
+class Pace:
+    """How many steps to ask for at once: half a second's worth, so that one can look and stop in between.
 
     Args:
-        training: What is to be trained; it is closed.
-        command: The command line, to be recorded.
-        obstacle: Why its environments cannot be rewound, see :mod:`agents.rewind`; None: they can.
-        what: What it trains, in words.
-        resumed: Whether its folder holds the run already.
+        least: The fewest, with which it begins.
+    """
 
-    Returns:
-        The summary.
+    SECONDS = 0.5
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+        self.steps = least
+
+    def adapt(self, seconds: float) -> None:
+        """Learns from the time that so many took."""
+        factor = min(2.0, self.SECONDS / max(seconds, 1e-6))  # the first steps, without updates, are no measure
+        self.steps = max(self.least, int(self.steps * factor))
+
+
+def folder_of(folder: Path, seed: int | str) -> Path:
+    """Returns the folder of one agent of a run of several; of all, as a pattern, for ``"*"``."""
+    return folder / f"seed_{seed}"
+
+
+class Run:
+    """A trainee in training, with its folder.
+
+    Where ``config.seeds`` is None it is one agent, and all about it is in the folder itself; else each agent has a
+    folder inside, and rows of the logs have a column ``seed``.
+
+    Args:
+        config: What to run.
+        folder: Its folder.
+        trainee: What is trained, which knows the steps done; it is closed in the end.
+        past: What the checkpoint of the newest of earlier processes holds; None: there were none.
+        command: The command line, to be recorded.
+        obstacle: Why environments cannot be rewound, see :mod:`agents.rewind`; None: they can.
+
+    Attributes:
+        saved_steps: Steps of the newest checkpoint.
 
     Raises:
-        TrainingError: Training cannot go on.
+        UsageError: A log is none, or lacks rows of the past; all files are as they were then.
     """
-    config, folder = training.config, training.folder
-    try:
-        if not resumed:
-            training.save_checkpoint()
-        # After the checkpoint: a folder with a configuration is a run, and can be resumed.
-        write_config(folder, config, command, training.steps)
-        (folder / "summary.json").unlink(missing_ok=True)  # that of an earlier, shorter run
-        print(f"training {what}, steps {training.steps} to {config.steps}, in {folder}", file=sys.stderr)
-        if obstacle is not None:
-            print(
-                f"resuming will begin new episodes, so that an interrupted run ends in another result: a second "
-                f"{config.env} cannot be brought to where one is ({obstacle})",
-                file=sys.stderr,
+
+    verb = "training"
+
+    def __init__(
+        self,
+        config: Config[Any],
+        folder: Path,
+        trainee: Trainee,
+        past: Mapping[str, Any] | None,
+        command: Sequence[str],
+        obstacle: str | None,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.trainee = trainee
+        self.command = command
+        self.obstacle = obstacle
+        self.resumed = past is not None
+        self.alone = config.seeds is None
+        self.earlier: Mapping[str, float] = {} if past is None else past["seconds"]
+        self.begin = time.perf_counter()
+        self.saved_steps = self.steps
+        self.next_save = self.begin + config.checkpoint_seconds
+        self.stopwatch = Stopwatch()
+        self.latest: dict[int, float] = {}
+        """Return of the last training episode of each agent."""
+        self.last_row: Mapping[str, Any] = {}
+        """What was logged last of the first agent."""
+        self.logs: dict[str, CsvLog] = {}
+        self.tensorboards: dict[str, TensorBoardLog] = {}
+        self._open_logs({} if past is None else past.get("rows", {}))  # checkpoints were once written without
+
+    # Logs
+
+    def _open_logs(self, rows: Mapping[str, int]) -> None:
+        """Opens the logs where the checkpoint left them, which had so many rows."""
+        first, more = ([], []) if self.alone else (["seed"], ["diverged"])
+        columns = {
+            "progress": (first, []),
+            "episodes": ([*first, "return", "length"], []),
+            "evaluations": ([*first, "mean_return", "std_return", "episodes"], more),
+            # Of evaluations too, but apart: these logs are the same however often a run was interrupted, times are not.
+            "times": (["wall_seconds", "train_seconds"], []),
+        }
+        if self.config.gradient_samples:
+            columns["gradients"] = (first, [])
+        self.logs = {name: CsvLog(self.folder / f"{name}.csv", *each) for name, each in columns.items()}
+        for log in self.logs.values():
+            there, expected = log.count_before(self.steps), rows.get(log.path.name, 0)
+            if there < expected:
+                raise UsageError(
+                    f"{log.path} has {there} rows of the first {self.steps} steps, but had {expected} when the "
+                    "checkpoint was written; put the file back as it was"
+                )
+        for name in ("progress", "episodes", "evaluations"):
+            self.logs[name].truncate(self.steps)
+        self.last_log = self.logs["progress"].last_step()
+        self.last_evaluation = self.logs["evaluations"].last_step()
+        for name in self.logs.keys() & {"times", "gradients"}:
+            self.logs[name].truncate(self.last_evaluation)
+        if not self.alone:
+            folders = [folder_of(self.folder, seed) for seed in self.trainee.seeds]
+            folders += [self.folder / name for name in QUARTILES]
+        self.tensorboards = {
+            path.name: TensorBoardLog(path, self.steps) for path in ([self.folder] if self.alone else folders)
+        }
+        for seed in self.trainee.seeds:
+            self.tensorboards[self._folder(seed).name].write_hyperparameters(self._config_of(seed))
+
+    def _folder(self, seed: int) -> Path:
+        """The folder of an agent."""
+        return self.folder if self.alone else folder_of(self.folder, seed)
+
+    def _config_of(self, seed: int) -> Config[Any]:
+        """What an agent would be run with by itself."""
+        return dataclasses.replace(self.config, seed=seed, seeds=None, processes=None, stop_at=None)
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any] | None]) -> None:
+        """Adds a row for each agent to a log, but for those of whom there is nothing to tell."""
+        for seed, row in zip(self.trainee.seeds, rows, strict=True):
+            if row is not None:
+                self.logs[name].append({"steps": self.steps, **({} if self.alone else {"seed": seed}), **row})
+
+    def _write_events(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds to TensorBoard what is known of each agent, and the quartiles of what is finite in all."""
+        events = {self._folder(seed).name: dict(row) for seed, row in zip(self.trainee.seeds, rows, strict=True)}
+        if not self.alone:
+            common = [name for name in rows[0] if all(math.isfinite(row.get(name, math.nan)) for row in rows)]
+            for name, share in QUARTILES.items():
+                events[name] = {tag: float(np.quantile([row[tag] for row in rows], share)) for tag in common}
+        for name, row in events.items():
+            row = {tag: value for tag, value in row.items() if tag not in NOT_IN_TENSORBOARD}
+            self.tensorboards[name].write(row, dict.fromkeys(row, ()), self.steps)
+
+    def log(self) -> None:
+        """Adds a row for each agent that learns to the progress log."""
+        with self.timed("logging"):
+            rows = self.trainee.scalars()
+            stopped_at = self.trainee.stopped_at
+            learning = [stop is None or stop == self.steps for stop in stopped_at]
+            self._append("progress", [row if learns else None for row, learns in zip(rows, learning, strict=True)])
+            self.last_log, self.last_row = self.steps, rows[0]
+            self._write_events(rows)
+
+    # Training
+
+    @property
+    def steps(self) -> int:
+        """Steps done, of an agent."""
+        return self.trainee.steps
+
+    @property
+    def next_evaluation(self) -> int:
+        """Steps at which the next evaluation is due."""
+        return _next_multiple(self.last_evaluation, self.config.eval_every or -(-self.config.steps // 10))
+
+    @property
+    def next_log(self) -> int:
+        """Steps at which the next row of the progress log is due."""
+        return _next_multiple(self.last_log, -(-self.config.steps // LOG_ROWS))
+
+    def learn(self, stop: Stop) -> None:
+        """Trains all to the end; raises ``Interrupted`` when it was asked to stop."""
+        pace = Pace(self.config.n_envs)
+        done, total = self.work()
+        with show_progress(total, done, shown=None) as bar:
+            while self.steps < self.config.steps and None in self.trainee.stopped_at:
+                if self.steps >= self.next_log:
+                    self.log()
+                stop.check()  # after the log, whose figures of the last update no checkpoint holds
+                evaluate = self.steps >= self.next_evaluation
+                if evaluate:
+                    self.judge(self.evaluate(stop))
+                # After the evaluation: what it has stopped stays so.
+                if evaluate or self.checkpoint_is_due():
+                    self.save_checkpoint()
+                if None in self.trainee.stopped_at:
+                    self._advance(pace)
+                    bar.update(self.work()[0] - bar.n)
+                    self._show(bar)
+        if self.last_log < self.steps:
+            self.log()
+
+    def work(self) -> tuple[int, int]:
+        """How far the training is, and how far it is to go, for its progress bar."""
+        return min(self.steps, self.config.steps), self.config.steps
+
+    def _advance(self, pace: Pace) -> None:
+        """Takes some steps, no further than to what is due next."""
+        self.stopwatch.lap("callbacks")
+        begin, were = self.steps, list(self.trainee.diverged)
+        before = self.stopwatch.seconds.get("learning", 0.0)
+        episodes = self.trainee.learn(min(self.config.steps, self.next_log, self.next_evaluation, begin + pace.steps))
+        self.stopwatch.lap("learning")
+        if self.steps - begin >= pace.steps:
+            pace.adapt(self.stopwatch.seconds["learning"] - before)
+        for member, steps, episode_return, length in episodes:
+            seed = {} if self.alone else {"seed": self.trainee.seeds[member]}
+            self._tell_episode({"steps": steps, **seed, "return": episode_return, "length": length})
+            self.latest[member] = episode_return
+        for member, (was, is_now) in enumerate(zip(were, self.trainee.diverged, strict=True)):
+            if is_now and not was:
+                self._tell_diverged(member)
+        self.check_finite()
+
+    def _tell_episode(self, row: Mapping[str, Any]) -> None:
+        """Records a training episode that ended."""
+        self.logs["episodes"].append(row)
+
+    def _tell_diverged(self, member: int) -> None:
+        """Says that an agent has diverged."""
+        tqdm.write(
+            f"seed {self.trainee.seeds[member]} diverged at {self.trainee.stopped_at[member]} steps: it is frozen, the "
+            "others go on; try a lower --learning-rate or --max-grad-norm",
+            sys.stderr,
+        )
+
+    def _show(self, bar: tqdm) -> None:
+        """Says beside the progress bar how well they do."""
+        if self.alone and self.latest:
+            entropy = self.last_row.get("train/entropy")
+            text = f"return {self.latest[0]:.4g}"
+            bar.set_postfix_str(text if entropy is None else f"{text}, entropy {entropy:.3f}", refresh=False)
+        elif self.latest:
+            bar.set_postfix_str(f"return (IQM) {interquartile_mean([*self.latest.values()]):.4g}", refresh=False)
+
+    def check_finite(self) -> None:
+        """Raises ``DivergenceError`` if there is nothing left to train."""
+        reason = self.trainee.why_lost()
+        if reason is not None:
+            raise DivergenceError(f"training diverged: at {self.steps} steps {reason}; {self.last_good}")
+
+    # Evaluation
+
+    def evaluate(self, stop: Stop, *, final: bool = False) -> NDArray[np.float64]:
+        """Evaluates all greedily, and records it; each time in other episodes, the final ones always the same.
+
+        Returns:
+            The score of each episode, ``[agents, episodes]``.
+        """
+        stop.check()
+        with self.timed("evaluation"):
+            episodes = self.config.eval_episodes if final else self.trainee.curve_episodes
+            scores = self.trainee.evaluate(episodes, final=final)
+        self.record_times()
+        if self.config.gradient_samples:
+            with self.timed("evaluation"):
+                figures = self.trainee.gradients(self.config.gradient_samples)
+            self._append("gradients", [row or None for row in figures])
+            self._write_events([{f"gradients/{name}": value for name, value in row.items()} for row in figures])
+        rows = [{"mean_return": float(each.mean()), "std_return": float(each.std())} for each in scores]
+        diverged = [{} if self.alone else {"diverged": int(lost)} for lost in self.trainee.diverged]
+        count = {"episodes": scores.shape[1]}
+        self._append("evaluations", [{**row, **count, **lost} for row, lost in zip(rows, diverged, strict=True)])
+        self._write_events([{f"eval/{name}": value for name, value in row.items()} for row in rows])
+        self.last_evaluation = self.steps
+        tqdm.write(self._describe(scores), sys.stderr)
+        return scores
+
+    def _describe(self, scores: NDArray[np.float64]) -> str:
+        """Says in a line what an evaluation has found."""
+        config, means = self.config, scores.mean(1).tolist()
+        talks = config.agent in TALKERS
+        decimals, what = (3, "episodes") if talks else (1, "steps")
+        # The last rollout or update may go beyond the steps asked for.
+        done = f"{self.steps} of {config.steps} {what}"
+        if self.steps > config.steps:
+            done = f"{self.steps} {what} ({config.steps} asked for)"
+        lost = sum(self.trainee.diverged)
+        if talks and len(means) == 1:
+            result = f"{means[0]:.{decimals}f}"
+        elif self.alone:
+            result = f"{means[0]:.{decimals}f} ± {scores.std():.{decimals}f}"
+        else:
+            result = f"IQM {interquartile_mean(means):.{decimals}f}, worst {min(means):.{decimals}f} of "
+            result += counted(len(means), "seed") + (f", {lost} diverged" if lost else "")
+        if talks:
+            return f"{done}: {unit(config)} {result}"
+        episodes = counted(scores.shape[1], "episode")
+        return f"{done}: {result} over {episodes}" if self.alone else f"{done}: {result}, {episodes} each"
+
+    def judge(self, scores: NDArray[np.float64]) -> None:
+        """Stops those that an evaluation found to be good enough."""
+        if self.config.stop_at is None:
+            return
+        good = [
+            index
+            for index, mean in enumerate(scores.mean(1))
+            if mean >= self.config.stop_at and self.trainee.stopped_at[index] is None
+        ]
+        if good:
+            self.trainee.stop(good)
+            names = ", ".join(str(self.trainee.seeds[index]) for index in good)
+            tqdm.write(f"{self.steps} steps: good enough, and stopped: seed {names}", sys.stderr)
+
+    # Checkpoints
+
+    @property
+    def last_good(self) -> str:
+        """What is left if the training ends here, in words."""
+        if not (self.folder / "checkpoint.zip").exists():
+            return f"there is no checkpoint in {self.folder}"
+        return f"the checkpoint of {self.saved_steps} steps in {self.folder} is the last good one"
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another."""
+        return time.perf_counter() >= self.next_save
+
+    def save_checkpoint(self) -> None:
+        """Saves all that resuming needs.
+
+        Raises:
+            DivergenceError: There is nothing left to train; the checkpoint before stays.
+        """
+        begin = time.perf_counter()
+        with self.timed("checkpoints"):
+            self.check_finite()
+            if not self.folder.is_dir():  # which saving would make again, with nothing else in it
+                raise FileNotFoundError(errno.ENOENT, "the folder was removed", str(self.folder))
+            checkpoint.save(
+                self.folder / "checkpoint.zip", {"steps": self.steps, "seconds": self.seconds(), **self.state()}
             )
-        stop = Stop()
-        with stop.listening():
-            return training.complete(stop)
-    except Exception as error:
-        if (folder / "summary.json").exists():  # only the picture failed
+        self.saved_steps = self.steps
+        end = time.perf_counter()
+        self.next_save = end + max(self.config.checkpoint_seconds, SAVING_SHARE * (end - begin))
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that resuming needs, beside steps and seconds."""
+        return {
+            "rows": {log.path.name: log.count_before(self.steps) for log in self.logs.values()},
+            "config": dataclasses.asdict(self.config),
+            **self.trainee.state(rewindable=self.obstacle is None),
+        }
+
+    # Times
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Takes the time of the block."""
+        self.stopwatch.lap("callbacks")
+        try:
+            yield
+        finally:
+            self.stopwatch.lap(name)
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds spent by this process and earlier ones, by kind; of processes of its own, in the mean."""
+        work = {kind: value for kind, value in self.trainee.seconds().items() if kind not in OF_THE_RUN}
+        now = {"wall": time.perf_counter() - self.begin, **self.stopwatch.seconds, **work}
+        return {kind: self.earlier.get(kind, 0.0) + now.get(kind, 0.0) for kind in {**now, **self.earlier}}
+
+    def record_times(self) -> None:
+        """Records what the run has taken up to an evaluation, before that is recorded itself."""
+        seconds = self.seconds()
+        self.logs["times"].append(
+            {"steps": self.steps, "wall_seconds": seconds["wall"], "train_seconds": _train_seconds(seconds)}
+        )
+
+    # Beginning and end
+
+    @_system_errors_told_once()
+    def carry_out(self) -> dict[str, Any]:
+        """Trains to the end, or until it is interrupted or fails, and leaves all that is to know of it.
+
+        Returns:
+            The summary.
+
+        Raises:
+            TrainingError: Training cannot go on.
+        """
+        folder = self.folder
+        try:
+            if not self.resumed:
+                self.save_checkpoint()
+            self.write_config()  # after the checkpoint: a folder with a configuration can be resumed
+            (folder / "summary.json").unlink(missing_ok=True)  # that of an earlier, shorter run
+            print(self.announce(), file=sys.stderr)
+            if self.obstacle is not None:
+                print(
+                    f"resuming will begin new episodes, so that an interrupted run ends in another result: a second "
+                    f"{self.config.env} cannot be brought to where one is ({self.obstacle})",
+                    file=sys.stderr,
+                )
+            stop = Stop()
+            stop.on_request = self.trainee.cancel
+            with stop.listening():
+                return self.complete(stop)
+        except Exception as error:
+            if (folder / "summary.json").exists():  # only the picture failed
+                raise
+            with suppress(OSError):  # the disk may be full
+                self.write_summary("failed")
+            self.check_finite()  # the reason, where it is one, of whatever was raised
+            if isinstance(error, (*ENVIRONMENT_FAULTS, OSError)):
+                reason = described(error) if isinstance(error, OSError) else error
+                if not folder.is_dir():
+                    reason = f"{folder} was removed"
+                raise TrainingError(f"{self.verb} failed at {self.steps} steps: {reason}; {self.last_good}") from error
             raise
-        with suppress(OSError):  # the disk may be full
-            training.write_summary("failed")
-        training.check_finite()  # the reason, where it is one, of whatever was raised
-        if isinstance(error, (*ENVIRONMENT_FAULTS, OSError)):
-            reason = described(error) if isinstance(error, OSError) else error
-            if not folder.is_dir():
-                reason = f"{folder} was removed"
-            raise TrainingError(f"training failed at {training.steps} steps: {reason}; {training.last_good}") from error
-        raise
-    finally:
-        with suppress(OSError):  # rows are written when they are added, so nothing is lost here
-            training.close()
+        finally:
+            with suppress(OSError):  # rows are written when they are added, so nothing is lost here
+                self.close()
 
+    def write_config(self) -> None:
+        """Writes what is run, with this session."""
+        write_config(self.folder, self.config, self.command, self.steps)
 
-def describe_steps(steps: int, total: int, unit: str = "steps") -> str:
-    """Says how many steps of a run are done; the last rollout or update may go beyond those asked for."""
-    return f"{steps} of {total} {unit}" if steps <= total else f"{steps} {unit} ({total} asked for)"
+    def announce(self) -> str:
+        """Says what begins."""
+        config, count = self.config, len(self.trainee.seeds)
+        what = f"{config.agent} on {config.env}"
+        if config.agent in TALKERS:
+            what = f"{config.agent} in {config.env}" + (f", {count} in lock-step" if count > 1 else "")
+        elif not self.alone:
+            what = f"{count} agents in lock-step, {what}"
+        return f"training {what}, steps {self.steps} to {config.steps}, in {self.folder}"
+
+    def complete(self, stop: Stop) -> dict[str, Any]:
+        """Trains and evaluates, and returns the summary, also when it was asked to stop."""
+        try:
+            if self.steps < self.config.steps:
+                self.learn(stop)
+                self.save_checkpoint()
+            for name in self.logs.keys() & {"evaluations", "times", "gradients"}:
+                self.logs[name].truncate(self.steps - 1)
+            return self._finish("finished", self.evaluate(stop, final=True))
+        except Interrupted:
+            self.save_checkpoint()
+            return self._finish("interrupted")
+
+    def _finish(self, status: str, scores: NDArray[np.float64] | None = None) -> dict[str, Any]:
+        """Writes models, summary and curve, and returns the summary."""
+        seeds = self.trainee.seeds
+        self.trainee.save_models([self._folder(seed) / "model.zip" for seed in seeds])
+        if not self.alone:
+            for seed in seeds:
+                write_config(self._folder(seed), self._config_of(seed), self.command, self.steps)
+        summary = self.write_summary(status, scores)
+        try:
+            plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
+        except OSError as error:  # what was learned is there
+            print(
+                f"no picture was drawn: {described(error)}; `run_agent.py plot {self.folder}` does it", file=sys.stderr
+            )
+        return summary
+
+    def write_summary(self, status: str, scores: NDArray[np.float64] | None = None) -> dict[str, Any]:
+        """Writes the summary and returns it; ``scores`` are those of the final evaluation."""
+        config, seconds = self.config, self.seconds()
+        train = _train_seconds(seconds)
+        summary = {
+            "status": status,
+            "agent": config.agent,
+            "env": config.env,
+            **self._summarize(scores),
+            "wall_seconds": seconds["wall"],
+            "train_seconds": train,
+            "evaluation_seconds": seconds.get("evaluation", 0.0),
+            "steps_per_second": self.steps * (config.seeds or 1) / train,
+        }
+        if "update" in seconds:  # the agent has a stopwatch
+            summary["time_shares"] = time_shares(seconds)
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _summarize(self, scores: NDArray[np.float64] | None) -> dict[str, Any]:
+        """Returns figures of all, and of each."""
+        trainee = self.trainee
+        episodes = 0 if scores is None else scores.shape[1]
+        each = [
+            {
+                "eval_return_mean": None if scores is None else float(scores[index].mean()),
+                "eval_return_std": None if scores is None else float(scores[index].std()),
+            }
+            for index in range(len(trainee.seeds))
+        ]
+        if self.alone:
+            return {"seed": self.config.seed, "steps": self.steps, **each[0], "eval_episodes": episodes}
+        means = None if scores is None else scores.mean(1)
+        return {
+            "seeds": list(trainee.seeds),
+            "diverged": [seed for seed, lost in zip(trainee.seeds, trainee.diverged, strict=True) if lost],
+            "steps": self.steps,
+            "eval_return_iqm": None if means is None else interquartile_mean(means),
+            "eval_return_mean": None if means is None else float(means.mean()),
+            "eval_return_worst": None if means is None else float(means.min()),
+            "eval_episodes": episodes,
+            "members": [
+                {"seed": seed, **row, "stopped_at": trainee.stopped_at[i], "diverged": trainee.diverged[i]}
+                for i, (seed, row) in enumerate(zip(trainee.seeds, each, strict=True))
+            ],
+        }
+
+    def close(self) -> None:
+        """Closes logs, and what was trained."""
+        for log in self.logs.values():
+            log.close()
+        for tensorboard in self.tensorboards.values():
+            tensorboard.close()
+        self.trainee.close()
 
 
 def set_threads(threads: int) -> None:
@@ -390,11 +625,6 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     # Adam's moments of units that stopped learning shrink to denormal numbers, which are several times slower.
     torch.set_flush_denormal(True)
-
-
-def evaluation_seed(seed: int, steps: int | None) -> int:
-    """Returns the seed of an evaluation of an agent after some steps; None: of its final one."""
-    return environment_seed(seed, "final evaluation") if steps is None else environment_seed(seed, "evaluation", steps)
 
 
 def describe_times(shares: Mapping[str, float]) -> str:

@@ -29,8 +29,8 @@ import pandas as pd
 from stable_baselines3.common.vec_env import VecEnv
 
 import gsrl
-from agents.runs import Evaluator
 from agents.scores import interquartile_mean
+from agents.trainees import Evaluator
 from benchmarks import common
 
 SUMMARY = (

@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 import gsrl
 import run_agent
-from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, plots, runs, storage
+from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, plots, runs, storage, trainees, training
 from agents.common import UsageError, constructor_arguments
 from agents.config import read_config
 from agents.curve import plot_learning_curve
@@ -164,7 +164,7 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     result = json.loads(capsys.readouterr().out)
     assert result["mean_return"] == summary["eval_return_mean"] == np.mean(result["returns"])
     assert result["std_return"] == summary["eval_return_std"]
-    evaluator = runs.Evaluator(env_id, 3)
+    evaluator = trainees.Evaluator(env_id, 3)
     assert evaluator(runs.load_model(folder, n_envs=2), 6) == result["returns"]
     evaluator.close()
     if algorithm is None:
@@ -258,7 +258,7 @@ def test_a_run_killed_before_its_first_step_goes_as_it_would_have_gone(
 
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(runs._Run, "complete", die)
+        patch.setattr(training.Run, "complete", die)
         argv = ["train", "--agent", agent, *SMALL[agent], "--eval-episodes", "6", "--out", str(folder)]
         assert run_agent.main(argv) == 130
     assert checkpoint.load(folder / "checkpoint.zip")["steps"] == 0
@@ -285,14 +285,14 @@ def test_rows_that_a_kill_cut_short_do_not_keep_a_run_from_being_finished(tmp_pa
 
 def test_checkpoints_are_made_by_the_clock_between_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    save = runs._Run.save_checkpoint
+    save = training.Run.save_checkpoint
 
-    def spy(self: runs._Run) -> None:
-        saved.append(self.model.num_timesteps)
+    def spy(self: training.Run) -> None:
+        saved.append(self.steps)
         save(self)
         self.next_save = 0.0  # as if a minute had passed
 
-    monkeypatch.setattr(runs._Run, "save_checkpoint", spy)
+    monkeypatch.setattr(training.Run, "save_checkpoint", spy)
     train(tmp_path / "run", "a2c", "--steps", "40", "--eval-every", "1000")
     assert saved == [0, 0, 10, 20, 30, 40]  # 2 environments, 5 steps each; 0 twice, as the first wait was over at once
 
@@ -310,27 +310,27 @@ def test_progress_is_logged_a_hundred_times_a_run_however_long_its_episodes(tmp_
 def test_a_run_that_diverges_fails_and_keeps_its_last_good_checkpoint(
     agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate = runs.Evaluator.__call__
+    evaluate = trainees.Evaluator.__call__
 
-    def poison(self: runs.Evaluator, model: Any, *args: Any, **kwargs: Any) -> list[float]:
+    def poison(self: trainees.Evaluator, model: Any, *args: Any, **kwargs: Any) -> list[float]:
         returns = evaluate(self, model, *args, **kwargs)
         if model.num_timesteps >= 100:
             with torch.no_grad():
                 next(model.policy.parameters()).fill_(torch.nan)
         return returns
 
-    monkeypatch.setattr(runs.Evaluator, "__call__", poison)
+    monkeypatch.setattr(trainees.Evaluator, "__call__", poison)
     folder = tmp_path / "run"
     argv = ["train", "--agent", agent, *SMALL[agent], "--steps", "240", "--eval-every", "40", "--out", str(folder)]
     assert exit_code([*argv, "--learning-starts", "1000"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "training diverged: at 160 steps" in error
-    assert "the checkpoint of 120 steps" in error
+    assert "training diverged: at 120 steps" in error
+    assert "the checkpoint of 80 steps" in error
     summary = read_json(folder / "summary.json")
-    assert (summary["status"], summary["steps"], summary["eval_return_mean"]) == ("failed", 160, None)
+    assert (summary["status"], summary["steps"], summary["eval_return_mean"]) == ("failed", 120, None)
     assert not (folder / "model.zip").exists()
     state = checkpoint.load(folder / "checkpoint.zip")
-    assert state["steps"] == 120
+    assert state["steps"] == 80
     monkeypatch.undo()
     assert run_agent.main(["train", "--resume", str(folder), "--steps", "200"]) == 0
     assert read_json(folder / "summary.json")["status"] == "finished"
@@ -340,7 +340,7 @@ def test_a_bug_while_training_shows_its_traceback(tmp_path: Path, monkeypatch: p
     def broken(self: Any, stop: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(runs._Run, "learn", broken)
+    monkeypatch.setattr(training.Run, "learn", broken)
     with pytest.raises(ValueError, match="a bug"):
         run_agent.main(["train", "--agent", "a2c", "--out", str(tmp_path / "run")])
     assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"
@@ -788,7 +788,7 @@ def test_a_baseline_killed_in_the_middle_ends_as_one_that_was_not(
 ) -> None:
     rarely = ["--eval-every", "60", "--eval-episodes", "1"]
     train(tmp_path / "whole", agent, *rarely)
-    folder, on_step = tmp_path / "killed", runs._Recorder._on_step
+    folder, on_step = tmp_path / "killed", trainees._Collector._on_step
 
     def die(self: Any) -> bool:
         if self.num_timesteps >= 75:
@@ -796,7 +796,7 @@ def test_a_baseline_killed_in_the_middle_ends_as_one_that_was_not(
         return on_step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs._Recorder, "_on_step", die)
+        patch.setattr(trainees._Collector, "_on_step", die)
         assert run_agent.main(["train", "--agent", agent, *SMALL[agent], *rarely, "--out", str(folder)]) == 130
     torch.rand(1), np.random.random()  # another process would not have this one's random numbers
     assert run_agent.main(["train", "--resume", str(folder)]) == 0

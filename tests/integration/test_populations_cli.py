@@ -20,7 +20,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import in_lockstep, lockstep, populations
+from agents import in_lockstep, interruption, lockstep, training
 from agents.common import UsageError
 from agents.config import default_config, read_config
 from agents.curve import plot_population
@@ -213,7 +213,7 @@ def test_how_they_are_shared_out_does_not_matter(whole: Path, tmp_path: Path) ->
 def test_an_interrupted_run_ends_as_one_that_was_not(
     killed: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = populations.PopulationRun._advance
+    advance = training.Run._advance
     stops: list[Any] = []
 
     def interrupted(self: Any, pace: Any) -> None:
@@ -223,11 +223,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
                 raise KeyboardInterrupt
             stops[-1].requested = True
 
-    learn = populations.PopulationRun.learn
+    learn = training.Run.learn
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(populations.PopulationRun, "_advance", interrupted)
-        patch.setattr(populations.PopulationRun, "learn", lambda self, stop: (stops.append(stop), learn(self, stop))[1])
+        patch.setattr(training.Run, "_advance", interrupted)
+        patch.setattr(training.Run, "learn", lambda self, stop: (stops.append(stop), learn(self, stop))[1])
         assert train(folder) == 130
     if not killed:
         summary = read_json(folder / "summary.json")
@@ -247,17 +247,17 @@ def test_agents_that_learn_from_whole_episodes_go_on_in_the_middle_of_them(
         options += ["--net-arch", "16", "--eval-every", "80", "--eval-episodes", "6", "--seeds", "3"]
         return run_agent.main(["train", *options, "--processes", "1", "--out", str(folder)])
 
-    advance = populations.PopulationRun._advance
+    advance = training.Run._advance
 
     def interrupted(self: Any, pace: Any) -> None:
         if self.steps >= 130:
-            raise lockstep.Interrupted
+            raise interruption.Interrupted
         pace.steps = 14
         advance(self, pace)
 
     assert start(tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(populations.PopulationRun, "_advance", interrupted)
+        patch.setattr(training.Run, "_advance", interrupted)
         assert start(tmp_path / "run") == 130
     assert run_agent.main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -12,6 +12,7 @@ import operator
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import get_agent, runs, training
+from agents import get_agent, trainees, training
 from agents.environments import make_environments
 from agents.rewind import Rewindable, RewindError, restore, snapshot, why_not_rewindable
 from gsrl import checkpoint
@@ -58,23 +59,24 @@ def resume(folder: Path, *options: str) -> int:
 
 
 def interrupt_at(steps: int, monkeypatch: pytest.MonkeyPatch, how: Callable[[Any], None]) -> None:
-    """Does something to the recorder of a run once it has done some steps, in the middle of collecting more."""
-    on_step = runs._Recorder._on_step
+    """Does something in a run once it has done some steps, in the middle of collecting more."""
+    on_step = trainees._Collector._on_step
 
     def interrupted(self: Any) -> bool:
         if self.num_timesteps >= steps:
             how(self)
         return on_step(self)
 
-    monkeypatch.setattr(runs._Recorder, "_on_step", interrupted)
+    monkeypatch.setattr(trainees._Collector, "_on_step", interrupted)
 
 
-def die(recorder: Any) -> None:
+def die(collector: Any) -> None:
     raise KeyboardInterrupt
 
 
-def ask_to_stop(recorder: Any) -> None:
-    recorder.stop.requested = True
+def ask_to_stop(collector: Any) -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # which a second one would meet
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def tensors(node: Any, name: str = "") -> dict[str, torch.Tensor]:
@@ -489,9 +491,9 @@ def test_a_full_disk_is_one_clear_error_and_the_run_can_be_finished(
     err = capsys.readouterr().err
     assert "Traceback" not in err
     error = err.splitlines()[-1]
-    assert "training failed at 120 steps: No space left on device" in error
-    assert f"the checkpoint of 80 steps in {folder} is the last good one" in error
-    assert checkpoint.load(folder / "checkpoint.zip")["steps"] == 80
+    assert "training failed at 80 steps: No space left on device" in error
+    assert f"the checkpoint of 40 steps in {folder} is the last good one" in error
+    assert checkpoint.load(folder / "checkpoint.zip")["steps"] == 40
     assert not list(folder.glob("*.tmp")) + list(folder.glob(".*.tmp"))
     assert resume(folder) == 0
     assert_same_run(tmp_path / "whole", folder)

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
-from agents import curve, discrete_sac, runs
+from agents import curve, discrete_sac, trainees
 from agents.common import UsageError
 from agents.config import read_config, read_json, write_json
 from agents.files import occupied
@@ -344,13 +344,13 @@ def test_a_folder_that_is_removed_meanwhile_is_not_made_again(
     tmp_path: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    evaluate = runs.Evaluator.__call__
+    evaluate = trainees.Evaluator.__call__
 
     def remove(*arguments: Any, **how: Any) -> Any:
         shutil.rmtree(folder, ignore_errors=True)
         return evaluate(*arguments, **how)
 
-    monkeypatch.setattr(runs.Evaluator, "__call__", remove)
+    monkeypatch.setattr(trainees.Evaluator, "__call__", remove)
     said = answer("train", *SHORT, "--out", folder, code=1)
     assert said == f"training failed at 20 steps: {folder} was removed; there is no checkpoint in {folder}"
     assert not folder.exists()

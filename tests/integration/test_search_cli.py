@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import run_agent
-from agents import gumbel_sac, in_lockstep, reinforce_rloo, runs, search
+from agents import gumbel_sac, in_lockstep, reinforce_rloo, runs, search, trainees
 from agents.common import UsageError
 from agents.search import Ladder, Result, parse_grid
 
@@ -84,7 +84,7 @@ def test_a_score_is_what_an_agent_alone_would_get(whole: Path, tmp_path: Path) -
     options = ["--learning-rate", row["learning_rate"], "--n-steps", row["n_steps"]]
     alone = [option for option in SMALL if option not in ("--processes", "1")]
     assert run_agent.main(["train", *alone, *options, "--steps", "40", "--out", str(tmp_path / "run")]) == 0
-    evaluator = runs.Evaluator("CartPole-v1", 0)
+    evaluator = trainees.Evaluator("CartPole-v1", 0)
     returns = evaluator(runs.load_model(tmp_path / "run"), 2, steps=40)  # the episodes of an evaluation along the way
     evaluator.close()
     assert f"{np.mean(returns):.1f}" == row["score at 40"]
@@ -94,17 +94,17 @@ def test_a_score_is_what_an_agent_alone_would_get(whole: Path, tmp_path: Path) -
 def test_an_interrupted_search_ends_as_one_that_was_not(
     steps: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    advance = search._Search._advance
+    advance = search.Search._advance
 
-    def interrupted(self: Any, pace: Any, upto: int) -> None:
+    def interrupted(self: Any, pace: Any) -> None:
         if self.members.steps >= steps:
             raise search.Interrupted
         pace.steps = 7
-        advance(self, pace, upto)
+        advance(self, pace)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(search._Search, "_advance", interrupted)
+        patch.setattr(search.Search, "_advance", interrupted)
         assert find(folder) == 130
     assert f"python run_agent.py search --resume {folder}" in capsys.readouterr().out
     assert read_json(folder / "summary.json")["status"] == "interrupted"
@@ -154,24 +154,24 @@ def test_processes_and_seeds_of_a_setting(tmp_path: Path) -> None:
 def test_a_setting_that_diverges_is_marked_ranked_last_and_never_chosen(
     interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate, advance = search.Members.evaluate, search._Search._advance
+    evaluate, advance = search.Members.evaluate, search.Search._advance
 
     def flattering(self: Any, episodes: int) -> Any:
         returns = evaluate(self, episodes)
         returns[self.diverged] = 1e6
         return returns
 
-    def stopped(self: Any, pace: Any, upto: int) -> None:
+    def stopped(self: Any, pace: Any) -> None:
         if interrupted and self.rung == 1:
             raise search.Interrupted
-        advance(self, pace, upto)
+        advance(self, pace)
 
     monkeypatch.setattr(search.Members, "evaluate", flattering)
     folder = tmp_path / "run"
     options = ["--grid", "learning_rate=1e30,1e-3,3e-4", "--rungs", "2", "--seeds-per-setting", "2"]
     options += ["--confirm", "0", "--keep", ".9", "--out", str(folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(search._Search, "_advance", stopped)
+        patch.setattr(search.Search, "_advance", stopped)
         assert run_agent.main(["search", *SMALL, *options]) == (130 if interrupted else 0)
     if interrupted:
         assert run_agent.main(["search", "--resume", str(folder)]) == 0

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from agents.config import default_config
 from agents.environments import make_environments
 from agents.lockstep import Member, _Share
-from agents.runs import Evaluator, _make_agent
+from agents.trainees import Evaluator, make_agent
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl._random import environment_seeds
 from gsrl.vec_env import GymnasiumVecEnv, seed_environments
@@ -173,7 +173,7 @@ def test_agents_of_the_zoo_share_no_environment(agent: str) -> None:
     given: list[int | None] = []
     for seed in range(3):
         config = dataclasses.replace(default_config(agent, "CartPole-v1", 100, lockstep=False), n_envs=4, seed=seed)
-        model = _make_agent(config, make_environments("CartPole-v1", 4, seed), seed)
+        model = make_agent(config, make_environments("CartPole-v1", 4, seed), seed)
         env = model.get_env()
         assert env is not None
         assert env.unwrapped._seeds == environment_seeds(4, seed, "environment")

@@ -17,7 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import TALKERS, defaults, signalling, talking
+from agents import TALKERS, defaults, signalling, talking, trainees
 from agents.common import UsageError
 from agents.config import Config, read_config
 from gsrl import checkpoint
@@ -254,7 +254,7 @@ def test_those_that_diverge_have_stopped_at_their_last_update(
 ) -> None:
     pytest.importorskip("pettingzoo")
     settings = dataclasses.replace(defaults(agent, env).settings, batch_size=batch_size, hidden=8)
-    talkers = talking._Talkers(Config(settings, agent, env, 160, seeds=2))
+    talkers = trainees.TaskTrainee(Config(settings, agent, env, 160, seeds=2))
     talkers.learn(64)
     with torch.no_grad():
         talkers.model.lockstep.learners[0].tensors.parameters.fill_(torch.nan)

@@ -329,18 +329,19 @@ def of_teams(folder: Path) -> Figures:
 @contextmanager
 def interrupted_search(steps: int) -> Any:
     """Searches are interrupted once they have done some steps."""
-    advance = search._Search._advance
+    advance = search.Search._advance
 
-    def interrupt(self: Any, pace: Any, upto: int) -> None:
+    def interrupt(self: Any, pace: Any) -> None:
         if self.members.steps >= steps:
             raise search.Interrupted
-        advance(self, pace, min(upto, steps))
+        pace.steps = min(pace.steps, max(1, steps - self.members.steps))
+        advance(self, pace)
 
-    search._Search._advance = interrupt  # type: ignore[method-assign]
+    search.Search._advance = interrupt  # type: ignore[method-assign]
     try:
         yield
     finally:
-        search._Search._advance = advance  # type: ignore[method-assign]
+        search.Search._advance = advance  # type: ignore[method-assign]
 
 
 def interrupted(agent: str, *options: str) -> Kind:
