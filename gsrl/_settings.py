@@ -13,21 +13,13 @@ Class = TypeVar("Class", bound=type)
 class Setting:
     """An argument of a learner's constructor, as an attribute that can be assigned.
 
-    Until the learner ``is_built`` it is a plain attribute. Then its ``change_setting(name, value)`` decides.
+    Until the learner ``is_built`` it is a plain attribute. Then its ``change_setting(name, value)`` decides. Without a
+    ``__get__`` it is read from the learner's ``__dict__``, as any other attribute.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Takes the name."""
         self.name = name
-
-    def __get__(self, learner: Any, owner: type | None = None) -> Any:
-        """The value, or the descriptor itself of a class."""
-        if learner is None:
-            return self
-        try:
-            return learner.__dict__[self.name]
-        except KeyError:
-            raise AttributeError(f"{type(learner).__name__} has no {self.name} yet.") from None
 
     def __set__(self, learner: Any, value: Any) -> None:
         """Assigns it, or asks the learner to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -492,7 +493,7 @@ class Learner:
         else:
             result = update.traced(inputs)
         if result is None:
-            with handed(update.noisy, noise):
+            with handed(update.noisy, noise) if noise else nullcontext():
                 loss, metrics = self.loss(*args)
             gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         else:

@@ -113,8 +113,10 @@ class ReplayBuffer(Ring):
     dummy: np.ndarray
     action_masks: np.ndarray
     next_action_masks: np.ndarray
-    gamma, n_steps, reward_scale = Setting(), Setting(), Setting()
-    """What is assigned holds for what is sampled from then on."""
+    gamma: Any = Setting()
+    """As the next two: what is assigned holds for what is sampled from then on."""
+    n_steps: Any = Setting()
+    reward_scale: Any = Setting()
 
     def __init__(
         self,
