@@ -67,6 +67,44 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+# From the bottom up: what stands in a line imports from the lines above it, from its own package, and nothing else.
+LAYERS = """
+_files _modes _progress _random _settings _trees _validation _version checks schedules timing
+relaxations spaces temperature
+distributions
+heads subsets
+estimators
+checkpoint diagnostics losses objectives testing values vec_env
+masking
+evaluation learning replay
+normalization
+algorithms
+callbacks comms export multi_agent perception population troubleshooting
+runs
+bench
+"""
+LAYER_OF = {name: layer for layer, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
+
+
+def is_alias(tree: ast.Module) -> bool:
+    """Whether a module is only there under an earlier name, as its docstring says."""
+    return (ast.get_docstring(tree) or "").startswith("Moved to ")
+
+
+def library_imports(tree: ast.Module) -> Iterator[str]:
+    """Names of the modules and packages right below `gsrl` that are imported anywhere in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "gsrl":
+            names = [f"gsrl.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("gsrl."))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the checkout, built by the backend itself: nothing is fetched, nothing is left behind."""
@@ -114,7 +152,23 @@ def test_gsrl_never_imports_the_zoo() -> None:
     assert offenders == {}
 
 
+def test_imports_inside_gsrl_go_one_way() -> None:
+    offenders = []
+    for path in MODULES:
+        tree, name = parse(path), path.relative_to(ROOT / "gsrl").parts[0].removesuffix(".py")
+        if name == "__init__" or is_alias(tree):
+            continue
+        assert name in LAYER_OF, f"{path.relative_to(ROOT)} must have a place among the layers above"
+        for imported in sorted(set(library_imports(tree)) - {name}):
+            if LAYER_OF.get(imported, len(LAYER_OF)) >= LAYER_OF[name]:
+                offenders.append(f"{path.relative_to(ROOT).as_posix()} imports {imported}")
+    assert offenders == []
+    # And so, by what was just shown, nothing of the command line and of benchmarks.
+    assert all(LAYER_OF[name] < LAYER_OF["runs"] for name in library_imports(parse(ROOT / "gsrl" / "__init__.py")))
+
+
 def test_importing_gsrl_needs_core_dependencies_only() -> None:
+    """So neither matplotlib and pandas nor tyro and tqdm, but for what Stable-Baselines3 itself brings in."""
     allowed = import_names(PROJECT["dependencies"]) | {"gsrl"} | sys.stdlib_module_names
     offenders = {
         path.relative_to(ROOT).as_posix(): sorted(names)
@@ -148,3 +202,16 @@ def test_constraints_pin_a_supported_version_of_every_requirement() -> None:
 )
 def test_absolute_imports_sees_what_runs_on_import(source: str, expected: set[str]) -> None:
     assert set(absolute_imports(ast.parse(source), run_on_import_only=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from gsrl import masking, values", {"masking", "values"}),
+        ("import gsrl.replay.ring", {"replay"}),
+        ("def f():\n    from gsrl.algorithms.base import Algorithm", {"algorithms"}),
+        ("import gsrl\nfrom numpy import array\nfrom . import ring", set()),
+    ],
+)
+def test_library_imports_sees_all_of_them(source: str, expected: set[str]) -> None:
+    assert set(library_imports(ast.parse(source))) == expected
