@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Setting", "fixed"]
+__all__ = ["Setting", "fixed", "settings_of"]
 
 Class = TypeVar("Class", bound=type)
 
@@ -27,6 +28,13 @@ class Setting:
             learner.change_setting(self.name, value)
         else:
             learner.__dict__[self.name] = value
+
+
+def settings_of(constructor: Callable[..., None]) -> tuple[str, ...]:
+    """Arguments of an algorithm's constructor that a saved model holds: all but what it is built of, where, and how."""
+    names = inspect.getfullargspec(constructor)
+    others = ("self", "policy", "env", "device", "compile", "_init_setup_model")
+    return tuple(name for name in (*names.args, *names.kwonlyargs) if name not in others)
 
 
 def fixed(*names: str) -> Callable[[Class], Class]:

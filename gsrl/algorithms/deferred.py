@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from stable_baselines3.common.logger import Logger
@@ -37,43 +37,22 @@ class DeferredValues(defaultdict[str, Any]):
         if record is not None:
             record()
 
-    def __getitem__(self, key: str) -> Any:
-        self.settle()
-        return super().__getitem__(key)
-
-    def __contains__(self, key: object) -> bool:
-        self.settle()
-        return super().__contains__(key)
-
-    def __iter__(self) -> Iterator[str]:
-        self.settle()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self.settle()
-        return super().__len__()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """As of a dict."""
-        self.settle()
-        return super().get(key, default)
-
-    def keys(self) -> Any:
-        """As of a dict."""
-        self.settle()
-        return super().keys()
-
-    def values(self) -> Any:
-        """As of a dict."""
-        self.settle()
-        return super().values()
-
-    def items(self) -> Any:
-        """As of a dict."""
-        self.settle()
-        return super().items()
-
     def clear(self) -> None:
         """As of a dict; what is outstanding is dropped."""
         self.record = None
         super().clear()
+
+
+def _settling(name: str) -> Callable[..., Any]:
+    """A method of a dict that looks at its values, once nothing is outstanding."""
+    method = getattr(defaultdict, name)
+
+    def settled(self: DeferredValues, *args: Any) -> Any:
+        self.settle()
+        return method(self, *args)
+
+    return settled
+
+
+for _name in ("__getitem__", "__contains__", "__iter__", "__len__", "get", "keys", "values", "items"):
+    setattr(DeferredValues, _name, _settling(_name))

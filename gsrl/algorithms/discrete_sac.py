@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from gsrl import checkpoint
+from gsrl._settings import settings_of
 from gsrl._trees import map_arrays
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.policies import CnnPolicy, DiscreteSACPolicy, MlpPolicy, MultiInputPolicy
@@ -142,34 +143,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         ValueError: An argument is out of range; the message names it.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = (
-        "learning_rate",
-        "buffer_size",
-        "learning_starts",
-        "batch_size",
-        "tau",
-        "gamma",
-        "train_freq",
-        "gradient_steps",
-        "n_steps",
-        "n_step_correction",
-        "reward_scale",
-        "estimator",
-        "ent_coef",
-        "target_entropy",
-        "target_entropy_ratio",
-        "critics",
-        "entropy_in_target",
-        "q_clip",
-        "max_grad_norm",
-        "target_update_interval",
-        "exploration_eps",
-        "policy_kwargs",
-        "stats_window_size",
-        "tensorboard_log",
-        "verbose",
-        "seed",
-    )
     EARLIER: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 3e-4,
         "batch_size": 256,
@@ -288,6 +261,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.estimator.expectation(
                 self._template, lambda one_hot: one_hot.sum((-2, -1)), generator=torch.Generator(self.device)
             )
+
+    SETTINGS: ClassVar[tuple[str, ...]] = settings_of(__init__)
 
     # Construction
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -401,6 +400,8 @@ class ActorPolicy(SavedModule, BasePolicy):
         features_extractor: The actor's; each other network has one of its own.
     """
 
+    EXTRACTOR: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    """Class of the features extractor where none is given."""
     actor: Actor
     features_extractor: BaseFeaturesExtractor
     net_arch: list[int] | dict[str, list[int]]
@@ -542,7 +543,8 @@ class DiscreteSACPolicy(ActorPolicy):
         net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [64, 64] for
             vectors, none on top of a convolutional network.
         activation_fn: Class of the activation function.
-        features_extractor_class: Class of the features extractor; actor and critics each have their own.
+        features_extractor_class: Class of the features extractor, of which actor and critics each have their own; None:
+            :attr:`EXTRACTOR`.
         features_extractor_kwargs: Its arguments.
         normalize_images: Whether images are divided by 255.
         n_critics: Number of critics.
@@ -566,8 +568,7 @@ class DiscreteSACPolicy(ActorPolicy):
         """See :meth:`SavedModule.earlier_arguments`; layers were wider."""
         arguments = super().earlier_arguments(arguments)
         if arguments.get("net_arch") is None:
-            default = inspect.signature(cls).parameters["features_extractor_class"].default
-            is_image = arguments.get("features_extractor_class", default) is NatureCNN
+            is_image = (arguments.get("features_extractor_class") or cls.EXTRACTOR) is NatureCNN
             arguments["net_arch"] = [] if is_image else [256, 256]
         return arguments
 
@@ -578,7 +579,7 @@ class DiscreteSACPolicy(ActorPolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         n_critics: int = 2,
@@ -589,14 +590,14 @@ class DiscreteSACPolicy(ActorPolicy):
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            features_extractor_class or self.EXTRACTOR,
             features_extractor_kwargs,
             normalize_images=normalize_images,
         )
         if n_critics < 1:
             raise ValueError(f"n_critics must be at least 1, but got {n_critics}.")
         if net_arch is None:
-            net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
+            net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
         self.net_arch = net_arch
         actor_arch, critic_arch = get_actor_critic_arch(net_arch)
         self._set_actor(
@@ -645,34 +646,14 @@ class DiscreteSACPolicy(ActorPolicy):
 class CnnPolicy(DiscreteSACPolicy):
     """:class:`DiscreteSACPolicy` for images: Stable-Baselines3's ``NatureCNN``."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
+    EXTRACTOR = NatureCNN
 
 
 @register("gsrl.MultiInputPolicy")
 class MultiInputPolicy(DiscreteSACPolicy):
     """:class:`DiscreteSACPolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
+    EXTRACTOR = CombinedExtractor
 
 
 MlpPolicy = DiscreteSACPolicy

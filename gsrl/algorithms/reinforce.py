@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl._modes import evaluation_mode
+from gsrl._settings import settings_of
 from gsrl._trees import map_arrays
 from gsrl._validation import is_number
 from gsrl.algorithms import base
@@ -130,7 +131,8 @@ class ReinforcePolicy(ActorPolicy):
             has none; those of a control variate are those of the value network. Default: [64, 64] for vectors, none on
             top of a convolutional network.
         activation_fn: Class of the activation function.
-        features_extractor_class: Class of the features extractor; actor and value network each have their own.
+        features_extractor_class: Class of the features extractor, of which actor and value network each have their own;
+            None: :attr:`EXTRACTOR`.
         features_extractor_kwargs: Its arguments.
         normalize_images: Whether images are divided by 255.
 
@@ -150,19 +152,19 @@ class ReinforcePolicy(ActorPolicy):
         baseline: Baseline = "none",
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.Tanh,
-        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
     ) -> None:
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class,
+            features_extractor_class or self.EXTRACTOR,
             features_extractor_kwargs,
             normalize_images=normalize_images,
         )
         if net_arch is None:
-            net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
+            net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
         self.net_arch, actor_arch, critic_arch = _architectures(net_arch)
 
         def make(cls: type[Any], arch: list[int]) -> Any:
@@ -218,34 +220,14 @@ class ReinforcePolicy(ActorPolicy):
 class ReinforceCnnPolicy(ReinforcePolicy):
     """:class:`ReinforcePolicy` for images: Stable-Baselines3's ``NatureCNN``."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
+    EXTRACTOR = NatureCNN
 
 
 @register("gsrl.ReinforceMultiInputPolicy")
 class ReinforceMultiInputPolicy(ReinforcePolicy):
     """:class:`ReinforcePolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, features_extractor_class=features_extractor_class, **kwargs
-        )
+    EXTRACTOR = CombinedExtractor
 
 
 class Reinforce(Algorithm):
@@ -315,22 +297,6 @@ class Reinforce(Algorithm):
         ValueError: An argument is out of range, or does not go with another; the message names it.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = (
-        "learning_rate",
-        "n_episodes",
-        "gamma",
-        "baseline",
-        "gae_lambda",
-        "normalize_advantage",
-        "ent_coef",
-        "critic_updates",
-        "max_grad_norm",
-        "policy_kwargs",
-        "stats_window_size",
-        "tensorboard_log",
-        "verbose",
-        "seed",
-    )
     COUNTERS: ClassVar[tuple[str, ...]] = (*base.COUNTERS, "_mean_return", "_mean_weight")
     REFUSED: ClassVar[Mapping[str, str]] = {
         "n_steps": "a rollout is n_episodes whole episodes",
@@ -399,6 +365,8 @@ class Reinforce(Algorithm):
         self.max_grad_norm = max_grad_norm
         if _init_setup_model:
             self._setup_model()
+
+    SETTINGS: ClassVar[tuple[str, ...]] = settings_of(__init__)
 
     # Construction
 
