@@ -254,11 +254,21 @@ class Analysis:
         return self.panels[0]
 
     @property
+    def environments(self) -> list[Panel]:
+        """The panels of one environment each."""
+        return [panel for panel in self.panels if panel.name != EVERYWHERE]
+
+    @property
+    def scaled(self) -> list[Panel]:
+        """Those of them whose returns have a place on the common scale."""
+        return [panel for panel in self.environments if panel.low is not None and panel.high is not None]
+
+    @property
     def logarithmic(self) -> bool:
         """Whether steps are drawn on a logarithmic scale, in all environments: some runs are far longer than others."""
         ends = [
             [float(entry.curve.steps[-1]) for entry in panel.entries if entry.curve is not None]
-            for panel in self.panels
+            for panel in self.environments
         ]
         return any(max(each) > 4 * min(each) for each in ends if each)
 

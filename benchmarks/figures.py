@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
-from benchmarks.page import colours, number, spread, variants
+from benchmarks.look import colours, number, spread, variants
 from gsrl._files import save_figure
 
 __all__ = ["draw"]
@@ -131,7 +131,7 @@ def _scores(analysis: Analysis) -> Figure:
 
 
 def _curves(analysis: Analysis) -> Figure:
-    panels = {panel.name: panel for panel in analysis.panels if panel.name != EVERYWHERE}
+    panels = {panel.name: panel for panel in analysis.environments}
     figure, places = _panels(list(panels), _height(analysis), 5.2)
     for axes, name in places:
         curves = {entry.label: entry.curve for entry in panels[name].entries if entry.curve is not None}

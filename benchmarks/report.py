@@ -16,7 +16,8 @@ from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
 from benchmarks.common import markdown_table
-from benchmarks.page import DIVERGED, duration, number, page, seeds_text, significant, span, steps_text
+from benchmarks.look import DIVERGED, costs, duration, number, significant, span
+from benchmarks.page import page
 from benchmarks.stats import FEW
 from gsrl._files import csv_text
 
@@ -116,25 +117,9 @@ def _notes(analysis: Analysis) -> str:
 
 
 def _table(panel: Panel) -> str:
-    head = ["agent", "seeds", "IQM", "95 %", "worst", "steps", "core time a run", "steps/s"]
-    solved = panel.threshold is not None
-    if solved:
-        head += [f"reached {number(panel.threshold or math.nan)}", "steps to it", "core time to it"]
-    rows = []
-    for entry in panel.entries:
-        row = [
-            _text(entry.label),
-            seeds_text(entry) + ("\\*" if entry.few else ""),
-            number(entry.iqm.estimate),
-            span(entry.iqm.low, entry.iqm.high),
-            number(entry.worst),
-            steps_text(entry.steps),
-            duration(entry.seconds),
-            f"{entry.speed:,.0f}",
-        ]
-        if solved:
-            row += [f"{entry.reached} of {entry.seeds}", steps_text(entry.steps_to), duration(entry.seconds_to)]
-        rows.append(row)
+    head, rows = costs(panel)
+    for entry, row in zip(panel.entries, rows, strict=True):
+        row[:2] = _text(row[0]), row[1] + ("\\*" if entry.few else "")
     return markdown_table(head, rows)
 
 
@@ -186,9 +171,7 @@ def _gradients(analysis: Analysis) -> str:
 
 def _reading(analysis: Analysis) -> str:
     scales = "; ".join(
-        f"{_text(panel.name)} {number(panel.low)} and {number(panel.high)}"
-        for panel in analysis.panels
-        if panel.name != EVERYWHERE and panel.low is not None and panel.high is not None
+        f"{_text(panel.name)} {number(panel.low or 0)} and {number(panel.high or 0)}" for panel in analysis.scaled
     )
     lines = [
         "## How to read this",

@@ -27,7 +27,8 @@ from benchmarks.analysis import (
     ratios,
     read_benchmark,
 )
-from benchmarks.page import PALETTE, colours, duration, number, page, spread, steps_text, ticks, variants
+from benchmarks.look import PALETTE, colours, duration, number, spread, steps_text, ticks, variants
+from benchmarks.page import page
 from benchmarks.stats import Interval, holm, mann_whitney
 from benchmarks.tables import RESULTS
 
