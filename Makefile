@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-train: $(INSTALLED) ## train an agent: gumbel-sac on CartPole-v1 unless ARGS says otherwise
+train: $(INSTALLED) ## train an agent: discrete-sac on CartPole-v1 unless ARGS says otherwise
 	$(BIN)/python run_agent.py train $(ARGS)
 
 test: $(INSTALLED) ## run the tests on WORKERS processes, one torch thread each

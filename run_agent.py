@@ -39,13 +39,12 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from agents import AGENTS, TALKERS, get_agent, gradients, nearest, search, similar, talking, tuned_settings
-    from agents.common import UsageError, counted, is_short_of_memory
+    from agents import gradients, search, talking
     from agents.config import Config, default_config, is_run, new_folder, option, read_config, read_json
     from agents.environments import check_environment
     from agents.files import described
     from agents.lockstep import number_of_processes
-    from agents.plots import plot_runs, unit
+    from agents.plots import plot_runs
     from agents.runs import evaluate_run, resume, start
     from agents.scores import interquartile_mean
     from agents.training import ANSWERED, describe_times, folder_of
@@ -53,6 +52,8 @@ try:
     from gsrl.checkpoint import CheckpointError
     from gsrl.comms import DIAL
     from gsrl.diagnostics import Comparison
+    from gsrl.runs.cards import Card, TalkingCard, cards, get_card, in_lockstep
+    from gsrl.runs.errors import UsageError, counted, is_short_of_memory, nearest, similar
 except ModuleNotFoundError as error:
     # Only a missing dependency is answered so; a broken module of ours shows its traceback.
     if error.name and error.name.partition(".")[0] in ("agents", "envs", "gsrl"):
@@ -383,19 +384,19 @@ def _train(argv: list[str]) -> int:
     if known.resume is not None and not {"-h", "--help"} & set(argv):
         return _resume(known.resume, argv)
 
-    agent = get_agent(known.agent)
-    env = next(iter(agent.ENVIRONMENTS)) if known.agent in TALKERS else "CartPole-v1"
+    card = get_card(known.agent)
+    env = next(iter(card.environments)) if isinstance(card, TalkingCard) else "CartPole-v1"
     env = check_environment(env if known.env is None else known.env, known.agent)
     default = TrainOptions(default_config(known.agent, env, known.steps, lockstep=known.seeds is not None))
-    options: TrainOptions[Any] = _read_options(TrainOptions[agent.Settings], "train", argv, default)  # type: ignore[name-defined]
+    options: TrainOptions[Any] = _read_options(TrainOptions[card.Settings], "train", argv, default)  # type: ignore[name-defined]
     config = dataclasses.replace(options.run, env=env)
     seeds = f"seed{config.seed}"
-    if config.seeds is not None and not (config.agent in TALKERS and config.seeds == 1):
+    if config.seeds is not None and not (card.talks and config.seeds == 1):
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
-    if tuned_settings(config.agent, config.env) is None:
+    if card.tuned_settings(config.env) is None:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     return _report(start(config, folder, [PROGRAM, "train", *argv]), folder)
 
@@ -420,12 +421,12 @@ def _search(argv: list[str]) -> int:
         command = [PROGRAM, "search", *argv]
         return _report_search(search.resume(known.resume, command, trusted=known.trust), known.resume)
 
-    agent = get_agent(known.agent)
-    if known.agent in TALKERS:
+    card = get_card(known.agent)
+    if card.talks:
         raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} talks in others")
     env = check_environment(known.env, known.agent)
     default = SearchOptions(default_config(known.agent, env, known.steps, lockstep=True))
-    options: SearchOptions[Any] = _read_options(SearchOptions[agent.Settings], "search", argv, default)  # type: ignore[name-defined]
+    options: SearchOptions[Any] = _read_options(SearchOptions[card.Settings], "search", argv, default)  # type: ignore[name-defined]
     config = dataclasses.replace(options.run, env=env)
     folder = options.out or new_folder(RUNS, f"search_{config.env}_{config.agent}")
     if (folder / "search.json").exists():
@@ -487,19 +488,19 @@ def _resume(folder: Path, argv: list[str]) -> int:
 
 def _report(summary: dict[str, Any], folder: Path) -> int:
     """Says how a training ended, and returns the exit code."""
-    talks = summary["agent"] in TALKERS
-    steps = counted(summary["steps"], "episode" if talks else "step")
+    card = get_card(summary["agent"])
+    steps = counted(summary["steps"], card.unit)
     episodes = counted(summary["eval_episodes"], "episode")
     if summary["status"] == "interrupted":
         print(f"interrupted at {steps}; go on with:\n  python {PROGRAM} train --resume {shlex.quote(str(folder))}")
         return 130
     if "seeds" in summary:
-        decimals = 3 if talks else 1
+        decimals = card.decimals
         result = f"IQM {summary['eval_return_iqm']:.{decimals}f}, worst {summary['eval_return_worst']:.{decimals}f}"
         over = f"over {counted(len(summary['seeds']), 'seed')}, {episodes} each"
         if len(summary["seeds"]) == 1:
             result, over = f"{summary['eval_return_mean']:.{decimals}f}", f"over {episodes}"
-        result = f"{TALKERS[summary['agent']].ENVIRONMENTS[summary['env']] if talks else 'return'} {result}"
+        result = f"{card.score(summary['env'])} {result}"
         over += _lost(summary)
         model = folder_of(folder, "*") / "model.zip"
         own = folder_of(folder, summary["seeds"][0])
@@ -514,20 +515,19 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
         f"  curve       {folder / 'learning_curve.png'}\n"
         f"  logs        tensorboard --logdir {shlex.quote(str(folder))}\n"
         f"  model       {model}\n"
-        f"  in Python   {_opening(summary['agent'], own)}\n"
+        f"  in Python   {_opening(card, own)}\n"
         f"  checkpoint  {folder / 'checkpoint.zip'}"
     )
     return 0
 
 
-def _opening(agent: str, folder: Path) -> str:
+def _opening(card: Card, folder: Path) -> str:
     """What opens the model of an agent in Python."""
-    algorithm = getattr(get_agent(agent), "ALGORITHM", None)
-    if algorithm is None:
+    if not card.talks and card.name not in in_lockstep():
         return f"agents.runs.load_model({str(folder)!r})"
-    module = "gsrl.comms" if agent in TALKERS else "gsrl"
-    more = ", env" if algorithm is DIAL else ""
-    return f"{module}.{algorithm.__name__}.load({str(folder / 'model.zip')!r}{more})"
+    module = "gsrl.comms" if card.talks else "gsrl"
+    more = ", env" if card.algorithm is DIAL else ""
+    return f"{module}.{card.constructor.__name__}.load({str(folder / 'model.zip')!r}{more})"
 
 
 def _lost(summary: Mapping[str, Any]) -> str:
@@ -539,14 +539,14 @@ def _lost(summary: Mapping[str, Any]) -> str:
 def _evaluate(argv: list[str]) -> int:
     options = _read_options(EvalOptions, "eval", argv)
     config = read_config(options.run, trusted=options.trust)
-    talks = config.agent in TALKERS
+    card = config.card
     folders = [options.run]
     if config.seeds is not None:
         folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
     how: dict[str, Any] = {"deterministic": not options.stochastic, "device": options.device}
     evaluate: Callable[..., dict[str, Any]] = partial(evaluate_run, trusted=options.trust)
     episodes: int | None = 20 if options.episodes is None else options.episodes
-    if talks:
+    if card.talks:
         if options.max_episode_steps is not None:
             raise UsageError(f"--max-episode-steps is not for agents that talk, and {config.agent} does")
         how |= {"scramble": options.scramble, "split": options.split}
@@ -567,10 +567,10 @@ def _evaluate(argv: list[str]) -> int:
         return 0
     kind = "sampled" if options.stochastic else "greedy"
     kind += ", messages shuffled" if options.scramble else ""
-    decimals = 3 if talks else 1
+    decimals = card.decimals
     caption = None if config.seeds is None else f"interquartile mean {iqm:.{decimals}f}{_lost(summary)}"
     table = Table(title=f"{config.agent} on {config.env}, {kind}", caption=caption)
-    columns = ("episodes", f"mean {unit(config) if talks else 'return'}", "std", "lowest", "highest")
+    columns = ("episodes", f"mean {card.score(config.env)}", "std", "lowest", "highest")
     for column in columns if config.seeds is None else ("agent", *columns):
         table.add_column(column, justify="right")
     for folder, result, diverged in zip(folders, results, lost, strict=True):
@@ -712,8 +712,8 @@ def _list(argv: list[str]) -> int:
     table.add_column("agent", no_wrap=True)
     table.add_column("what it is")
     table.add_column("tuned for")
-    for name, agent in (AGENTS | TALKERS).items():
-        table.add_row(name, agent.SUMMARY, ", ".join(agent.TUNED))
+    for card in cards():
+        table.add_row(card.name, card.summary, ", ".join(card.tuned))
     Console().print(table)
     return 0
 

@@ -18,11 +18,12 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents import TALKERS, defaults, earlier_settings, get_agent, in_lockstep, with_estimator
-from agents.common import UsageError, is_short_of_memory
 from agents.environments import check_environment, check_origin
 from agents.files import write_text
 from gsrl._version import __version__
+from gsrl.runs.cards import Card, defaults, get_card, in_lockstep, with_estimator
+from gsrl.runs.errors import UsageError, is_short_of_memory
+from gsrl.runs.settings import type_name
 
 __all__ = [
     "COMPILED_STEPS",
@@ -112,6 +113,11 @@ class Config(Generic[Settings]):
     max_episode_steps: int | None = None
     """Steps after which an episode is cut off; None for the environment's own limit, and 10,000 where it has none."""
 
+    @property
+    def card(self) -> Card:
+        """The agent's."""
+        return get_card(self.agent)
+
     def check(self) -> None:
         """Checks the numbers and the device.
 
@@ -146,7 +152,7 @@ class Config(Generic[Settings]):
     def _check_lockstep(self) -> None:
         if self.seeds is not None and self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
-        if self.agent in TALKERS:  # which always are, in one process, and can be compiled
+        if self.card.talks:  # which always are, in one process, and can be compiled
             for name in NOT_FOR_TALKERS:
                 if getattr(self, name) != getattr(Config, name):
                     raise UsageError(f"{option(name)} is not for agents that talk, but got {getattr(self, name)}")
@@ -173,7 +179,7 @@ def default_config(
     """What is run unless told otherwise: the tuned settings; compiled where there are enough updates to gain by it.
 
     Args:
-        agent: A key of :data:`agents.AGENTS` or :data:`agents.TALKERS`.
+        agent: Name of its card.
         env: Name of the environment.
         steps: Environment steps, of agents that talk episodes; None for the tuned number.
         lockstep: Whether several agents are trained in lock-step. Those that talk always are, one of them too.
@@ -181,7 +187,7 @@ def default_config(
     """
     default = defaults(agent, env, tuned=tuned)
     steps = steps or default.steps
-    if agent in TALKERS:
+    if get_card(agent).talks:
         return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TALKERS)
     compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
@@ -307,10 +313,10 @@ def parse_config(path: Path, *, trusted: bool = False, environment: bool = True)
     stored = read_json(path)
     try:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
-        settings = earlier_settings(stored["agent"]) | settings
+        card = get_card(stored["agent"])
         names = [field.name for field in dataclasses.fields(Config)]
         values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
-        config = Config(**{**values, "settings": get_agent(stored["agent"]).Settings(**settings)})
+        config = Config(**{**values, "settings": card.Settings(**card.earlier | settings)})
         _check_types(config)
         _check_types(config.settings)
     except UsageError as error:
@@ -353,7 +359,7 @@ def _check_types(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if not _fits(value, hints[field.name]):
-            raise UsageError(f"{field.name} must be {str(field.type).removeprefix('typing.')}, but got {value!r}")
+            raise UsageError(f"{field.name} must be {type_name(hints[field.name])}, but got {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

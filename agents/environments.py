@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import is_wrapped, make_vec_env
@@ -23,12 +22,12 @@ from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs  # noqa: F401  # registers the environments of the checkout
-from agents import AGENTS, TALKERS, get_agent, nearest
-from agents.common import UsageError
 from agents.rewind import Rewindable
 from gsrl._random import environment_seeds
 from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
+from gsrl.runs.cards import Card, TalkingCard, cards, full_name, get_card
+from gsrl.runs.errors import UsageError, nearest
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, seed_environments
 
@@ -244,7 +243,7 @@ def check_environment(env_id: str, agent: str) -> str:
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it. Of agents
             that talk, one of their own.
-        agent: A key of :data:`agents.AGENTS` or :data:`agents.TALKERS`.
+        agent: Name of its card.
 
     Returns:
         Its whole name, with the version that Gymnasium takes where ``env_id`` has none.
@@ -252,12 +251,12 @@ def check_environment(env_id: str, agent: str) -> str:
     Raises:
         UsageError: It does not; the message says what to do.
     """
-    if agent in TALKERS:
-        known = TALKERS[agent].ENVIRONMENTS
-        if env_id not in known:
-            raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, known)}")
+    card = get_card(agent)
+    if isinstance(card, TalkingCard):
+        if env_id not in card.environments:
+            raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, card.environments)}")
         return env_id
-    talkers = [name for name, other in TALKERS.items() if env_id in other.ENVIRONMENTS]
+    talkers = [other.name for other in cards() if isinstance(other, TalkingCard) and env_id in other.environments]
     if talkers:
         raise UsageError(f"{env_id} is for agents that talk ({', '.join(talkers)}), and {agent} does not")
     env = _make(env_id)
@@ -268,32 +267,14 @@ def check_environment(env_id: str, agent: str) -> str:
             _check_not_empty(env.observation_space)
         except (NotImplementedError, ValueError) as error:
             raise UsageError(f"{agent} cannot read what {env_id} shows: {error}") from error
-        action_spaces = get_agent(agent).ACTION_SPACES
-        if not isinstance(env.action_space, action_spaces):
-            names = " or ".join(space.__name__ for space in action_spaces)
-            raise UsageError(f"{agent} needs a {names} action space, but {env_id} has {env.action_space}")
-        _check_masks(env, env_id, agent)
+        if not isinstance(env.action_space, card.action_spaces):
+            kinds = " or ".join(space.__name__ for space in card.action_spaces)
+            raise UsageError(f"{agent} needs a {kinds} action space, but {env_id} has {env.action_space}")
+        _check_masks(env, env_id, card)
     finally:
         with suppress(Exception):  # one that cannot be closed is of use all the same
             env.close()
     return full_name(env_id)
-
-
-def full_name(env_id: str) -> str:
-    """Returns the name of an environment with its version, the highest there is where the name has none.
-
-    Args:
-        env_id: Gymnasium's name of the environment, of one that is registered; any other is returned as it is.
-    """
-    module, colon, name = env_id.rpartition(":")
-    try:
-        namespace, base, version = parse_env_id(name)
-    except gym.error.Error:
-        return env_id
-    latest = find_highest_version(namespace, base)
-    if name in gym.registry or version is not None or latest is None:
-        return env_id
-    return f"{module}{colon}{get_env_id(namespace, base, latest)}"
 
 
 def _check_not_empty(space: spaces.Space) -> None:
@@ -381,9 +362,9 @@ def _make(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
         raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
 
 
-def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:
+def _check_masks(env: gym.Env, env_id: str, card: Card) -> None:
     """Raises ``UsageError`` if the agent would take illegal actions, or lacks the masks that it needs."""
-    masks = get_agent(agent).MASKS
+    agent, masks = card.name, card.masks
     if masks == "kept":
         return
     # Masks in the info alone are Gymnasium's way to give advice, as in Taxi: to ignore them is no mistake.
@@ -395,9 +376,9 @@ def _check_masks(env: gym.Env, env_id: str, agent: str) -> None:
     if fits[masks]:
         return
     others = [
-        name
-        for name, other in AGENTS.items()
-        if fits[other.MASKS] and isinstance(env.action_space, other.ACTION_SPACES)
+        other.name
+        for other in cards()
+        if not other.talks and fits[other.masks] and isinstance(env.action_space, other.action_spaces)
     ]
     reason = {
         "required": f"{agent} reads masks of legal actions from a method action_masks() alone, and {env_id} has none",

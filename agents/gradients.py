@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents import get_agent, nearest, with_estimator
-from agents.common import UsageError
 from agents.config import read_config
 from agents.environments import make_environments
 from agents.storage import check_sizes, load_state_dict
@@ -23,6 +21,8 @@ from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback, actor_proble
 from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slope
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.objectives import Problem, make_objective
+from gsrl.runs.cards import with_estimator
+from gsrl.runs.errors import UsageError, nearest
 
 __all__ = [
     "ADAPTED",
@@ -195,7 +195,7 @@ def load_problem(folder: Path, seed: int, *, trusted: bool = False) -> Problem:
     check_sizes(state, config.settings, path)
     env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
     try:
-        model = get_agent(config.agent).make(env, config.settings, seed=config.seed, device="cpu")
+        model = config.card.make(env, config.settings, seed=config.seed, device="cpu")
         with checkpoint.fitting(path):
             load_state_dict(model, state)
         if not model.replay_buffer:

@@ -1,31 +1,18 @@
-"""Soft actor-critic for discrete actions whose actor learns through samples: straight-through Gumbel-softmax.
-
-Sources: Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019; Jang et al., "Categorical
-Reparameterization with Gumbel-Softmax", 2017.
-"""
+"""Soft actor-critic for discrete actions whose actor learns through samples: straight-through Gumbel-softmax."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 
 from agents import discrete_sac
-from agents.discrete_sac import ACTION_SPACES, ALGORITHM, EARLIER, MASKS, EstimatorName, arguments, make
+from gsrl.runs.settings import Setting
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "EARLIER", "MASKS", "SUMMARY", "TUNED", "Settings", "arguments", "make"]
+__all__ = ["CARD"]
 
-SUMMARY = "discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's"
-
-
-@dataclass(frozen=True)
-class Settings(discrete_sac.Settings):
-    """Settings of discrete soft actor-critic, and of the actor's gradient."""
-
-    estimator: EstimatorName = "st-gumbel"
-    """Estimator of the actor's gradient."""
-
-
-TUNED = {
-    env: {name: value for name, value in tuned.items() if name != "estimator"}
-    for env, tuned in discrete_sac.TUNED.items()
-}
-"""Those of all soft actor-critic agents."""
+CARD = dataclasses.replace(
+    discrete_sac.CARD,
+    name="gumbel-sac",
+    summary="discrete soft actor-critic, straight-through Gumbel-softmax gradient, or another estimator's",
+    source=f'{discrete_sac.CARD.source}; Jang et al., "Categorical Reparameterization with Gumbel-Softmax", 2017',
+    own={"estimator": Setting("st-gumbel").over(discrete_sac.ESTIMATORS)},
+)

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import get_agent
 from agents.config import Config, refusals
 from agents.environments import make_environment, make_environments
 from agents.gradients import actor_gradient
@@ -179,16 +178,16 @@ class _Share(PopulationCallback):
 
 
 def _make_population(config: Config[Any], members: Sequence[Member]) -> Population:
-    agent = get_agent(config.agent)
+    card = config.card
     with closing(make_environments(config.env, 1, 0)) as env:
-        arguments = [agent.arguments(env, member.settings) for member in members]
+        arguments = [card.arguments(env, member.settings) for member in members]
     merged: dict[str, Any] = {
         name: [each[name] for each in arguments] if name in VECTORS else value
         for name, value in arguments[0].items()
         if name != "env"
     }
     return Population(
-        agent.ALGORITHM,
+        card.constructor,
         partial(make_environment, config.env, config.max_episode_steps),
         [member.seed for member in members],
         n_envs=config.n_envs,

@@ -9,22 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents import TALKERS, get_agent
-from agents.common import UsageError
 from agents.config import Config, is_finished, is_run, parse_config, read_json
 from agents.curve import RETURN, STEPS, Curve, plot_curves, plot_learning_curve, plot_population
 from agents.logs import CsvLog
+from gsrl.runs.cards import TalkingCard
+from gsrl.runs.errors import UsageError
 
-__all__ = ["PICTURE", "plot_run", "plot_runs", "unit"]
+__all__ = ["PICTURE", "plot_run", "plot_runs"]
 
 PICTURE = "learning_curve.png"
 """Name of the picture in the folder of a run."""
-
-
-def unit(config: Config[Any]) -> str:
-    """What a score of agents that talk is: ``"accuracy"`` or ``"return"``."""
-    kind: str = get_agent(config.agent).ENVIRONMENTS[config.env]
-    return kind
 
 
 def plot_run(folder: Path, config: Config[Any], path: Path, *, finished: bool) -> None:
@@ -36,16 +30,17 @@ def plot_run(folder: Path, config: Config[Any], path: Path, *, finished: bool) -
         path: Path of the PNG.
         finished: Whether the last evaluation is the final one, which is marked.
     """
-    talks = config.agent in TALKERS
-    title = f"{config.agent} {'in' if talks else 'on'} {config.env}, {_seeds(config)}"
+    card = config.card
+    title = f"{config.agent} {'in' if card.talks else 'on'} {config.env}, {_seeds(config)}"
     if config.seeds is None:
         rows = [CsvLog(folder / f"{name}.csv").rows() for name in ("evaluations", "episodes")]
         plot_learning_curve(path, title, *rows, finished=finished)
         return
     how: dict[str, Any] = {"diverged_at": _diverged_at(folder)}
-    if talks:
-        best = get_agent(config.agent).best_score(config.env, config.settings)
-        how |= {"x": "episodes", "y": f"{unit(config)}, hard messages", "best": best, "decimals": 3}
+    if isinstance(card, TalkingCard):
+        best = card.best_score(config.env, config.settings)
+        how |= {"x": "episodes", "y": f"{card.score(config.env)}, hard messages", "best": best}
+        how |= {"decimals": card.decimals}
     plot_population(path, title, *_evaluations(folder, config), finished=finished, **how)
 
 
@@ -83,10 +78,10 @@ def plot_runs(folders: Sequence[Path], out: Path | None) -> Path:
     panels: dict[tuple[str, str, str], list[Curve]] = {}
     for folder, config, name in zip(folders, configs, names, strict=True):
         steps, returns = _evaluations(folder, config)
-        talks = config.agent in TALKERS
-        units = ("episodes", f"{unit(config)}, hard messages") if talks else (STEPS, RETURN)
+        card = config.card
+        units = ("episodes", f"{card.score(config.env)}, hard messages") if card.talks else (STEPS, RETURN)
         label = str(folder) if names.count(name) > 1 else name
-        panels.setdefault((config.env, *units), []).append(Curve(label, steps, returns, 3 if talks else 1))
+        panels.setdefault((config.env, *units), []).append(Curve(label, steps, returns, card.decimals))
     plot_curves(path, panels)
     return path
 

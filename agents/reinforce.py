@@ -1,89 +1,63 @@
-"""REINFORCE without a learned baseline, and what all REINFORCE agents share: they differ in the baseline alone.
-
-Source: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", 1992.
-"""
+"""REINFORCE: four agents, which differ in the baseline alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import dataclasses
+from typing import Literal
 
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from gsrl import Reinforce
+from gsrl.runs.cards import Card
+from gsrl.runs.settings import Setting
 
-from agents.common import constructor_arguments
-from gsrl.algorithms.reinforce import Reinforce
+__all__ = ["BASELINE", "CARD", "RELAX", "RLOO"]
 
-__all__ = ["ACTION_SPACES", "ALGORITHM", "MASKS", "SUMMARY", "TUNED", "Settings", "Shared", "arguments", "make"]
+CARD = Card(
+    name="reinforce",
+    algorithm=Reinforce,
+    summary="REINFORCE, without a baseline or with a running mean of returns",
+    source='Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", '
+    "1992",
+    without=("gae_lambda", "critic_updates"),  # of value networks
+    own={
+        "baseline": Setting(
+            "none",
+            Literal["none", "running-mean"],
+            "What returns are compared with: nothing, or a running mean of earlier ones.",
+        )
+    },
+    tuned={
+        "CartPole-v1": {"learning_rate": 1e-2},
+        "Acrobot-v1": {"learning_rate": 1e-2, "n_episodes": 16, "ent_coef": 0.01},
+        "LunarLander-v3": {"learning_rate": 1e-2, "n_episodes": 4, "ent_coef": 0.01},
+    },
+)
 
-SUMMARY = "REINFORCE, without a baseline or with a running mean of returns"
-ACTION_SPACES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-MASKS = "kept"
-ALGORITHM = Reinforce
+RLOO = dataclasses.replace(
+    CARD,
+    name="reinforce-rloo",
+    summary="REINFORCE, the other episodes of an update as the baseline",
+    source='Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019',
+    own={},
+    fixed={"baseline": "leave-one-out"},
+)
 
+BASELINE = dataclasses.replace(
+    CARD,
+    name="reinforce-baseline",
+    summary="REINFORCE, a value network as the baseline",
+    source='Sutton and Barto, "Reinforcement Learning: An Introduction", 2018, Section 13.4; Schulman et al., '
+    '"High-Dimensional Continuous Control Using Generalized Advantage Estimation", 2016',
+    without=(),
+    own={},
+    fixed={"baseline": "value"},
+)
 
-@dataclass(frozen=True)
-class Shared:
-    """Settings of REINFORCE with any baseline, named as ``gsrl.Reinforce`` names them."""
-
-    learning_rate: float = 3e-3
-    """Learning rate of Adam."""
-    linear_decay: bool = False
-    """Let the learning rate fall linearly to 0 over the run."""
-    n_episodes: int = 8
-    """Whole episodes between two updates, a multiple of the number of environments."""
-    gamma: float = 0.99
-    """Discount factor."""
-    normalize_advantage: bool = False
-    """Shift and scale the advantages of each update to mean 0 and deviation 1."""
-    ent_coef: float = 0.0
-    """Weight of the entropy in the loss."""
-    max_grad_norm: float | None = None
-    """Largest norm of the gradient; None for any."""
-    net_arch: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers, of every network."""
-
-
-@dataclass(frozen=True)
-class Settings(Shared):
-    """Settings of REINFORCE without a learned baseline."""
-
-    baseline: Literal["none", "running-mean"] = "none"
-    """What returns are compared with: nothing, or a running mean of earlier ones."""
-
-
-TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"learning_rate": 1e-2},
-    "Acrobot-v1": {"learning_rate": 1e-2, "n_episodes": 16, "ent_coef": 0.01},
-    "LunarLander-v3": {"learning_rate": 1e-2, "n_episodes": 4, "ent_coef": 0.01},
-}
-"""The tuned settings of all REINFORCE agents."""
-
-
-def arguments(env: VecEnv, settings: Shared, baseline: str | None = None) -> dict[str, Any]:
-    """Returns what :class:`gsrl.Reinforce` and :class:`gsrl.Population` build the agent from.
-
-    Args:
-        env: Where it trains.
-        settings: Its settings.
-        baseline: Of an agent whose settings do not say it.
-
-    Raises:
-        ValueError: A setting is out of range; the message names it.
-    """
-    return constructor_arguments(env, settings) | ({} if baseline is None else {"baseline": baseline})
-
-
-def make(env: VecEnv, settings: Settings, *, seed: int, device: str) -> Reinforce:
-    """Builds the agent.
-
-    Args:
-        env: Where it trains.
-        settings: Its settings.
-        seed: Seeds the agent and the environment.
-        device: Where its networks are.
-
-    Raises:
-        ValueError: A setting is out of range; the message names it.
-    """
-    return Reinforce(**arguments(env, settings), seed=seed, device=device)
+# The paper's count of CartPole's episodes is, by the code that was published with it, one of updates, each from one
+# episode of every environment, until the mean return of the latest 100 episodes is 195.
+RELAX = dataclasses.replace(
+    BASELINE,
+    name="reinforce-relax",
+    summary="REINFORCE, a value network and RELAX's control variate",
+    source='Grathwohl et al., "Backpropagation through the Void", 2018',
+    fixed={"baseline": "relax"},
+)

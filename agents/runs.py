@@ -17,7 +17,7 @@ and ``upper_quartile``, with the same names in each, so that it lays them over o
 them all, and resuming is exact where there are as many processes.
 
 Agents that talk are several in lock-step, one unless told otherwise, and a step is an episode of each. A score is the
-share of right answers, or a return, see ``ENVIRONMENTS`` of the agent; ``mean_return`` is its mean. Messages are hard
+share of right answers, or a return, see ``environments`` of the card; ``mean_return`` is its mean. Messages are hard
 wherever something is evaluated. ``episodes.csv`` stays empty: thousands of episodes a second are not listed one by one.
 """
 
@@ -35,7 +35,6 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import TALKERS, get_agent
 from agents.common import UsageError
 from agents.config import Config, check_files, check_unchanged, is_finished, is_run, read_config
 from agents.environments import make_environments
@@ -222,8 +221,8 @@ def load_model(
     """
     folder = Path(folder)
     config = _config_of_model(folder, trusted=trusted)
-    if config.agent in TALKERS:
-        name = get_agent(config.agent).ALGORITHM.__name__
+    if config.card.talks:
+        name = config.card.constructor.__name__
         raise UsageError(f"{folder} holds agents that talk: gsrl.comms.{name}.load opens its model.zip")
     config = dataclasses.replace(config, device=config.device if device is None else device, compile=False)
     config.check()
@@ -260,7 +259,7 @@ def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Makes what is to be trained, brings it to where a checkpoint left it, and trains it."""
     set_threads(config.threads)
-    talks = config.agent in TALKERS
+    talks = config.card.talks
     if talks:
         config = dataclasses.replace(config, seeds=config.seeds or 1)
     elif config.seeds is not None and config.processes is None:
@@ -285,7 +284,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
 
 
 def _make_trainee(config: Config[Any]) -> Trainee:
-    if config.agent in TALKERS:
+    if config.card.talks:
         return TaskTrainee(config)
     if config.seeds is None:
         return AlgorithmTrainee(config)

@@ -26,8 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents import defaults, in_lockstep, nearest, runs
-from agents.common import UsageError, counted
+from agents import runs
 from agents.config import (
     Config,
     check_files,
@@ -52,6 +51,9 @@ from gsrl._files import csv_text
 from gsrl.algorithms.discrete_sac import kind_of_entropy
 from gsrl.masking import adapt
 from gsrl.population import VECTORS
+from gsrl.runs.cards import defaults, in_lockstep
+from gsrl.runs.errors import UsageError, counted, nearest
+from gsrl.runs.settings import read_value, type_name
 
 __all__ = ["PRESET", "Ladder", "Result", "confirmation_folder", "find", "parse_grid", "resume", "train_command"]
 
@@ -140,7 +142,7 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
         UsageError: A name is none that may differ between agents in lock-step, or has no effect with these settings; or
             a value is none of its.
     """
-    types = {field.name: str(field.type) for field in dataclasses.fields(settings)}
+    types: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(settings)}
     names = [name for name in (*VECTORS, "final_ent_coef") if name in types]  # the latter is part of ent_coef
     grid: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
@@ -168,14 +170,11 @@ def parse_grid(entries: Sequence[str], settings: Any) -> dict[str, tuple[Any, ..
     return grid or PRESET | entropies.get(kind, ENTROPY_COEFFICIENTS)
 
 
-def _parse(name: str, text: str, kind: str) -> Any:
-    kinds = kind.split(" | ")
+def _parse(name: str, text: str, kind: Any) -> Any:
     try:
-        return int(text) if "int" in kinds else float(text)
+        return read_value(text, kind)
     except ValueError:
-        if ("str" in kinds and text) or f"Literal[{text!r}]" in kinds:
-            return text
-        raise UsageError(f"--grid needs values of {name} that are {kind}, but got {text!r}") from None
+        raise UsageError(f"--grid needs values of {name} that are {type_name(kind)}, but got {text!r}") from None
 
 
 def confirmation_folder(folder: Path) -> Path:

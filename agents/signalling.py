@@ -1,49 +1,33 @@
 """A sender and a receiver who agree on a language, because both are paid where the receiver understands.
 
-The gradient gets from the receiver to the sender through the message, by any estimator. Sources: Lewis, "Convention",
-1969; Havrylov and Titov, "Emergence of Language with Multi-agent Games", 2017; :class:`gsrl.comms.SignallingGame`.
+The gradient gets from the receiver to the sender through the message, by any estimator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsrl.comms import AttributeValueGame, Channel, DiscriminationGame, Game, LewisGame, SignallingGame
+from gsrl.runs.cards import TalkingCard
+from gsrl.runs.settings import Setting
 
-__all__ = [
-    "ALGORITHM",
-    "ENVIRONMENTS",
-    "SUMMARY",
-    "TUNED",
-    "Settings",
-    "best_score",
-    "learn",
-    "load",
-    "make",
-    "make_channel",
-    "make_game",
-    "play",
-]
-
-SUMMARY = "a sender and a receiver learn a language, the gradient through it an estimator's"
-
-ALGORITHM = SignallingGame
-
-ENVIRONMENTS = dict.fromkeys(("lewis", "noisy-lewis", "attribute-value", "discrimination"), "accuracy")
+__all__ = ["CARD", "make_channel", "make_game"]
 
 OPTIONS = {
-    "lewis": ("meanings", "prior_exponent"),
-    "noisy-lewis": ("meanings", "prior_exponent"),
+    **dict.fromkeys(("lewis", "noisy-lewis"), ("meanings", "prior_exponent")),
     "attribute-value": ("attributes", "values", "held_out"),
     "discrimination": ("attributes", "values", "held_out", "candidates"),
 }
 """Settings that say which game it is, by environment."""
+
+CHANNEL = (
+    *("vocabulary", "length", "variable_length", "length_cost", "erasure", "substitution", "permutation"),
+    *("entropy_bonus", "diversity_bonus"),
+)
+"""Settings of the channel that are arguments of its constructor."""
 
 TEMPERATURES = {
     **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 2.0),
@@ -51,134 +35,15 @@ TEMPERATURES = {
 }
 """Estimators with a temperature, and what it is unless given."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of game, channel and agents."""
-
-    meanings: int | None = None
-    """How many, in Lewis's game."""
-    prior_exponent: float | None = None
-    """Makes the i-th meaning i ** -exponent times as probable as the first, in Lewis's game; None: all are equally
-    probable. The diversity bonus is at odds with it."""
-    attributes: int | None = None
-    """Attributes of a meaning, in attribute-value and discrimination games."""
-    values: int | None = None
-    """Values of each attribute, in these."""
-    held_out: float | None = None
-    """Share of the meanings that are never trained on, in these; `eval --split held_out` plays them."""
-    candidates: int | None = None
-    """Among which the receiver chooses, in discrimination games."""
-    vocabulary: int = 10
-    """Symbols that carry meaning."""
-    length: int = 1
-    """Most symbols of a message."""
-    variable_length: bool = False
-    """Whether the sender may end its messages early."""
-    length_cost: float = 0.0
-    """Cost of each symbol, in nats, where the length is variable."""
-    erasure: float = 0.0
-    """Probability that a symbol gets lost, and the receiver sees that."""
-    substitution: float = 0.0
-    """Probability that a symbol arrives as another one, drawn uniformly."""
-    permutation: float = 0.0
-    """Probability that the symbols of a message arrive in random order."""
-    estimator: Literal[
-        "st-gumbel",
-        "gumbel-softmax",
-        "gumbel-rao",
-        "gapped-st",
-        "straight-through",
-        "reinmax",
-        "reinforce",
-        "rloo",
-        "exact",
-        "muprop",
-        "rebar",
-        "relax",
-        "arsm",
-        "unordered-set",
-    ] = "st-gumbel"
-    """Estimator of the sender's gradient. Those from exact on are for messages of one symbol."""
-    temperature: float | None = None
-    """Temperature of the relaxation, where the estimator has one. None: 2 for st-gumbel, gumbel-softmax and gumbel-rao,
-    1 for the others, of which rebar and relax learn theirs from there."""
-    baseline: Literal["running-mean", "none"] = "running-mean"
-    """Baseline of reinforce."""
-    num_samples: int = 4
-    """Messages drawn of each meaning, of rloo and unordered-set: a step is a meaning, however many they are."""
-    entropy_bonus: float = 0.05
-    """Worth of a nat of the sender's entropy, in nats of the game's cost."""
-    diversity_bonus: float = 1.0
-    """Worth of a nat of the entropy of the symbols over a batch: it keeps all in use."""
-    sender: Literal["mlp", "gru", "lstm"] = "mlp"
-    """Network of the sender; mlp chooses all symbols at once."""
-    receiver: Literal["mlp", "gru", "lstm"] = "mlp"
-    """Network of the receiver."""
-    hidden: int = 64
-    """Width of both."""
-    learning_rate: float = 1e-2
-    """Step size of Adam."""
-    batch_size: int = 128
-    """Episodes of an update."""
-    max_grad_norm: float | None = None
-    """Largest norm of the gradient of each agent; None for no clipping."""
+ESTIMATORS: Any = Literal[
+    *("st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax", "reinforce", "rloo"),
+    *("exact", "muprop", "rebar", "relax", "arsm", "unordered-set"),
+]
+AGENTS = Literal["mlp", "gru", "lstm"]
 
 
-TUNED: dict[str, dict[str, Any]] = {
-    "lewis": {"steps": 64_000, "meanings": 10},
-    "noisy-lewis": {"steps": 64_000, "meanings": 10, "erasure": 0.1},
-    "attribute-value": {
-        "steps": 153_600,
-        "attributes": 2,
-        "values": 10,
-        "held_out": 0.2,
-        "length": 3,
-        "variable_length": True,
-    },
-    "discrimination": {
-        "steps": 128_000,
-        "attributes": 2,
-        "values": 10,
-        "held_out": 0.2,
-        "candidates": 5,
-        "length": 2,
-    },
-}
-
-
-def make(env: str, settings: Settings, *, seeds: Sequence[int], device: str, compile: bool = False) -> SignallingGame:
-    """Builds the games.
-
-    Args:
-        env: A key of :data:`ENVIRONMENTS`.
-        settings: Their settings.
-        seeds: Of each; they are played in lock-step.
-        device: Where their networks are.
-        compile: Whether updates are compiled.
-
-    Raises:
-        ValueError: A setting is out of range, or not one of this game; the message names it.
-    """
-    if not settings.hidden >= 1:
-        raise ValueError(f"hidden must be at least 1, but got {settings.hidden}")
-    return SignallingGame(
-        make_game(env, settings),
-        make_channel(settings),
-        settings.sender,
-        settings.receiver,
-        seeds=seeds,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        hidden=settings.hidden,
-        max_grad_norm=settings.max_grad_norm,
-        device=device,
-        compile=compile,
-    )
-
-
-def make_game(env: str, settings: Settings) -> Game:
-    """Builds the game alone; arguments and errors are those of :func:`make`."""
+def make_game(env: str, settings: Any) -> Game:
+    """Builds the game of an environment."""
     known = OPTIONS[env]
     for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
         value = getattr(settings, name)
@@ -187,19 +52,16 @@ def make_game(env: str, settings: Settings) -> Game:
     if known == OPTIONS["lewis"]:
         exponent, meanings = settings.prior_exponent, settings.meanings
         has_prior = exponent is not None and isinstance(meanings, int) and meanings >= 2
-        prior = np.arange(1, meanings + 1) ** -exponent if has_prior else None  # type: ignore[operator]
-        return LewisGame(meanings, prior)  # type: ignore[arg-type]  # which answers for None
+        return LewisGame(meanings, np.arange(1, meanings + 1) ** -exponent if has_prior else None)
     options: dict[str, Any] = {name: getattr(settings, name) for name in known}
     return AttributeValueGame(**options) if env == "attribute-value" else DiscriminationGame(**options)
 
 
-def make_channel(settings: Settings) -> Channel:
-    """Builds the channel alone; arguments and errors are those of :func:`make`."""
+def make_channel(env: str, settings: Any) -> Channel:
+    """Builds the channel between sender and receiver."""
     name, given = settings.estimator, settings.temperature
     options: dict[str, Any] = {}
     if name in TEMPERATURES:
-        if given is not None and not given > 0:
-            raise ValueError(f"temperature must be positive, but got {given}")
         options["temperature"] = TEMPERATURES[name] if given is None else given
     elif given is not None:
         raise ValueError(f"temperature must be None with {name}, which has none, but got {given}")
@@ -207,28 +69,12 @@ def make_channel(settings: Settings) -> Channel:
         options["baseline"] = settings.baseline
     if name in ("rloo", "unordered-set"):
         options["num_samples"] = settings.num_samples
-    names = ("vocabulary", "length", "variable_length", "length_cost", "erasure", "substitution", "permutation")
-    options |= {name: getattr(settings, name) for name in (*names, "entropy_bonus", "diversity_bonus")}
-    return Channel(estimator=name, **options)
-
-
-def learn(games: SignallingGame, settings: Settings, updates: int, steps: int) -> None:
-    """Trains for some updates.
-
-    Args:
-        games: What learns.
-        settings: Its settings.
-        updates: How many.
-        steps: Episodes of the whole training.
-    """
-    games.learn(
-        updates, total=steps, log_interval=steps
-    )  # further apart than updates: evaluations are the run's affair
+    return Channel(estimator=name, **options, **{each: getattr(settings, each) for each in CHANNEL})
 
 
 def play(
     games: SignallingGame,
-    settings: Settings,
+    settings: Any,
     episodes: int,
     *,
     seed: int = 0,
@@ -240,28 +86,14 @@ def play(
 
     Where meanings are equally likely, and an episode has nothing else that is random, each meaning is played once
     instead.
-
-    Args:
-        games: Who plays.
-        settings: Their settings.
-        episodes: How many are drawn.
-        seed: Of the draws.
-        scramble: Whether messages are shuffled across episodes.
-        deterministic: Whether the most probable symbols are sent; otherwise they are sampled.
-        split: Of the meanings.
-
-    Raises:
-        ValueError: The game has no such meanings.
     """
     game = games.game
     listed = game.exhaustive and game.prior is None and not games.channel.is_noisy and deterministic and not scramble
-    result = games.evaluate(
-        split, None if listed else episodes, scramble=scramble, deterministic=deterministic, seed=seed
-    )
-    return result.correct.astype(np.float64)
+    how: dict[str, Any] = {"scramble": scramble, "deterministic": deterministic, "seed": seed}
+    return games.evaluate(split, None if listed else episodes, **how).correct.astype(np.float64)
 
 
-def best_score(env: str, settings: Settings) -> float | None:
+def best_score(env: str, settings: Any) -> float | None:
     r"""The best accuracy there can be, where a formula is known: Lewis's game, one symbol, meanings equally likely.
 
     With n meanings, K symbols of which a share e is erased:
@@ -272,18 +104,60 @@ def best_score(env: str, settings: Settings) -> float | None:
     is_plain = settings.length == 1 and not settings.variable_length and settings.prior_exponent is None
     if n is None or not is_plain or (s > 0 and (n < K or s > 1 - 1 / K)):
         return None
-    return (1 - settings.erasure) * (1 - s) * min(1.0, K / n) + settings.erasure / n
+    best: float = (1 - settings.erasure) * (1 - s) * min(1.0, K / n) + settings.erasure / n
+    return best
 
 
-def load(path: Path, settings: Settings, device: str) -> SignallingGame:
-    """Loads a saved game.
+_ATTRIBUTES = {"attributes": 2, "values": 10, "held_out": 0.2}
 
-    Args:
-        path: Of its file.
-        settings: Its settings.
-        device: Where its networks are to be.
-
-    Raises:
-        gsrl.checkpoint.CheckpointError: The file is damaged.
-    """
-    return SignallingGame.load(path, device=device)
+CARD = TalkingCard(
+    name="signalling",
+    algorithm=SignallingGame,
+    summary="a sender and a receiver learn a language, the gradient through it an estimator's",
+    source='Lewis, "Convention", 1969; Havrylov and Titov, "Emergence of Language with Multi-agent Games", 2017',
+    constructors=(SignallingGame, Channel, LewisGame, DiscriminationGame),
+    names=(
+        *("meanings", "prior_exponent", "attributes", "values", "held_out", "candidates"),
+        *CHANNEL,
+        *("estimator", "temperature", "baseline", "num_samples"),
+        *("sender", "receiver", "hidden", "learning_rate", "batch_size", "max_grad_norm"),
+    ),
+    own={
+        **{name: Setting(None) for name in ("attributes", "values", "candidates")},
+        "held_out": Setting(
+            None, help="Share of the meanings that are never trained on; eval --split held_out plays them."
+        ),
+        "meanings": Setting(None, help="How many, in Lewis's game."),
+        "prior_exponent": Setting(
+            None,
+            float | None,
+            "Makes the i-th meaning i ** -exponent times as probable as the first, in Lewis's game; None: all are "
+            "equally probable. The diversity bonus is at odds with it.",
+        ),
+        "vocabulary": Setting(10),
+        "estimator": Setting(
+            "st-gumbel",
+            ESTIMATORS,
+            "Estimator of the sender's gradient. Those from exact on are for messages of one symbol.",
+        ),
+        "temperature": Setting(
+            help="Temperature of the relaxation, where the estimator has one. None: 2 for st-gumbel, gumbel-softmax "
+            "and gumbel-rao, 1 for the others, of which rebar and relax learn theirs from there."
+        ),
+        "baseline": Setting("running-mean", Literal["running-mean", "none"], "Baseline of reinforce."),
+        "num_samples": Setting(4, int, "Messages drawn of each meaning, of rloo and unordered-set."),
+        "entropy_bonus": Setting(0.05),
+        "diversity_bonus": Setting(1.0),
+        **{name: Setting("mlp", AGENTS) for name in ("sender", "receiver")},
+    },
+    made={"game": make_game, "channel": make_channel},
+    tuned={
+        "lewis": {"steps": 64_000, "meanings": 10},
+        "noisy-lewis": {"steps": 64_000, "meanings": 10, "erasure": 0.1},
+        "attribute-value": {"steps": 153_600, **_ATTRIBUTES, "length": 3, "variable_length": True},
+        "discrimination": {"steps": 128_000, **_ATTRIBUTES, "candidates": 5, "length": 2},
+    },
+    environments=dict.fromkeys(OPTIONS, "accuracy"),
+    play=play,
+    best_score=best_score,
+)

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents import get_agent
 from agents.common import UsageError
 from agents.config import Config, read_config
 from agents.files import write_text
@@ -52,9 +51,8 @@ def evaluate_run(
         raise UsageError(f"--seed must be at least 0 and below 2**31, but got {seed}")
     kind = {"deterministic": deterministic, "scramble": scramble, "split": split}
     try:
-        scores = get_agent(config.agent).play(
-            model, config.settings, episodes or config.eval_episodes, seed=seed or 0, **kind
-        )[0]
+        card: Any = config.card
+        scores = card.play(model, config.settings, episodes or config.eval_episodes, seed=seed or 0, **kind)[0]
     except ValueError as error:
         raise UsageError(f"{config.agent} cannot be evaluated so: {error}") from error
     return {
@@ -115,7 +113,7 @@ def language_of(folder: Path, seed: int | None = None) -> Language:
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     run = read_config(folder)
-    if getattr(get_agent(run.agent), "ALGORITHM", None) is not SignallingGame:
+    if run.card.algorithm is not SignallingGame:
         raise UsageError(
             f"protocol needs a run of signalling agents, and {folder} holds one of {run.agent}: there is no list of "
             "meanings"
@@ -142,7 +140,8 @@ def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:
     config = dataclasses.replace(config, device=device or config.device, compile=False)
     config.check()
     set_threads(config.threads)
-    return config, get_agent(config.agent).load(path, config.settings, config.device)
+    card: Any = config.card
+    return config, card.load(path, config.settings, config.device)
 
 
 def _metrics(protocol: Protocol, model: SignallingGame) -> dict[str, float]:

@@ -19,7 +19,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
-from agents import get_agent
 from agents.config import Config, refusals
 from agents.environments import make_environments
 from agents.gradients import actor_gradient
@@ -193,10 +192,9 @@ def make_agent(config: Config[Any], env: VecEnv, seed: int) -> BaseAlgorithm:
     Raises:
         UsageError: It cannot be made with these settings.
     """
-    compiled = {"compile": True} if config.compile else {}  # which only some agents take
     with refusals(config.agent, config.settings):
-        model: BaseAlgorithm = get_agent(config.agent).make(
-            env, config.settings, seed=seed, device=config.device, **compiled
+        model: BaseAlgorithm = config.card.make(
+            env, config.settings, seed=seed, device=config.device, compile=config.compile
         )
     # Stable-Baselines3's algorithms have given seed + j to environment j.
     seed_environments(env, environment_seeds(env.num_envs, seed, "environment"))
@@ -391,7 +389,8 @@ class TaskTrainee:
 
     def __init__(self, config: Config[Any]) -> None:
         assert config.seeds is not None  # of one agent too
-        self.config, self.agent = config, get_agent(config.agent)
+        self.config = config
+        self.agent: Any = config.card
         self.seeds = range(config.seed, config.seed + config.seeds)
         self.curve_episodes = config.eval_episodes  # as many: they take no time
         self.model = self._make(self.seeds, compile=config.compile)

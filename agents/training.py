@@ -22,14 +22,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents import TALKERS
 from agents.common import UsageError, counted
 from agents.config import Config, write_config, write_json
 from agents.environments import ENVIRONMENT_FAULTS
 from agents.files import described
 from agents.interruption import Interrupted, Stop
 from agents.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
-from agents.plots import PICTURE, plot_run, unit
+from agents.plots import PICTURE, plot_run
 from agents.scores import interquartile_mean
 from agents.trainees import Trainee
 from gsrl import checkpoint
@@ -380,8 +379,7 @@ class Run:
     def _describe(self, scores: NDArray[np.float64]) -> str:
         """Says in a line what an evaluation has found."""
         config, means = self.config, scores.mean(1).tolist()
-        talks = config.agent in TALKERS
-        decimals, what = (3, "episodes") if talks else (1, "steps")
+        talks, decimals, what = config.card.talks, config.card.decimals, f"{config.card.unit}s"
         # The last rollout or update may go beyond the steps asked for.
         done = f"{self.steps} of {config.steps} {what}"
         if self.steps > config.steps:
@@ -395,7 +393,7 @@ class Run:
             result = f"IQM {interquartile_mean(means):.{decimals}f}, worst {min(means):.{decimals}f} of "
             result += counted(len(means), "seed") + (f", {lost} diverged" if lost else "")
         if talks:
-            return f"{done}: {unit(config)} {result}"
+            return f"{done}: {config.card.score(config.env)} {result}"
         episodes = counted(scores.shape[1], "episode")
         return f"{done}: {result} over {episodes}" if self.alone else f"{done}: {result}, {episodes} each"
 
@@ -529,7 +527,7 @@ class Run:
         """Says what begins."""
         config, count = self.config, len(self.trainee.seeds)
         what = f"{config.agent} on {config.env}"
-        if config.agent in TALKERS:
+        if config.card.talks:
             what = f"{config.agent} in {config.env}" + (f", {count} in lock-step" if count > 1 else "")
         elif not self.alone:
             what = f"{count} agents in lock-step, {what}"

@@ -30,8 +30,6 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from agents import earlier_settings, nearest
-from agents.common import UsageError
 from agents.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
 from agents.environments import check_environment
 from agents.files import occupied
@@ -41,6 +39,7 @@ from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
 from benchmarks.worker import LOG, ROOT, TASK, Child, last_words
 from gsrl._progress import show_progress
+from gsrl.runs.errors import UsageError, nearest
 
 __all__ = ["Backend", "Outcome", "Summary", "Task", "bench", "choose", "make_tasks", "on_ray", "seconds_left"]
 
@@ -490,7 +489,7 @@ def _record(suite: Suite, out: Path, command: Sequence[str]) -> None:
             # Results that were made before there was a first seed begin with 0.
             there, ours = ({"first_seed": 0, **each, "seeds": None} for each in (before[place], plan))
             # Settings that the agent has been given since were at their defaults, which are what it did before.
-            since = {**dataclasses.asdict(type(config.settings)()), **earlier_settings(config.agent)}
+            since = {**dataclasses.asdict(type(config.settings)()), **config.card.earlier}
             there["settings"] = since | there["settings"]
             there = json.loads(json.dumps(there))
             if there != ours:

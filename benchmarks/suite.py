@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents import TALKERS, get_agent, in_lockstep, nearest, similar, with_estimator
-from agents.common import UsageError
 from agents.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
-from agents.environments import check_environment, check_origin, full_name, make_environments
+from agents.environments import check_environment, check_origin, make_environments
+from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
+from gsrl.runs.errors import UsageError, nearest, similar
+from gsrl.runs.settings import type_name
 
 __all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
 
@@ -225,13 +226,13 @@ class _Reader:
                 raise self.error(f"{key}.environments", reason)
         for name in table["agents"]:
             with self.blaming(f"{key}.agents"):
-                get_agent(name)
+                get_card(name)
         each = table.get("each", {})
         for agent, *values in itertools.product(table["agents"], *each.values()):
             settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
             label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
             # One that talks does without some of what all have; in its own table it is a mistake.
-            common = {k: v for k, v in defaults.items() if agent not in TALKERS or k not in NOT_FOR_TALKERS}
+            common = {k: v for k, v in defaults.items() if not get_card(agent).talks or k not in NOT_FOR_TALKERS}
             for name in names:
                 options = {**common, **table}
                 yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)
@@ -269,25 +270,24 @@ class _Reader:
             check_origin(environment.name, self.path)
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             env_id = check_environment(environment.name, agent)
-        talks = agent in TALKERS
+        talks = get_card(agent).talks
         lockstep = talks or agent in in_lockstep()
         seeds = options.get("seeds", 1)
         default = default_config(agent, env_id, lockstep=lockstep, tuned=options.get("tuned", True))
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
         steps *= options.get("times", 1)
-        known = {field.name: field for field in dataclasses.fields(default.settings)}
-        hints = typing.get_type_hints(get_agent(agent).Settings)
+        known: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(default.settings)}
         chosen = {}
         for name, value in settings.items():
             if name not in known:
                 raise self.error(f"{key}.settings.{name}", f"{agent} has no such setting; {nearest(name, known)}")
             try:
-                chosen[name] = _converted(value, hints[name])
+                chosen[name] = _converted(value, known[name])
             except (ValueError, OverflowError):
-                choices = [choice for choice in typing.get_args(hints[name]) if isinstance(choice, str)]
+                choices = [choice for choice in typing.get_args(known[name]) if isinstance(choice, str)]
                 near = similar(value, choices) if isinstance(value, str) else []
                 hint = f"; did you mean {' or '.join(near)}?" if near else ""
-                reason = f"must be {known[name].type}, but is {_shown(value)}{hint}"
+                reason = f"must be {type_name(known[name])}, but is {_shown(value)}{hint}"
                 raise self.error(f"{key}.settings.{name}", reason) from None
         config = dataclasses.replace(
             default,
@@ -379,13 +379,13 @@ class _Reader:
 
 def _try_out(config: Config[Any]) -> None:
     """Makes the agent once, to see that it takes its settings."""
-    make = get_agent(config.agent).make
-    if config.agent in TALKERS:
+    card = config.card
+    if card.talks:
         with refusals(config.agent, config.settings):
-            make(config.env, config.settings, seeds=(0,), device=config.device)
+            card.make(config.env, config.settings, seeds=(0,), device=config.device)
         return
     with closing(make_environments(config.env, config.n_envs, 0)) as env, refusals(config.agent, config.settings):
-        make(env, config.settings, seed=0, device=config.device)
+        card.make(env, config.settings, seed=0, device=config.device)
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -19,11 +19,11 @@ from pathlib import Path
 import pandas as pd
 from stable_baselines3.common.logger import configure
 
-from agents import defaults, gumbel_sac
 from agents.environments import make_environments
 from agents.training import set_threads
 from gsrl.callbacks import GradientDiagnosticsCallback
 from gsrl.estimators import make_estimator
+from gsrl.runs.cards import defaults, get_card
 
 RESULTS = Path(__file__).parent / "results"
 LOOKS = 10
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps, n_envs, settings = defaults("gumbel-sac", arguments.env)
     steps = arguments.steps or steps
     settings = dataclasses.replace(settings, critic=arguments.critic)
-    model = gumbel_sac.make(make_environments(arguments.env, n_envs, 0), settings, seed=0, device="cpu")
+    model = get_card("gumbel-sac").make(make_environments(arguments.env, n_envs, 0), settings, seed=0, device="cpu")
     estimators = {
         **{f"st-gumbel {tau:g}": make_estimator("st-gumbel", temperature=tau) for tau in (0.5, 1.0, 2.0)},
         **{name: make_estimator(name) for name in ("straight-through", "reinmax", "local-expectation", "rloo")},

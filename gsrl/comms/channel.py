@@ -139,17 +139,17 @@ class Channel(nn.Module):
         estimator: Of the gradient: a name that :func:`gsrl.make_estimator` knows, or an estimator, which then belongs
             to the channel. Its temperature may be scheduled or learned, see :mod:`gsrl.temperature`.
         variable_length: Whether the sender may end its messages early.
-        substitution: Probability, in [0, 1], as the next two.
-        erasure: As above.
-        permutation: As above.
+        substitution: Probability that a symbol arrives as another one, drawn uniformly.
+        erasure: Probability that a symbol arrives as the erased one: it gets lost, and the receiver sees that.
+        permutation: Probability that the symbols of a message arrive in random order.
         length_cost: What each symbol before the end costs, in units of the game's cost.
         entropy_bonus: What a nat of the sender's entropy is worth, in units of the game's cost; a number of at least 0,
             or a schedule of :mod:`gsrl.temperature`. Without one, senders soon choose with certainty, and meanings that
             have come to share a message by then will share it for good.
-        diversity_bonus: Likewise, of the entropy of the mean distribution of a batch at each position: it keeps all
-            symbols in use (Eccles et al. 2019, 1912.05676, the first term of their positive signalling). With an end
-            symbol, the distribution is that of the symbols which carry meaning, given that there is one. It is at odds
-            with a prior under which some symbols should be rare.
+        diversity_bonus: What a nat of the entropy of the mean distribution of a batch is worth, at each position; a
+            number of at least 0, or a schedule. It keeps all symbols in use (Eccles et al. 2019, 1912.05676, the first
+            term of their positive signalling). With an end symbol, the distribution is that of the symbols which carry
+            meaning, given that there is one. It is at odds with a prior under which some symbols should be rare.
         bandwidth: Most bits of a message, of ``log2(vocabulary)`` a symbol; ``length`` is lowered to what fits. None:
             there is no limit.
         **estimator_settings: Of the estimator named, such as ``temperature``.

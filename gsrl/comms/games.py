@@ -44,7 +44,7 @@ class Game(ABC):
     something, :meth:`batch` and :attr:`receiver_features`. Costs must be pure functions of their arguments.
 
     Args:
-        attributes: ``A``, at least 1.
+        attributes: ``A``, attributes of a meaning, at least 1.
         values: ``V``, values of each attribute, at least 2.
         held_out: Share of the meanings that are never trained on, in [0, 1). Every value still occurs in training.
         split_seed: Decides which ones.
@@ -190,14 +190,9 @@ class AttributeValueGame(Game):
 
     An answer is right if all attributes are. ``outputs`` is ``A * V``, ``target`` the meaning.
 
-    Source: Kottur et al. 2017 (1706.08502) and Chaabouni et al. 2020 (2004.09124), Section 3.
+    Arguments are those of :class:`Game`.
 
-    Args:
-        attributes: See :class:`Game`, as all.
-        values: As above.
-        held_out: As above.
-        split_seed: As above.
-        prior: As above.
+    Source: Kottur et al. 2017 (1706.08502) and Chaabouni et al. 2020 (2004.09124), Section 3.
     """
 
     def __init__(
@@ -260,15 +255,12 @@ class DiscriminationGame(Game):
     cross-entropy of the candidates; guessing is right once in ``candidates``. ``receiver_input`` holds the candidates
     as the sender would see them, ``[*batch, candidates, sender_features]``, ``target`` the place of the right one.
 
+    Arguments that are not named here are those of :class:`Game`.
+
     Source: Lazaridou et al. 2017 (1612.07182), Section 2; Havrylov and Titov 2017 (1705.11192).
 
     Args:
-        attributes: See :class:`Game`, as those that are not named here.
-        values: As above.
-        candidates: How many, at least 2.
-        held_out: As above.
-        split_seed: As above.
-        prior: As above.
+        candidates: Meanings among which the receiver chooses, at least 2.
 
     Raises:
         ValueError: As :class:`Game`; ``candidates`` is below 2; a split has one meaning alone.

@@ -106,9 +106,10 @@ class SignallingGame(Task):
     Args:
         game: What is played.
         channel: Between the agents; each game gets a copy of it.
-        sender: A name, ``"mlp"``, ``"gru"`` or ``"lstm"``, or a function that makes a :class:`gsrl.comms.Sender`; for a
-            single game, also the module itself.
-        receiver: Likewise, of a :class:`gsrl.comms.Receiver`.
+        sender: Network of the sender: ``"mlp"``, which chooses all symbols at once, ``"gru"`` or ``"lstm"``; or a
+            function that makes a :class:`gsrl.comms.Sender`; for a single game, also the module itself.
+        receiver: Network of the receiver: ``"mlp"``, ``"gru"`` or ``"lstm"``; or a function that makes a
+            :class:`gsrl.comms.Receiver`; for a single game, also the module itself.
         seed: Of a single game; None: entropy of the operating system.
         seeds: Of each of several games.
         batch_size: Episodes of an update.
@@ -161,6 +162,8 @@ class SignallingGame(Task):
             raise ValueError(f"give seed, or seeds with at least one, but got seed={seed}, seeds={seeds}.")
         if seed is not None and seed < 0:
             raise ValueError(f"seed must be at least 0, but got {seed}.")
+        if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+            raise ValueError(f"hidden must be an integer of at least 1, but got {hidden!r}.")
         self.game, self.channel = game, channel
         self.sender, self.receiver, self.hidden = sender, receiver, hidden
         self.is_single = seeds is None

@@ -12,11 +12,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import AGENTS, TALKERS
+from gsrl.runs.cards import cards, get_card
 
 PAGES = Path(run_agent.__file__).resolve().parent / "docs" / "agents"
 
-EVERY = AGENTS | TALKERS
+EVERY = [card.name for card in cards()]
 
 SHORT = ["--steps", "60", "--eval-every", "30", "--eval-episodes", "1"]
 SAC = ["--learning-starts", "20", "--batch-size", "8"]
@@ -102,9 +102,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     result = {}
     for agent in (name for name in EVERY if name not in CONTRIB or find_spec("sb3_contrib")):
         folder = tmp_path_factory.mktemp("runs") / agent
-        options = OPTIONS[agent] if agent in TALKERS else ["--net-arch", "8", *OPTIONS[agent]]
+        options = OPTIONS[agent] if get_card(agent).talks else ["--net-arch", "8", *OPTIONS[agent]]
         assert run_agent.main(["train", "--agent", agent, *SHORT, *options, "--out", str(folder)]) == 0
-        events = EventAccumulator(str(folder / "seed_0" if agent in TALKERS else folder))
+        events = EventAccumulator(str(folder / "seed_0" if get_card(agent).talks else folder))
         events.Reload()
         with (folder / "progress.csv").open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file))
@@ -125,7 +125,7 @@ def test_every_page_is_of_agents() -> None:
 def test_a_page_names_all_that_is_logged(agent: str, logged: dict[str, set[str]]) -> None:
     if agent not in logged:
         pytest.skip("needs sb3-contrib")
-    assert {"eval/mean_return", "time/updates" if agent in TALKERS else "train/learning_rate"} <= logged[agent]
+    assert {"eval/mean_return", "time/updates" if get_card(agent).talks else "train/learning_rate"} <= logged[agent]
     assert logged[agent] - named(page_of(agent)) == set()
 
 

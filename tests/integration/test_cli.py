@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import signal
@@ -23,8 +22,7 @@ from gymnasium import spaces
 
 import gsrl
 import run_agent
-from agents import AGENTS, TALKERS, defaults, get_agent, maskable_ppo, plots, runs, storage, trainees, training
-from agents.common import UsageError, constructor_arguments
+from agents import plots, runs, storage, trainees, training
 from agents.config import read_config
 from agents.curve import plot_learning_curve
 from agents.environments import EnvironmentFailure, check_environment, make_environments
@@ -32,6 +30,8 @@ from agents.environments import _Watched as Watched
 from agents.logs import CsvLog
 from gsrl import checkpoint
 from gsrl.algorithms.extractors import SmallCNN
+from gsrl.runs.cards import cards, defaults, get_card, in_lockstep
+from gsrl.runs.errors import UsageError
 from gsrl.schedules import ExponentialSchedule
 
 ROOT = Path(run_agent.__file__).parent
@@ -57,7 +57,9 @@ SMALL = {
 }
 """Settings with which each agent trains in a second, in CartPole unless they say otherwise."""
 
-OURS = " or ".join(name for name, agent in AGENTS.items() if agent.MASKS == "kept")
+AGENTS = [card.name for card in cards() if not card.talks]
+
+OURS = " or ".join(name for name in AGENTS if get_card(name).masks == "kept")
 """The agents of this project, as an error lists them."""
 
 WITHOUT_CARTPOLE = {"maskable-ppo": "gsrl/MaskedGrid-v0", "sac": "Pendulum-v1"}
@@ -126,16 +128,15 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     printed = capsys.readouterr().out
     for name in ("learning_curve.png", "model.zip", "checkpoint.zip", "tensorboard --logdir"):
         assert name in printed
-    algorithm = getattr(get_agent(agent), "ALGORITHM", None)
     opening = f"agents.runs.load_model({str(folder)!r})"
-    if algorithm is not None:
-        opening = f"gsrl.{algorithm.__name__}.load({str(folder / 'model.zip')!r})"
+    if agent in in_lockstep():
+        opening = f"gsrl.{get_card(agent).constructor.__name__}.load({str(folder / 'model.zip')!r})"
     assert f"in Python   {opening}\n" in printed
 
     env_id = WITHOUT_CARTPOLE.get(agent, "CartPole-v1")
     config = read_json(folder / "config.json")
     assert (config["agent"], config["env"], config["seed"]) == (agent, env_id, 3)
-    assert config["settings"].keys() == vars(AGENTS[agent].Settings()).keys()
+    assert config["settings"].keys() == vars(get_card(agent).Settings()).keys()
     (session,) = config["sessions"]
     assert session["from_steps"] == 0
     assert session["command"][:4] == ["run_agent.py", "train", "--agent", agent]
@@ -167,7 +168,7 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     evaluator = trainees.Evaluator(env_id, 3)
     assert evaluator(runs.load_model(folder, n_envs=2), 6) == result["returns"]
     evaluator.close()
-    if algorithm is None:
+    if agent not in in_lockstep():
         with pytest.raises(
             checkpoint.CheckpointError, match=r"not a saved DiscreteSAC. It is opened by agents.runs.load"
         ):
@@ -492,7 +493,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["bench", "smok"], "unknown suite 'smok', and no path of a .toml file; did you mean smoke?"),
         (["eval"], "error: missing: PATH Folder of the run; run_agent.py eval --help explains it"),
         (["train", "--agent", "gumble-sac"], "did you mean gumbel-sac"),
-        (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(AGENTS | TALKERS))}"),
+        (["train", "--agent", "zzzzzz"], f"there are {', '.join(sorted(card.name for card in cards()))}"),
         (["train", "--env", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", "--lerning-rate", "3e-4"], "--learning-rate"),
         (["train", "--learning-rate", "fast"], "fast"),
@@ -507,7 +508,7 @@ def test_a_signal_saves_and_says_how_to_resume(agent: str, number: signal.Signal
         (["train", "--checkpoint-seconds", "-1"], "--checkpoint-seconds must be at least 0, but got -1.0"),
         (["train", "--device", "abacus"], "--device 'abacus' cannot be used"),
         (["train", "--tau", "7"], "--tau must be in [0, 1], but got 7.0"),
-        (["train", "--temperature", "0"], "--temperature must be positive, but got 0.0"),
+        (["train", "--temperature", "0"], "--temperature must be a positive number, but got 0.0"),
         (["train", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
         (["train", "--agent", "dqn", "--train-freq", "0"], "--train-freq must be at least 1, but got 0"),
         (["train", "--agent", "ppo", "--n-steps", "1", "--n-envs", "1"], "must be greater than 1"),
@@ -594,7 +595,8 @@ def test_a_name_without_a_version_is_that_of_the_latest(
     assert (config.env, config.settings) == ("CartPole-v1", defaults("dqn", "CartPole-v1").settings)
     for short, whole in (("gsrl/MaskedGrid", "gsrl/MaskedGrid-v0"), ("envs:CartPole", "envs:CartPole-v1")):
         assert check_environment(short, "gumbel-sac") == whole
-    assert defaults("dqn", "envs:CartPole-v1") == defaults("dqn", "CartPole-v1")
+    for name in ("envs:CartPole-v1", "CartPole", "envs:CartPole"):
+        assert defaults("dqn", name) == defaults("dqn", "CartPole-v1") != defaults("dqn", "CartPole-v1", tuned=False)
     stored = json.loads((tmp_path / "runs" / "CartPole-v1_dqn_seed0" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**stored, "env": "CartPole"}))  # of an earlier version
     assert read_config(tmp_path).env == "CartPole-v1"
@@ -628,7 +630,6 @@ def test_an_agent_that_is_not_installed_names_the_extra_and_the_others_do_withou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    importlib.reload(maskable_ppo)
     argv = ["train", "--agent", "maskable-ppo", *SMALL["maskable-ppo"], "--out", str(tmp_path / "run")]
     assert exit_code(argv) == 2
     assert 'sb3-contrib is not installed: pip install -e ".[contrib]"' in capsys.readouterr().err
@@ -677,14 +678,15 @@ def test_list_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_tuned_settings_are_settings(agent: str) -> None:
-    assert ("CartPole-v1" in get_agent(agent).TUNED) == (agent not in WITHOUT_CARTPOLE)
-    standard = {"steps": 100_000, "n_envs": 1, **vars(get_agent(agent).Settings())}
-    for env_id, tuned in get_agent(agent).TUNED.items():
-        assert {name for name, value in tuned.items() if standard[name] == value} == set()
+    card = get_card(agent)
+    assert ("CartPole-v1" in card.tuned) == (agent not in WITHOUT_CARTPOLE)
+    standard = {"steps": 100_000, "n_envs": 1, **vars(card.Settings())}
+    for env_id in card.tuned:
+        assert {name for name, value in card.tuned_settings(env_id).items() if standard[name] == value} == set()
         steps, n_envs, _ = defaults(agent, env_id)
         assert steps > 0
         assert n_envs > 0
-    assert defaults(agent, "Unheard-of-v0") == (100_000, 1, get_agent(agent).Settings())
+    assert defaults(agent, "Unheard-of-v0") == (100_000, 1, card.Settings())
 
 
 def test_a_csv_log_grows_by_rows_and_columns_and_is_cut(tmp_path: Path) -> None:
@@ -709,7 +711,7 @@ def test_the_state_of_a_baseline_is_restored_exactly(tmp_path: Path) -> None:
         "sac": {"learning_starts": 10, "buffer_size": 50, "batch_size": 8},
     }
     for name, setting in settings.items():
-        agent, env_id = get_agent(name), WITHOUT_CARTPOLE.get(name, "CartPole-v1")
+        agent, env_id = get_card(name), WITHOUT_CARTPOLE.get(name, "CartPole-v1")
         first, second = (
             agent.make(
                 make_environments(env_id, 1, 0), agent.Settings(net_arch=(8,), **setting), seed=seed, device="cpu"
@@ -748,7 +750,7 @@ def test_what_a_kill_left_of_a_row_is_dropped_when_a_csv_log_is_opened(tmp_path:
 
 def test_settings_reach_the_algorithm() -> None:
     def make(name: str, **settings: Any) -> Any:
-        agent = get_agent(name)
+        agent = get_card(name)
         env = make_environments(WITHOUT_CARTPOLE.get(name, "CartPole-v1"), 1, 0)
         return agent.make(env, agent.Settings(net_arch=(8,), **settings), seed=0, device="cpu")
 
@@ -994,7 +996,7 @@ for _entry in (Narrow, NarrowByMethod, NarrowInSight, Nothing, NoEntry):
     gym.register(f"Cli{_entry.__name__}-v0", _entry)
 
 
-@pytest.mark.parametrize("agent", [name for name in AGENTS if AGENTS[name].MASKS == "ignored" and name != "sac"])
+@pytest.mark.parametrize("agent", [name for name in AGENTS if get_card(name).masks == "ignored" and name != "sac"])
 @pytest.mark.parametrize(
     ("env_id", "others"),
     [
@@ -1081,7 +1083,7 @@ gym.register("CliSquares-v0", Squares)
 )
 def test_small_images_are_read_by_a_small_network(space: spaces.Space, policy: str, small: bool) -> None:
     env: Any = SimpleNamespace(observation_space=space)
-    arguments = constructor_arguments(env, get_agent("a2c").Settings())
+    arguments = get_card("a2c").arguments(env, get_card("a2c").Settings())
     assert arguments["policy"] == policy
     assert (arguments["policy_kwargs"].get("features_extractor_class") is SmallCNN) == small
 
@@ -1100,7 +1102,7 @@ def test_agents_train_on_small_images(agent: str, extractor: Any, env_id: str, t
         pytest.importorskip("minatar")
     train(tmp_path / "run", agent, "--env", env_id, "--steps", "64", "--eval-every", "64")
     settings = read_config(tmp_path / "run").settings
-    model = get_agent(agent).make(make_environments(env_id, 1, 0), settings, seed=0, device="cpu")
+    model = get_card(agent).make(make_environments(env_id, 1, 0), settings, seed=0, device="cpu")
     path = tmp_path / "run" / "model.zip"
     storage.load_parameters(checkpoint.load(path), model, path)
     assert isinstance(extractor(model.policy), SmallCNN)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.signalling import Settings, make_channel
+from agents import signalling
 from gsrl import checkpoint
 from gsrl.comms import (
     AttributeValueGame,
@@ -351,8 +351,9 @@ def test_other_arguments_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("estimator", ["rebar", "relax"])
 def test_learned_temperatures_start_where_the_setting_says(estimator: Any) -> None:
+    card = signalling.CARD
     for given, expected in ((None, 1.0), (0.5, 0.5)):
-        channel = make_channel(Settings(estimator=estimator, temperature=given))
+        channel = card.made["channel"]("lewis", card.Settings(estimator=estimator, temperature=given))
         assert channel.estimator.settings["temperature"] == expected
     with pytest.raises(ValueError, match="temperature must be None with exact, which has none"):
-        make_channel(Settings(estimator="exact", temperature=0.5))
+        card.made["channel"]("lewis", card.Settings(estimator="exact", temperature=0.5))

@@ -20,8 +20,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import in_lockstep, interruption, lockstep, training
-from agents.common import UsageError
+from agents import interruption, lockstep, training
 from agents.config import default_config, read_config
 from agents.curve import plot_population
 from agents.lockstep import Member, Members
@@ -29,6 +28,8 @@ from agents.scores import interquartile_mean
 from agents.training import TrainingError
 from benchmarks.tables import RESULTS, rows_of
 from gsrl import DiscreteSAC, checkpoint
+from gsrl.runs.cards import in_lockstep
+from gsrl.runs.errors import UsageError
 
 ROOT = Path(run_agent.__file__).parent
 SMALL = ["--steps", "240", "--learning-starts", "40", "--batch-size", "16", "--n-steps", "3", "--net-arch", "16"]

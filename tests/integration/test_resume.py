@@ -28,10 +28,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import get_agent, trainees, training
+from agents import trainees, training
 from agents.environments import make_environments
 from agents.rewind import Rewindable, RewindError, restore, snapshot, why_not_rewindable
 from gsrl import checkpoint
+from gsrl.runs.cards import get_card
 
 SAC = ["--learning-starts", "50", "--batch-size", "16", "--n-steps", "3"]
 
@@ -152,7 +153,7 @@ def test_what_a_kill_left_of_a_file_is_removed(tmp_path: Path, monkeypatch: pyte
 
 
 def accepts(agent: str, env_id: str) -> bool:
-    return env_id in gym.registry and isinstance(gym.make(env_id).action_space, get_agent(agent).ACTION_SPACES)
+    return env_id in gym.registry and isinstance(gym.make(env_id).action_space, get_card(agent).action_spaces)
 
 
 @pytest.mark.parametrize(

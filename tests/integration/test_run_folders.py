@@ -18,11 +18,12 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
-from agents import curve, discrete_sac, trainees
-from agents.common import UsageError
+from agents import curve, trainees
 from agents.config import read_config, read_json, write_json
 from agents.files import occupied
 from gsrl import checkpoint
+from gsrl.runs.cards import get_card
+from gsrl.runs.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,10 +76,12 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
 
 def test_settings_that_a_folder_lacks_are_what_they_were(run: Path) -> None:
     settings, config = read_config(run).settings, read_json(run / "config.json")
-    for name in discrete_sac.EARLIER:
+    earlier = get_card("discrete-sac").earlier
+    assert {"n_steps", "layer_norm"} < earlier.keys()
+    for name in earlier:
         del config["settings"][name]
     write_json(run / "config.json", config)
-    assert read_config(run).settings == dataclasses.replace(settings, **discrete_sac.EARLIER) != settings
+    assert read_config(run).settings == dataclasses.replace(settings, **earlier) != settings
 
 
 # From elsewhere

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import run_agent
-from agents import gumbel_sac, in_lockstep, reinforce_rloo, runs, search, trainees
-from agents.common import UsageError
+from agents import runs, search, trainees
 from agents.search import Ladder, Result, parse_grid
+from gsrl.runs.cards import get_card, in_lockstep
+from gsrl.runs.errors import UsageError
 
 SMALL = ["--steps", "160", "--learning-starts", "30", "--batch-size", "16", "--net-arch", "16", "--eval-episodes", "2"]
 SMALL += ["--buffer-size", "1000", "--processes", "1"]
+SETTINGS = get_card("gumbel-sac").Settings
 GRID = ["--grid", "learning_rate=3e-4,1e-2", "--grid", "n-steps=1,3,5"]
 
 
@@ -238,17 +240,17 @@ def test_results_are_ordered_by_rungs_then_by_the_latest_score() -> None:
 
 def test_the_preset_grid_has_32_settings() -> None:
     for ent_coef, entropy in (("auto", "target_entropy_ratio"), (0.1, "ent_coef"), ("relative", "ent_coef")):
-        grid = parse_grid((), gumbel_sac.Settings(ent_coef=ent_coef))
+        grid = parse_grid((), SETTINGS(ent_coef=ent_coef))
         assert list(grid) == ["learning_rate", "n_steps", entropy]
         assert [len(values) for values in grid.values()] == [4, 4, 2]
 
 
 def test_agents_that_learn_from_whole_episodes_have_a_grid_of_their_own() -> None:
-    grid = parse_grid((), reinforce_rloo.Settings())
+    grid = parse_grid((), get_card("reinforce-rloo").Settings())
     assert [len(values) for values in grid.values()] == [4, 4, 2]
-    assert parse_grid(["n_episodes=2,4"], reinforce_rloo.Settings()) == {"n_episodes": (2, 4)}
+    assert parse_grid(["n_episodes=2,4"], get_card("reinforce-rloo").Settings()) == {"n_episodes": (2, 4)}
     with pytest.raises(UsageError, match="--grid cannot vary 'n_steps'"):
-        parse_grid(["n_steps=1,5"], reinforce_rloo.Settings())
+        parse_grid(["n_steps=1,5"], get_card("reinforce-rloo").Settings())
 
 
 def test_a_search_among_agents_that_learn_from_whole_episodes(tmp_path: Path) -> None:
@@ -263,13 +265,13 @@ def test_a_search_among_agents_that_learn_from_whole_episodes(tmp_path: Path) ->
 def test_an_entropy_that_nothing_steers_to_is_not_searched() -> None:
     for ent_coef in (0.1, "relative"):
         with pytest.raises(UsageError, match=f"no effect where --ent-coef is {ent_coef}: add --ent-coef auto"):
-            parse_grid(["target_entropy_ratio=.1,.2"], gumbel_sac.Settings(ent_coef=ent_coef))
-    parse_grid(["target_entropy_ratio=.1,.2", "ent_coef=auto,auto_0.1"], gumbel_sac.Settings(ent_coef=0.1))
+            parse_grid(["target_entropy_ratio=.1,.2"], SETTINGS(ent_coef=ent_coef))
+    parse_grid(["target_entropy_ratio=.1,.2", "ent_coef=auto,auto_0.1"], SETTINGS(ent_coef=0.1))
 
 
 def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
     entries = ["learning-rate=3e-4,.1", "n_steps=1,20,auto", "ent_coef=auto,auto_0.1", "temperature=.5,1"]
-    assert parse_grid(entries, gumbel_sac.Settings()) == {
+    assert parse_grid(entries, SETTINGS()) == {
         "learning_rate": (3e-4, 0.1),
         "n_steps": (1, 20, "auto"),
         "ent_coef": ("auto", "auto_0.1"),
@@ -292,7 +294,7 @@ def test_a_grid_is_read_by_the_kinds_of_the_settings() -> None:
 )
 def test_a_grid_that_cannot_be_searched_is_answered(entries: list[str], answer: str) -> None:
     with pytest.raises(UsageError, match="--grid") as error:
-        parse_grid(entries, gumbel_sac.Settings())
+        parse_grid(entries, SETTINGS())
     assert answer in str(error.value)
 
 

@@ -17,16 +17,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
-from agents import TALKERS, defaults, signalling, talking, trainees
-from agents.common import UsageError
+from agents import talking, trainees
 from agents.config import Config, read_config
 from gsrl import checkpoint
 from gsrl.comms import DIAL, SignallingGame
 from gsrl.estimators import ESTIMATORS
+from gsrl.runs.cards import TalkingCard, cards, defaults, get_card
+from gsrl.runs.errors import UsageError
 
 GAME = ["--agent", "signalling", "--meanings", "4", "--vocabulary", "4", "--batch-size", "16", "--hidden", "16"]
 GAME += ["--steps", "2400", "--eval-every", "800"]
 """Settings with which a game is learned in a second or two. More updates than are done before they are recorded."""
+
+SIGNALLING: Any = get_card("signalling")
+TALKERS = [card for card in cards() if isinstance(card, TalkingCard)]
 
 TEAM = ["--batch-size", "4", "--hidden", "8", "--steps", "64", "--eval-every", "32"]
 """Settings with which prisoners learn nothing, in a second."""
@@ -194,10 +198,10 @@ def test_a_decaying_learning_rate_heeds_the_whole_training(tmp_path: Path, monke
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
     how: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = signalling.learn
+    learn = TalkingCard.learn
 
-    def interrupted(games: SignallingGame, *arguments: Any) -> None:
-        learn(games, *arguments)
+    def interrupted(card: Any, games: SignallingGame, *arguments: Any) -> None:
+        learn(card, games, *arguments)
         if games.num_samples >= 1900:
             if how == "killed":
                 raise KeyboardInterrupt
@@ -205,7 +209,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(signalling, "learn", interrupted)
+        patch.setattr(TalkingCard, "learn", interrupted)
         assert train(folder, *GAME, "--seeds", "2", "--seed", "3") == 130
     if how == "Ctrl-C":
         assert f"python run_agent.py train --resume {folder}" in capsys.readouterr().out
@@ -230,17 +234,17 @@ def test_resume_takes_as_little_as_that_of_others(whole: Path, capsys: pytest.Ca
 def test_games_that_diverge_are_told_and_end_the_run_when_none_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = signalling.learn
+    learn = TalkingCard.learn
 
-    def poisoned(games: SignallingGame, *arguments: Any) -> None:
+    def poisoned(card: Any, games: SignallingGame, *arguments: Any) -> None:
         if games.num_samples >= 800:
             with torch.no_grad():
                 next(games.agents(0).parameters()).fill_(torch.nan)
                 if games.num_samples >= 1600:
                     next(games.agents(1).parameters()).fill_(torch.nan)
-        learn(games, *arguments)
+        learn(card, games, *arguments)
 
-    monkeypatch.setattr(signalling, "learn", poisoned)
+    monkeypatch.setattr(TalkingCard, "learn", poisoned)
     assert train(tmp_path / "run", *GAME, "--seeds", "2") == 1
     error = capsys.readouterr().err
     assert "seed 0 diverged at " in error
@@ -360,26 +364,25 @@ def test_protocol_answers_to_mistakes(whole: Path, tmp_path: Path, capsys: pytes
 # Settings
 
 
-@pytest.mark.parametrize("agent", TALKERS)
-def test_tuned_settings_are_settings(agent: str) -> None:
-    module = TALKERS[agent]
-    assert module.TUNED.keys() == module.ENVIRONMENTS.keys()
-    standard = {"steps": 100_000, **vars(module.Settings())}
-    for env, tuned in module.TUNED.items():
-        assert {name for name, value in tuned.items() if standard[name] == value} == set()
-        assert defaults(agent, env).steps > 0
+@pytest.mark.parametrize("card", TALKERS, ids=lambda card: card.name)
+def test_tuned_settings_are_settings(card: Any) -> None:
+    assert card.tuned.keys() == card.environments.keys()
+    standard = {"steps": 100_000, **vars(card.Settings())}
+    for env in card.tuned:
+        assert {name for name, value in card.tuned_settings(env).items() if standard[name] == value} == set()
+        assert defaults(card.name, env).steps > 0
 
 
 def test_every_environment_and_estimator_makes_a_game() -> None:
-    for env in signalling.ENVIRONMENTS:
-        game = signalling.make(env, defaults("signalling", env).settings, seeds=(0,), device="cpu")
-        assert signalling.play(game, signalling.Settings(), 20).shape[0] == 1
-    estimators = get_args(get_type_hints(signalling.Settings)["estimator"])
+    for env in SIGNALLING.environments:
+        game = SIGNALLING.make(env, defaults("signalling", env).settings, seeds=(0,), device="cpu")
+        assert SIGNALLING.play(game, SIGNALLING.Settings(), 20).shape[0] == 1
+    estimators = get_args(get_type_hints(SIGNALLING.Settings)["estimator"])
     assert set(estimators) <= set(ESTIMATORS)
     for name in estimators:
-        settings = signalling.Settings(meanings=3, vocabulary=3, estimator=name, batch_size=8, hidden=8)
-        game = signalling.make("lewis", settings, seeds=(0,), device="cpu")
-        signalling.learn(game, settings, 2, 100)
+        settings = SIGNALLING.Settings(meanings=3, vocabulary=3, estimator=name, batch_size=8, hidden=8)
+        game = SIGNALLING.make("lewis", settings, seeds=(0,), device="cpu")
+        SIGNALLING.learn(game, settings, 2, 100)
         assert game.num_updates == 2
         assert game.lockstep.alive.all()
 
@@ -398,14 +401,14 @@ def test_every_environment_and_estimator_makes_a_game() -> None:
     ],
 )
 def test_the_best_accuracy_is_drawn_where_it_is_known(settings: dict[str, Any], best: float | None) -> None:
-    found = signalling.best_score("lewis", signalling.Settings(meanings=10, **settings))
+    found = SIGNALLING.best_score("lewis", SIGNALLING.Settings(meanings=10, **settings))
     assert found == (None if best is None else pytest.approx(best))
 
 
 def test_a_power_law_makes_later_meanings_rare() -> None:
-    game = signalling.make_game("lewis", signalling.Settings(meanings=4, prior_exponent=1.0))
+    game = SIGNALLING.made["game"]("lewis", SIGNALLING.Settings(meanings=4, prior_exponent=1.0))
     np.testing.assert_allclose(game.probabilities(), np.array([12, 6, 4, 3]) / 25, rtol=1e-6)
-    assert signalling.make_game("lewis", signalling.Settings(meanings=4)).prior is None
+    assert SIGNALLING.made["game"]("lewis", SIGNALLING.Settings(meanings=4)).prior is None
 
 
 # Mistakes
@@ -424,9 +427,9 @@ def test_a_power_law_makes_later_meanings_rare() -> None:
         (["--env", "attribute-value", "--meanings", "3"], "--meanings must be None in attribute-value"),
         (["--env", "attribute-value", "--estimator", "exact"], "needs the whole message at once, so --length must be"),
         (["--erasure", "1.5"], "--erasure must be a probability, in [0, 1], but got 1.5"),
-        (["--temperature", "0"], "--temperature must be positive, but got 0.0"),
+        (["--temperature", "0"], "--temperature must be a positive number, but got 0.0"),
         (["--estimator", "exact", "--temperature", "1"], "--temperature must be None with exact, which has none"),
-        (["--hidden", "0"], "--hidden must be at least 1, but got 0"),
+        (["--hidden", "0"], "--hidden must be an integer of at least 1, but got 0"),
         (["--batch-size", "0"], "--batch-size must be an integer of at least 1, but got 0"),
         (["--estimator", "gumble"], "gumble"),
         (["--n-envs", "2"], "--n-envs is not for agents that talk, but got 2"),
@@ -498,4 +501,4 @@ def test_help_and_list_show_agents_that_talk(capsys: pytest.CaptureFixture[str])
     assert "(default: 153600)" in text
     assert exit_code(["list"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in TALKERS)
+    assert all(card.name in printed for card in TALKERS)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import AGENTS, TALKERS
-from agents.common import UsageError
 from benchmarks.suite import SHIPPED, Environment, read_suite, shipped, slug
+from gsrl.runs.cards import get_card
+from gsrl.runs.errors import UsageError
 
 GOOD = """
 summary = "Two agents."
@@ -61,13 +61,13 @@ def test_what_a_file_stands_for(tmp_path: Path) -> None:
     assert (ours.seeds, ours.config.seeds, ours.config.processes, ours.lockstep) == (3, 3, 1, True)
     assert (theirs.seeds, theirs.config.seeds, theirs.config.processes, theirs.lockstep) == (3, None, None, False)
     assert (theirs.config.steps, theirs.config.eval_episodes) == (400, 7)
-    assert theirs.config.n_envs == AGENTS["a2c"].TUNED["CartPole-v1"].get("n_envs", 1)
+    assert theirs.config.n_envs == get_card("a2c").tuned["CartPole-v1"].get("n_envs", 1)
     long = plans["a2c 16 long", "CartPole-v1"]
     assert (long.seeds, long.config.steps, long.config.settings.n_steps) == (2, 4000, 16)
     assert (long.config.settings.learning_rate, long.config.settings.net_arch) == (1.0, (16, 8))
     assert isinstance(long.config.settings.learning_rate, float)
     # Without steps of its own, an environment has those that the agent is tuned with.
-    assert plans["a2c", "Acrobot-v1"].config.steps == AGENTS["a2c"].TUNED["Acrobot-v1"]["steps"]
+    assert plans["a2c", "Acrobot-v1"].config.steps == get_card("a2c").tuned["Acrobot-v1"]["steps"]
 
 
 def test_environments_without_a_version_are_the_latest(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_agents_may_come_untuned(tmp_path: Path) -> None:
     untuned = read_suite(write(tmp_path, GOOD.replace("seeds = 3", "seeds = 3\ntuned = false"))).plans
     for plan in untuned:
         if plan.label == "gumbel-sac":
-            assert plan.config.settings == AGENTS["gumbel-sac"].Settings()
+            assert plan.config.settings == get_card("gumbel-sac").Settings()
             assert plan.config.settings != plans["gumbel-sac", plan.config.env].settings
 
 
@@ -125,7 +125,7 @@ def test_agents_that_talk_are_one_process_in_lockstep(tmp_path: Path) -> None:
     config = plan.config
     assert (plan.seeds, plan.lockstep, config.seeds, config.processes, config.compile) == (4, True, 4, None, False)
     assert (config.steps, config.eval_episodes, config.settings.prisoners) == (5_000, 10_000, 4)
-    assert config.settings.hidden == TALKERS["dial"].TUNED["switch-riddle"]["hidden"]
+    assert config.settings.hidden == get_card("dial").tuned["switch-riddle"]["hidden"]
     for old, new, message in (
         ("seeds = 4", "n_envs = 4", "dial on switch-riddle: --n-envs is not for agents that talk, but got 4"),
         ('["dial"]', '["a2c"]', "switch-riddle is for agents that talk (dial, rial, no-communication), and a2c does"),
@@ -253,7 +253,7 @@ def test_those_who_talk_run_as_long_as_in_the_zoo_and_are_measured_by_what_is_po
     riddle = pytest.importorskip("envs.switch_riddle")
     suite = read_suite("comms")
     for plan in suite.plans:
-        assert plan.config.steps == TALKERS[plan.config.agent].TUNED[plan.config.env]["steps"]
+        assert plan.config.steps == get_card(plan.config.agent).tuned[plan.config.env]["steps"]
     lewis, prisoners = suite.environments
     assert lewis.low == 1 / suite.plans[0].config.settings.meanings
     assert prisoners.high == pytest.approx(riddle.optimal_return(3))
