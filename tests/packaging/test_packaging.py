@@ -109,7 +109,11 @@ def library_imports(tree: ast.Module) -> Iterator[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the checkout, built by the backend itself: nothing is fetched, nothing is left behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "dist", "__pycache__")
+
+    def ignored(at: str, names: list[str]) -> set[str]:
+        at_the_top = ["runs"] if Path(at) == ROOT else []
+        return shutil.ignore_patterns(".*", "build", "dist", "__pycache__", *at_the_top)(at, names)
+
     checkout = shutil.copytree(ROOT, folder / "checkout", ignore=ignored)
     built = run_python(f"import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))", cwd=checkout)
     return folder / built.splitlines()[-1]
