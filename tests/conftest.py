@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.common")
 
 # Small networks are slower on two threads than on one, and the tests already run in parallel processes.
 torch.set_num_threads(1)

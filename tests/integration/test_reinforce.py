@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import random
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +23,21 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from envs.grid import MaskedGrid
-from gsrl import DiscreteSAC, Reinforce
+from gsrl import Reinforce
 from gsrl.callbacks import EvalCallback
-from gsrl.checkpoint import CheckpointError
 from gsrl.evaluation import evaluate_policy
 from gsrl.replay import Rollout
-
-CARTPOLE = "CartPole-v1"
-OBSERVATIONS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-BASELINES = ("none", "running-mean", "value", "leave-one-out", "relax")
-
-
-def make_model(env: Any = CARTPOLE, policy: str = "MlpPolicy", **settings: Any) -> Reinforce:
-    defaults: dict[str, Any] = {
-        "policy_kwargs": {"net_arch": [8]},
-        "n_episodes": 2,
-        "critic_updates": 2,
-        "seed": 0,
-        "device": "cpu",
-    }
-    return Reinforce(policy, gym.make(env) if isinstance(env, str) else env, **(defaults | settings))
-
-
-def flat(tree: Any) -> Iterator[Any]:
-    """The leaves of nested dicts."""
-    if isinstance(tree, dict):
-        for value in tree.values():
-            yield from flat(value)
-    else:
-        yield tree
-
-
-def parameters(model: Reinforce) -> list[Any]:
-    """Every tensor and number that is trained or that training keeps."""
-    return [*flat(model.get_parameters()), *(getattr(model, name) for name in ("_mean_return", "_mean_weight"))]
-
-
-def same(left: list[Any], right: list[Any]) -> bool:
-    assert len(left) == len(right)
-    return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(left, right, strict=True))
-
-
-def assert_same_agent(left: Reinforce, right: Reinforce) -> None:
-    assert same(parameters(left), parameters(right))
-    actions, others = (agent.predict(OBSERVATIONS, deterministic=True)[0] for agent in (left, right))
-    np.testing.assert_array_equal(actions, others)
+from tests.common.models import (
+    BASELINES,
+    CARTPOLE,
+    OBSERVATIONS,
+    Spaces,
+    assert_same_agent,
+    make_reinforce,
+    parameters,
+    play,
+    same,
+)
 
 
 class Recorded(Reinforce):
@@ -178,11 +147,11 @@ def test_steps_in_which_an_environment_is_reset_are_no_steps() -> None:
 def test_a_frame_stack_over_dummy_steps_is_refused() -> None:
     env = Reinforce._wrap_env(gym.make_vec(CARTPOLE, 2, vectorization_mode="vector_entry_point"))
     with pytest.raises(ValueError, match="env must not be a VecFrameStack of a vector environment with dummy steps"):
-        make_model(VecFrameStack(env, 2)).learn(10)
+        make_reinforce(VecFrameStack(env, 2)).learn(10)
 
 
 def test_the_value_of_the_final_observation_counts_where_an_episode_is_truncated() -> None:
-    model = make_model(Count(), gamma=0.5)
+    model = make_reinforce(Count(), gamma=0.5)
     observations = torch.tensor([[2.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
     final = torch.tensor([[2.0, 2.0], [3.0, 1.0]])
     actions, zero = torch.zeros(3, 1, dtype=torch.int64), torch.tensor([0, 0, 1])
@@ -195,12 +164,12 @@ def test_the_value_of_the_final_observation_counts_where_an_episode_is_truncated
     returns, baselines = model._returns_and_baselines(rollout)
     torch.testing.assert_close(returns, torch.tensor([1 + 0.5 * (2 + 0.5 * last), 2 + 0.5 * last, 4.0]))
     torch.testing.assert_close(baselines, values)
-    without = make_model(Count(), gamma=0.5, baseline="none")
+    without = make_reinforce(Count(), gamma=0.5, baseline="none")
     torch.testing.assert_close(without._returns_and_baselines(rollout)[0], torch.tensor([2.0, 2.0, 4.0]))
 
 
 def test_the_running_mean_is_that_of_earlier_rollouts() -> None:
-    model = make_model(Count(), gamma=1.0, baseline="running-mean", n_episodes=1)
+    model = make_reinforce(Count(), gamma=1.0, baseline="running-mean", n_episodes=1)
     rollout = Rollout(
         torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.int64), torch.tensor([6.0]), torch.tensor([0]),
         torch.tensor([0]), torch.zeros(1, 2), torch.tensor([False]),
@@ -217,14 +186,14 @@ def test_the_running_mean_is_that_of_earlier_rollouts() -> None:
 
 
 def test_one_step_of_the_policy_and_several_of_the_value_network() -> None:
-    model = make_model(critic_updates=7).learn(1)
+    model = make_reinforce(critic_updates=7).learn(1)
     assert model._n_updates == model.learner.count == 1
     assert model.critic_learner is not None
     assert model.critic_learner.count == 7
 
 
 def test_the_learning_rate_follows_its_schedule_and_never_falls_below_zero() -> None:
-    model = make_model(learning_rate=lambda remaining: remaining * 1e-2)
+    model = make_reinforce(learning_rate=lambda remaining: remaining * 1e-2)
     start = model.policy.actor.head.bias.clone()
     model.learn(1)  # which ends beyond its end
     assert model._current_progress_remaining == 0.0
@@ -234,28 +203,14 @@ def test_the_learning_rate_follows_its_schedule_and_never_falls_below_zero() -> 
 def test_normalised_advantages_do_not_heed_the_scale_of_rewards() -> None:
     models = []
     for scale in (1.0, 1000.0):
-        model = make_model(Count(), baseline="none", normalize_advantage=True)
+        model = make_reinforce(Count(), baseline="none", normalize_advantage=True)
         env = model.get_env()
         assert env is not None
-        rollout = _play(model)
+        rollout = play(model)
         model.train(rollout._replace(rewards=scale * rollout.rewards))
         models.append(model)
     for one, other in zip(parameters(models[0])[:4], parameters(models[1])[:4], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
-
-
-class _Nothing(BaseCallback):
-    def _on_step(self) -> bool:
-        return True
-
-
-def _play(model: Reinforce) -> Rollout:
-    """A rollout, after which nothing is learned."""
-    assert model.env is not None
-    _, callback = model._setup_learn(1000, _Nothing())
-    rollout = model.collect_rollout(model.env, callback)
-    assert rollout is not None
-    return rollout
 
 
 # Determinism
@@ -268,10 +223,10 @@ def test_the_same_seed_gives_the_same_parameters_whatever_the_global_generators_
         torch.manual_seed(disturbance)
         np.random.seed(disturbance)
         random.seed(disturbance)
-        models.append(make_model(baseline=baseline).learn(100))
+        models.append(make_reinforce(baseline=baseline).learn(100))
     assert same(*(parameters(model) for model in models))
     assert torch.equal(models[0].generator.get_state(), models[1].generator.get_state())
-    assert not same(parameters(models[0]), parameters(make_model(baseline=baseline, seed=1).learn(100)))
+    assert not same(parameters(models[0]), parameters(make_reinforce(baseline=baseline, seed=1).learn(100)))
 
 
 def test_global_generators_are_left_alone() -> None:
@@ -279,17 +234,17 @@ def test_global_generators_are_left_alone() -> None:
         return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
 
     before = states()
-    make_model(baseline="relax").learn(60).predict(OBSERVATIONS, deterministic=False)
+    make_reinforce(baseline="relax").learn(60).predict(OBSERVATIONS, deterministic=False)
     assert states() == before
 
 
 def test_all_baselines_begin_with_the_same_policy() -> None:
-    actors = [list(make_model(baseline=baseline).policy.actor.parameters()) for baseline in BASELINES]
+    actors = [list(make_reinforce(baseline=baseline).policy.actor.parameters()) for baseline in BASELINES]
     assert all(same(actors[0], actor) for actor in actors[1:])
 
 
 def test_reseeding_restarts_actions() -> None:
-    model = make_model()
+    model = make_reinforce()
     draws = []
     for _ in range(2):
         model.set_random_seed(5)
@@ -298,121 +253,7 @@ def test_reseeding_restarts_actions() -> None:
     assert model.policy.generator is model.generator
 
 
-# Saving and loading
-
-
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_a_loaded_agent_predicts_and_goes_on_learning(baseline: Any, tmp_path: Path) -> None:
-    model = make_model(baseline=baseline, learning_rate=1e-3, ent_coef=0.01, max_grad_norm=1.0).learn(60)
-    model.save(tmp_path / "model")
-    loaded = Reinforce.load(tmp_path / "model", env=gym.make(CARTPOLE), device="cpu")
-    assert_same_agent(model, loaded)
-    np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], loaded.predict(OBSERVATIONS)[0])
-    assert (loaded.num_timesteps, loaded._n_updates) == (model.num_timesteps, model._n_updates)
-    assert (loaded.baseline, loaded.learning_rate, loaded.ent_coef) == (baseline, 1e-3, 0.01)
-    before = [torch.as_tensor(value).clone() for value in parameters(loaded)]
-    loaded.learn(30, reset_num_timesteps=False)
-    assert loaded.num_timesteps >= model.num_timesteps + 30
-    assert not same(before, parameters(loaded))
-
-
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_a_restored_state_goes_on_bit_identically(baseline: Any) -> None:
-    model, other = (make_model(baseline=baseline, seed=seed) for seed in (0, 9))
-    model.learn(60)
-    other.load_state_dict(model.state_dict())
-    rollout = _play(make_model(seed=3))
-    for agent in (model, other):
-        agent.train(rollout)
-        agent.train(rollout)
-    assert same(parameters(model), parameters(other))
-    np.testing.assert_array_equal(model.predict(OBSERVATIONS)[0], other.predict(OBSERVATIONS)[0])
-
-
-def test_learning_in_two_parts_is_learning_at_once() -> None:
-    """Where both end with a rollout."""
-    whole = make_model(learning_rate=1e-3).learn(150)
-    parts = make_model(learning_rate=1e-3).learn(50)
-    parts.learn(150 - parts.num_timesteps, reset_num_timesteps=False)
-    assert parts.num_timesteps == whole.num_timesteps
-    assert same(parameters(parts), parameters(whole))
-
-
-def test_set_and_get_parameters(tmp_path: Path) -> None:
-    model = make_model(baseline="relax").learn(40)
-    assert set(model.get_parameters()) == {"policy", "learner", "critic_learner"}
-    assert set(make_model(baseline="none").get_parameters()) == {"policy", "learner"}
-    model.save(tmp_path / "model")
-    rollout = _play(make_model(seed=3))
-    for source in (model.get_parameters(), str(tmp_path / "model")):
-        other = make_model(baseline="relax", seed=1)
-        assert not same(parameters(model), parameters(other))
-        other.set_parameters(source)
-        assert_same_agent(model, other)
-        other.train(rollout)  # still views of the learners'
-    with pytest.raises(ValueError, match="learner"):
-        other.set_parameters({"policy": model.get_parameters()["policy"]})
-    other.set_parameters({"policy": model.get_parameters()["policy"]}, exact_match=False)
-    assert same(list(model.policy.parameters()), list(other.policy.parameters()))
-
-
-def test_files(tmp_path: Path) -> None:
-    model = make_model().learn(20)
-    file = io.BytesIO()
-    model.save(file)
-    file.seek(0)
-    loaded = Reinforce.load(file)
-    assert loaded.env is None
-    assert_same_agent(model, loaded)
-    model.save(tmp_path / "model", exclude=["n_episodes"])
-    assert Reinforce.load(tmp_path / "model.zip").n_episodes == 8
-    with pytest.raises(ValueError, match=r"include those, but got .*include=\['replay_buffer'\]"):
-        model.save(tmp_path / "model", include=["replay_buffer"])
-    with pytest.raises(ValueError, match=r"do not fit the changed settings \['policy_kwargs'\]"):
-        Reinforce.load(tmp_path / "model", policy_kwargs={"net_arch": [16]})
-    with pytest.raises(ValueError, match=r"holds a Reinforce, but DiscreteSAC\.load was called"):
-        DiscreteSAC.load(tmp_path / "model")
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
-        Reinforce.load(tmp_path / "model", env=gym.make("Acrobot-v1"))
-    with pytest.raises(CheckpointError, match=r"parameters\.policy\.critic\.mlp\.weight_0 is missing"):
-        make_model().set_parameters(str(_saved(make_model(baseline="none"), tmp_path / "none")))
-
-
-def _saved(model: Reinforce, path: Path) -> Path:
-    model.save(path)
-    return path
-
-
-def test_to_predict_any_number_of_environments_will_do(tmp_path: Path) -> None:
-    make_model().save(tmp_path / "model")
-    loaded = Reinforce.load(tmp_path / "model", env=make_vec_env(CARTPOLE, 3))
-    assert len(evaluate_policy(loaded, loaded.env, 3, return_episode_rewards=True)[0]) == 3  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="n_episodes must be a multiple of the 3 environments, but got 2"):
-        loaded.learn(10)
-
-
 # Spaces
-
-
-class Spaces(gym.Env):
-    """Refuses actions that are not of its space; episodes of seven steps."""
-
-    observation_space = spaces.Box(-1.0, 1.0, (4,))
-
-    def __init__(self, action_space: spaces.Space, observation_space: spaces.Space | None = None) -> None:
-        self.action_space = action_space
-        self.observation_space = observation_space or Spaces.observation_space
-        self.observation_space.seed(0)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        assert self.action_space.contains(action), action
-        self.steps += 1
-        return self.observation_space.sample(), float(np.sum(action)), self.steps == 7, False, {}
 
 
 @pytest.mark.parametrize("baseline", ["value", "relax"])
@@ -430,7 +271,7 @@ class Spaces(gym.Env):
     ids=str,
 )
 def test_an_agent_acts_inside_its_space(action_space: spaces.Space, baseline: Any, tmp_path: Path) -> None:
-    model = make_model(Spaces(action_space), baseline=baseline).learn(60)
+    model = make_reinforce(Spaces(action_space), baseline=baseline).learn(60)
     model.dump_logs()  # everything is finite
     model.save(tmp_path / "model")
     loaded = Reinforce.load(tmp_path / "model", env=Spaces(action_space), device="cpu")
@@ -462,7 +303,7 @@ def test_an_agent_acts_inside_its_space(action_space: spaces.Space, baseline: An
 def test_observations_of_every_kind(observation_space: spaces.Space, policy: str, baseline: Any) -> None:
     kwargs = {"features_extractor_kwargs": {"features_dim": 8}} if policy == "CnnPolicy" else {"net_arch": [8]}
     env = DummyVecEnv([lambda: TimeLimit(Spaces(spaces.Discrete(2), observation_space), 5)] * 2)  # truncated
-    model = make_model(env, policy=policy, baseline=baseline, policy_kwargs=kwargs).learn(20)
+    model = make_reinforce(env, policy=policy, baseline=baseline, policy_kwargs=kwargs).learn(20)
     assert model._n_updates == 2
     model.dump_logs()
     action, _ = model.predict(env.observation_space.sample())
@@ -470,17 +311,18 @@ def test_observations_of_every_kind(observation_space: spaces.Space, policy: str
 
 
 def test_layers_of_actor_and_value_network() -> None:
-    model = make_model(baseline="relax", policy_kwargs={"net_arch": {"pi": [], "vf": [6, 5]}})
+    model = make_reinforce(baseline="relax", policy_kwargs={"net_arch": {"pi": [], "vf": [6, 5]}})
     assert model.policy.actor.head.in_features == 4
     assert model.policy.critic is not None
     assert model.policy.control is not None
     assert model.policy.critic.head.in_features == model.policy.control.weight.numel() == 5
-    assert make_model(policy_kwargs={}).policy.actor.head.in_features == 64
+    assert make_reinforce(policy_kwargs={}).policy.actor.head.in_features == 64
     with pytest.raises(ValueError, match=r"net_arch must be a list or a dict of 'pi' and 'vf', but got \{'qf'"):
-        make_model(policy_kwargs={"net_arch": {"qf": [4], "pi": [4]}})
+        make_reinforce(policy_kwargs={"net_arch": {"qf": [4], "pi": [4]}})
 
 
 # Masks
+
 
 FORMS: dict[str, Callable[[Callable[[], gym.Env]], Any]] = {
     "one": lambda make: make(),
@@ -532,7 +374,7 @@ class Forgetful(Spaces):
 
 def test_masks_at_some_steps_are_an_error() -> None:
     with pytest.raises(ValueError, match="must give info\\['action_mask'\\] at every reset and step"):
-        make_model(DummyVecEnv([lambda: Forgetful(spaces.Discrete(2))])).learn(20)
+        make_reinforce(DummyVecEnv([lambda: Forgetful(spaces.Discrete(2))])).learn(20)
 
 
 # Stable-Baselines3
@@ -548,7 +390,7 @@ def test_callbacks(tmp_path: Path) -> None:
         verbose=0,
         warn=False,
     )
-    model = make_model().learn(200, [CheckpointCallback(50, str(tmp_path / "checkpoints")), evaluation])
+    model = make_reinforce().learn(200, [CheckpointCallback(50, str(tmp_path / "checkpoints")), evaluation])
     assert model.num_timesteps == 100  # at once, in the middle of a rollout
     assert_same_agent(model, Reinforce.load(tmp_path / "best" / "best_model"))
     loaded = Reinforce.load(tmp_path / "checkpoints" / "rl_model_50_steps", env=gym.make(CARTPOLE))
@@ -597,13 +439,13 @@ class Order(BaseCallback):
 
 def test_callbacks_are_called_in_their_order() -> None:
     order = Order()
-    make_model(Count(), n_episodes=3).learn(6, order)
+    make_reinforce(Count(), n_episodes=3).learn(6, order)
     steps = ["step"] * 6
     assert order.calls == ["training start", "rollout start", *steps, "rollout end", "training end"]
 
 
 def test_stable_baselines_own_evaluation() -> None:
-    model = make_model()
+    model = make_reinforce()
     assert model.env is not None
     mean, deviation = evaluate_without_masks(model, model.env, n_eval_episodes=2, deterministic=True)
     assert mean > 0
@@ -628,7 +470,7 @@ def make_cartpole() -> gym.Env:
 
 def test_environments_in_other_processes() -> None:
     env = SubprocVecEnv([make_cartpole] * 2)
-    model = make_model(env).learn(60)
+    model = make_reinforce(env).learn(60)
     assert model._n_updates >= 1
     env.close()
 
@@ -638,7 +480,7 @@ def test_environments_in_other_processes() -> None:
 
 @pytest.mark.parametrize("baseline", ["none", "relax"])
 def test_tensorboard_holds_what_is_promised(baseline: str, tmp_path: Path) -> None:
-    model = make_model(baseline=baseline, tensorboard_log=str(tmp_path)).learn(200)
+    model = make_reinforce(baseline=baseline, tensorboard_log=str(tmp_path)).learn(200)
     events = EventAccumulator(str(tmp_path / "Reinforce_1"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -663,8 +505,8 @@ def test_tensorboard_holds_what_is_promised(baseline: str, tmp_path: Path) -> No
 
 
 def test_divergence_is_an_error() -> None:
-    model = make_model().learn(1)
-    rollout = _play(make_model())
+    model = make_reinforce().learn(1)
+    rollout = play(make_reinforce())
     model.train(rollout._replace(rewards=torch.full_like(rollout.rewards, torch.nan)))
     with pytest.raises(FloatingPointError, match="return is nan after 2 updates: the training diverged"):
         model.dump_logs()
@@ -703,11 +545,11 @@ def test_divergence_is_an_error() -> None:
 )
 def test_arguments_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_model(**settings)
+        make_reinforce(**settings)
 
 
 def test_n_episodes_must_be_shared_out_among_the_environments() -> None:
-    model = make_model(make_vec_env(CARTPOLE, 2), n_episodes=3)
+    model = make_reinforce(make_vec_env(CARTPOLE, 2), n_episodes=3)
     with pytest.raises(ValueError, match="n_episodes must be a multiple of the 2 environments, but got 3"):
         model.learn(10)
 
@@ -715,14 +557,14 @@ def test_n_episodes_must_be_shared_out_among_the_environments() -> None:
 @pytest.mark.parametrize("name", ["n_steps", "batch_size", "vf_coef", "use_sde", "no_such_argument"])
 def test_arguments_of_stable_baselines_that_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"Reinforce has no argument '{name}'"):
-        make_model(**{name: 1})
+        make_reinforce(**{name: 1})
 
 
 @pytest.mark.parametrize("action_space", [spaces.Box(-1.0, 1.0, (1,)), spaces.Tuple([spaces.Discrete(2)])])
 def test_other_action_spaces_are_refused(action_space: spaces.Space) -> None:
     message = f"Discrete, MultiDiscrete or MultiBinary action space, but got {re.escape(type(action_space).__name__)}"
     with pytest.raises(TypeError, match=message):
-        make_model(env=Spaces(action_space))
+        make_reinforce(env=Spaces(action_space))
 
 
 def test_an_environment_without_final_observations_is_refused() -> None:
@@ -734,10 +576,10 @@ def test_an_environment_without_final_observations_is_refused() -> None:
             return observations, rewards, dones, infos
 
     with pytest.raises(ValueError, match=r"env must give infos\[i\]\['terminal_observation'\]"):
-        make_model(Lost([Count])).learn(10)
+        make_reinforce(Lost([Count])).learn(10)
 
 
 def test_nothing_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_model(baseline="relax").learn(40)
+        make_reinforce(baseline="relax").learn(40)
