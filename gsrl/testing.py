@@ -301,6 +301,8 @@ def _transformed_estimates(subject: _Subject) -> Iterator[str]:
         if not _close((torch.func.grad(total)(members[0], noises[0]),), (expected[1][0],)):
             yield "torch.func.grad must give the gradient that backward gives"
 
+        if (n, K) != max(shape for shape in subject.shapes() if shape[0] == n):
+            continue  # tracing takes long, and it tells one factor from several but not how many choices there are
         torch.compiler.reset()  # all estimators share the traced function, and its cache is limited
         leaf = members[0].clone().requires_grad_()
         value = torch.compile(total, fullgraph=True, backend="aot_eager")(leaf, noises[0])
