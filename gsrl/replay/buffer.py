@@ -10,12 +10,12 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from gsrl._settings import Setting
 from gsrl._trees import map_arrays
-from gsrl.checks import check_shape
 from gsrl.masking import to_matrix
 from gsrl.replay import windows
 from gsrl.replay.checks import Observation, checked_masks, checked_next_masks, checked_transition, layout_of
@@ -153,7 +153,9 @@ class ReplayBuffer(Ring):
         if masked:
             bits = Column(((sum(self.codec.sizes) + 7) // 8,), np.dtype(np.uint8))
             columns |= {"action_masks": bits, "next_action_masks": bits}
-        super().__init__(buffer_size, columns, n_envs, num_members=num_members, generator=generator, device=device)
+        super().__init__(
+            buffer_size, columns, n_envs, num_members=num_members, generator=generator, device=get_device(device)
+        )
         vars(self).update(self.columns)
         self._set_windows(gamma=gamma, n_steps=n_steps, reward_scale=reward_scale)
         self.is_built = True
@@ -218,7 +220,9 @@ class ReplayBuffer(Ring):
         count = self._num_envs
         obs, next_obs, reward, done = checked_transition(self._layout, count, obs, next_obs, reward, done)
         action = np.asarray(action)
-        check_shape("action", action, (count, *(self.action_space.shape or ())))
+        expected = (count, *(self.action_space.shape or ()))
+        if action.shape != expected:
+            raise ValueError(f"action must have shape {expected}, got {action.shape}")
         if len(infos) != count:
             raise ValueError(f"infos must hold one dict per environment ({count}), got {len(infos)}")
         indices = self.codec.to_indices(action)
