@@ -50,8 +50,7 @@ def _make_env(env: str, settings: Any, *visits: Any) -> Callable[[], Any]:
 
 
 def _best_return(env: str, settings: Any) -> float:
-    optimum: float = _riddle().optimal_return(settings.prisoners)
-    return optimum
+    return float(_riddle().optimal_return(settings.prisoners))
 
 
 def _riddle() -> Any:

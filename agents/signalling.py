@@ -7,106 +7,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gsrl.comms import AttributeValueGame, Channel, DiscriminationGame, Game, LewisGame, SignallingGame
+from agents.games import CHANNEL, OPTIONS, best_score, make_channel, make_game, play
+from gsrl.comms import Channel, DiscriminationGame, LewisGame, SignallingGame
 from gsrl.runs.cards import TalkingCard
 from gsrl.runs.settings import Setting
 
-__all__ = ["CARD", "make_channel", "make_game"]
-
-OPTIONS = {
-    **dict.fromkeys(("lewis", "noisy-lewis"), ("meanings", "prior_exponent")),
-    "attribute-value": ("attributes", "values", "held_out"),
-    "discrimination": ("attributes", "values", "held_out", "candidates"),
-}
-"""Settings that say which game it is, by environment."""
-
-CHANNEL = (
-    *("vocabulary", "length", "variable_length", "length_cost", "erasure", "substitution", "permutation"),
-    *("entropy_bonus", "diversity_bonus"),
-)
-"""Settings of the channel that are arguments of its constructor."""
-
-TEMPERATURES = {
-    **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 2.0),
-    **dict.fromkeys(("gapped-st", "straight-through", "reinmax", "rebar", "relax"), 1.0),
-}
-"""Estimators with a temperature, and what it is unless given."""
+__all__ = ["CARD"]
 
 ESTIMATORS: Any = Literal[
     *("st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax", "reinforce", "rloo"),
     *("exact", "muprop", "rebar", "relax", "arsm", "unordered-set"),
 ]
 AGENTS = Literal["mlp", "gru", "lstm"]
-
-
-def make_game(env: str, settings: Any) -> Game:
-    """Builds the game of an environment."""
-    known = OPTIONS[env]
-    for name in dict.fromkeys(name for names in OPTIONS.values() for name in names):
-        value = getattr(settings, name)
-        if value is not None and name not in known:
-            raise ValueError(f"{name} must be None in {env}, which has {' and '.join(known)}, but got {value}")
-    if known == OPTIONS["lewis"]:
-        exponent, meanings = settings.prior_exponent, settings.meanings
-        has_prior = exponent is not None and isinstance(meanings, int) and meanings >= 2
-        return LewisGame(meanings, np.arange(1, meanings + 1) ** -exponent if has_prior else None)
-    options: dict[str, Any] = {name: getattr(settings, name) for name in known}
-    return AttributeValueGame(**options) if env == "attribute-value" else DiscriminationGame(**options)
-
-
-def make_channel(env: str, settings: Any) -> Channel:
-    """Builds the channel between sender and receiver."""
-    name, given = settings.estimator, settings.temperature
-    options: dict[str, Any] = {}
-    if name in TEMPERATURES:
-        options["temperature"] = TEMPERATURES[name] if given is None else given
-    elif given is not None:
-        raise ValueError(f"temperature must be None with {name}, which has none, but got {given}")
-    if name == "reinforce":
-        options["baseline"] = settings.baseline
-    if name in ("rloo", "unordered-set"):
-        options["num_samples"] = settings.num_samples
-    return Channel(estimator=name, **options, **{each: getattr(settings, each) for each in CHANNEL})
-
-
-def play(
-    games: SignallingGame,
-    settings: Any,
-    episodes: int,
-    *,
-    seed: int = 0,
-    scramble: bool = False,
-    deterministic: bool = True,
-    split: str = "train",
-) -> NDArray[np.float64]:
-    """Whether each answer was right, with hard messages, 1 or 0: ``[games, episodes]``.
-
-    Where meanings are equally likely, and an episode has nothing else that is random, each meaning is played once
-    instead.
-    """
-    game = games.game
-    listed = game.exhaustive and game.prior is None and not games.channel.is_noisy and deterministic and not scramble
-    how: dict[str, Any] = {"scramble": scramble, "deterministic": deterministic, "seed": seed}
-    return games.evaluate(split, None if listed else episodes, **how).correct.astype(np.float64)
-
-
-def best_score(env: str, settings: Any) -> float | None:
-    r"""The best accuracy there can be, where a formula is known: Lewis's game, one symbol, meanings equally likely.
-
-    With n meanings, K symbols of which a share e is erased:
-    :math:`(1 - e) \min(1, K / n) + e / n`; where s of them are substituted, :math:`(1 - s) \min(1, K / n)`, which is
-    right for :math:`K \le n` and :math:`s \le 1 - 1 / K`.
-    """
-    n, K, s = settings.meanings, settings.vocabulary, settings.substitution
-    is_plain = settings.length == 1 and not settings.variable_length and settings.prior_exponent is None
-    if n is None or not is_plain or (s > 0 and (n < K or s > 1 - 1 / K)):
-        return None
-    best: float = (1 - settings.erasure) * (1 - s) * min(1.0, K / n) + settings.erasure / n
-    return best
-
 
 _ATTRIBUTES = {"attributes": 2, "values": 10, "held_out": 0.2}
 

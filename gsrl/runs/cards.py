@@ -62,7 +62,7 @@ TEMPERATURES = {
 their promises at 1 alone; with Gumbel noise in the gradient 1 is too much (``docs/decisions.md``)."""
 
 SETTINGS = {
-    "linear_decay": Setting(False, bool, "Let the learning rate, and a clip range, fall linearly to 0 over the run."),
+    "linear_decay": Setting(False, bool, "Let the learning rate fall linearly to 0 over the run; a clip range too."),
     "final_ent_coef": Setting(
         None,
         float | None,
@@ -288,7 +288,7 @@ class Card:
             ValueError: A setting is out of range; the message names it.
         """
         arguments = self.arguments(env, settings)
-        temperature = arguments.pop("temperature", None)
+        temperature = arguments.pop("temperature", None) if "estimator" in arguments else None
         if temperature is not None:
             arguments["estimator"] = make_estimator(arguments["estimator"], temperature=temperature)
         compiled = {"compile": True} if compile else {}  # which only some take
@@ -452,11 +452,13 @@ def with_estimator() -> list[str]:
 def _checked(setting: dataclasses.Field[Any], value: Any, *, counts: bool) -> Any:
     """The value of a setting, which Stable-Baselines3's constructors, or ours, may not look at."""
     name, least = setting.name, LEAST.get(setting.name, 1)
+    if value is None or isinstance(value, str):
+        return value
     if counts and setting.type is int and value < least:
         raise ValueError(f"{name} must be at least {least}, but got {value}")
     if name in SHARES and not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], but got {value}")
-    if name in POSITIVE and value is not None and not 0 < value < math.inf:
+    if name in POSITIVE and not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, but got {value}")
     if name == "net_arch" and not all(width >= 1 for width in value):
         raise ValueError(f"net_arch must hold widths of at least 1, but got {' '.join(map(str, value))}")

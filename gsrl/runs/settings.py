@@ -140,7 +140,7 @@ def read_value(text: str, kind: Any) -> Any:
     words = [word for each in members if typing.get_origin(each) is Literal for word in typing.get_args(each)]
     if text in words or (text and str in members):
         return text
-    raise ValueError(text)
+    raise ValueError(f"text must be {type_name(kind)}, but got {text!r}.")
 
 
 def plain_type(annotation: Any) -> Any:

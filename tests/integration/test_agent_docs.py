@@ -1,4 +1,4 @@
-"""The pages of docs/agents are true: every agent has one, which names all that it logs, and links lead somewhere."""
+"""The pages of docs/agents are true: every agent has one, with its settings and what it logs; links lead somewhere."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ ELSEWHERE = {"rollout/success_rate", "train/gradient_norm_channel"}
 SCALAR = re.compile(r"`((?:eval|gradients|rollout|time|train)/\w+)`")
 
 
+SETTING = re.compile(r"^\| `\w+` \| `.*$", re.MULTILINE)
+
+
 def page_of(agent: str) -> Path:
     page = PAGES / f"{SHARED.get(agent, agent)}.md"
     return page if page.exists() else PAGES / "baselines.md"
@@ -86,14 +89,14 @@ def links(page: Path, text: str) -> Iterator[tuple[Path, str]]:
         yield (page.parent / path).resolve() if path else page, anchor
 
 
-def named(page: Path, anchor: str = "what-is-logged") -> set[str]:
-    """The scalars that a section names, it or those of this folder that it links to."""
+def named(page: Path, anchor: str = "what-is-logged", pattern: re.Pattern[str] = SCALAR) -> set[str]:
+    """What a section names, such as scalars, it or those of this folder that it links to."""
     text = sections(page)[anchor]
-    scalars = set(SCALAR.findall(text))
+    found = set(pattern.findall(text))
     for target, linked in links(page, text):
         if target.parent == PAGES and linked:
-            scalars |= named(target, linked)
-    return scalars
+            found |= named(target, linked, pattern)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,18 @@ def test_every_agent_has_a_page(agent: str) -> None:
 
 def test_every_page_is_of_agents() -> None:
     assert {page_of(agent) for agent in EVERY} == set(PAGES.glob("*.md"))
+
+
+@pytest.mark.parametrize("agent", EVERY)
+def test_a_page_has_a_row_for_every_setting(agent: str) -> None:
+    page = page_of(agent)
+    rows = named(page, "settings" if "settings" in sections(page) else agent, SETTING)
+    assert set(SETTING.findall(get_card(agent).table())) - rows == set()
+
+
+def test_pages_have_no_rows_of_settings_that_are_none() -> None:
+    rows = {row for page in PAGES.glob("*.md") for row in SETTING.findall(page.read_text(encoding="utf-8"))}
+    assert rows - {row for card in cards() for row in SETTING.findall(card.table())} == set()
 
 
 @pytest.mark.parametrize("agent", EVERY)
