@@ -1,7 +1,8 @@
 """The zoo: cards of agents with their settings, tuned by environment, for the command line; and what runs them.
 
-A module here holds one card or several of :mod:`gsrl.runs.cards`: what an agent is, and where it has been tuned. Add
-one to the list below, and it can be trained, searched and compared.
+A module here holds one card or several of :mod:`gsrl.runs.cards`: what an agent is, and where it has been tuned. What
+its settings have reached is on its page in ``docs/agents``. Add a card to the list below, and it can be trained,
+searched and compared.
 """
 
 from agents import a2c, dial, discrete_sac, dqn, exact_sac, gumbel_sac, ppo, reinforce, sac, signalling

@@ -127,9 +127,9 @@ class Card:
     constructors: tuple[type[Any], ...] = ()
     """Classes that its settings are read from, the first that has a name; none: the algorithm and its policy."""
     names: tuple[str, ...] = ()
-    """Its settings; none: all that there are, but for those ``without`` which it is."""
+    """Its settings; none: all arguments of the constructors that can be one."""
     without: tuple[str, ...] = ()
-    """Arguments of the constructors that are no settings of it."""
+    """Arguments of the constructors that are no settings of it all the same."""
     own: Mapping[str, Setting] = field(default_factory=dict)
     """What its settings are otherwise than in the constructor, and those that are in none."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -181,8 +181,10 @@ class Card:
 
     @property
     def _constructors(self) -> tuple[type[Any], ...]:
-        if self.constructors or isinstance(self.algorithm, str):
+        if self.constructors:
             return self.constructors
+        if isinstance(self.algorithm, str):
+            raise TypeError(f"constructors must be given for {self.name}, whose algorithm may not be installed.")
         return (self.algorithm, *_policy_of(self.algorithm))
 
     @property
@@ -201,8 +203,9 @@ class Card:
         tuned = self.tuned.get(full_name(env_id).rpartition(":")[2])
         if tuned is None:
             return None
-        plain = {"steps": STEPS, "n_envs": 1, **vars(self.Settings()), **{name: tuned.get(name) for name in self.fixed}}
-        return {name: value for name, value in tuned.items() if name not in plain or plain[name] != value}
+        plain = {"steps": STEPS, "n_envs": 1, **vars(self.Settings())}
+        own = {name: value for name, value in tuned.items() if name not in self.fixed}
+        return {name: value for name, value in own.items() if name not in plain or plain[name] != value}
 
     def table(self) -> str:
         """Returns its settings as a table in Markdown."""

@@ -72,6 +72,17 @@ def test_settings_are_copied_and_sent_to_other_processes() -> None:
     assert get_card("reinforce").Settings() != get_card("reinforce-rloo").Settings()
 
 
+def test_cards_speak_of_settings_and_arguments_that_there_are() -> None:
+    pytest.importorskip("sb3_contrib")
+    for card in cards.cards():
+        settings = {each.name for each in dataclasses.fields(card.Settings)}
+        known = {*settings, *parameters(card.constructor), "temperature", "n_critics"}
+        assert card.own.keys() <= settings, card.name
+        assert {*card.fixed, *card.made, *card.without} <= known, card.name
+        for tuned in card.tuned.values():
+            assert tuned.keys() <= {*settings, *card.fixed, "steps", "n_envs"}, card.name
+
+
 def test_every_setting_says_what_it_is() -> None:
     for card in cards.cards():
         for row in card.table().splitlines()[2:]:
