@@ -1,88 +1,41 @@
-"""DiscreteSAC on the probes: the values, policies and entropies it learns are those of closed forms.
+"""Every learner on every probe, of known values and best actions: a new learner is one more line of ``LEARNERS``.
 
-Every training is deterministic, so that no test fails by chance; the tolerances hold for other seeds too.
+Every training is deterministic, so that no test fails by chance; the tolerances hold for other seeds too. What one
+kind of learner alone promises (soft-optimal policies, entropies, other observations) is in files of their own.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_by_sb3
-from stable_baselines3.common.envs import IdentityEnvMultiBinary
-from stable_baselines3.common.evaluation import evaluate_policy
-from torch import Tensor
 
 import envs
-from gsrl import DiscreteSAC, make_estimator
-from gsrl.estimators import Estimator
-
-PROBES = sorted(name for name in gym.registry if name.startswith("gsrl/Probe"))
-LOG_2 = math.log(2)
-ALPHA = 0.5
-GAMMA = 0.5
-
-
-def train(probe: str, steps: int = 600, policy: str = "MlpPolicy", **settings: Any) -> DiscreteSAC:
-    """An agent after about one update a step, at a learning rate that falls to 0."""
-    defaults: dict[str, Any] = {
-        "learning_rate": lambda remaining: 1e-2 * remaining,
-        "buffer_size": steps,
-        "learning_starts": 64,
-        "batch_size": 64,
-        "tau": 0.1,
-        "gamma": GAMMA,
-        "n_steps": 1,
-        "reward_scale": 1.0,
-        "estimator": "exact",
-        "ent_coef": 0.0,
-        "critics": "min",
-        "entropy_in_target": True,
-        "exploration_eps": 0.0,
-        "seed": 0,
-        "device": "cpu",
-    }
-    networks: dict[str, Any] = {"net_arch": [16], "layer_norm": False, "normalize_observations": False}
-    networks |= settings.pop("policy_kwargs", {})
-    settings = defaults | settings
-    env = gym.make(f"gsrl/Probe{probe}-v0")
-    return DiscreteSAC(policy, env, policy_kwargs=networks, **settings).learn(steps)
-
-
-@torch.no_grad()
-def values(model: DiscreteSAC, observation: Any) -> Tensor:
-    """What each critic holds of each action, ``[C, K]``."""
-    observations, _ = model.policy.obs_to_tensor(observation)
-    return model.policy.critic(observations).values[:, 0, 0]
-
-
-@torch.no_grad()
-def policy(model: DiscreteSAC, observation: Any) -> Tensor:
-    """Probabilities ``[K]``."""
-    observations, _ = model.policy.obs_to_tensor(observation)
-    return model.policy.actor(observations).probs[0, 0]
-
-
-def entropy(probabilities: Tensor) -> float:
-    return float(torch.special.entr(probabilities).sum())
-
-
-def vector(*numbers: float) -> np.ndarray:
-    return np.array(numbers, dtype=np.float32)
-
-
-def assert_close(actual: Tensor, expected: Any, tolerance: float) -> None:
-    expected = torch.as_tensor(expected, dtype=actual.dtype).expand_as(actual)
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0.0)
-
+from gsrl import DiscreteSAC, Reinforce
+from tests.common.probes import (
+    GAMMA,
+    REINFORCE,
+    SAC,
+    assert_close,
+    policy,
+    probe_id,
+    train_population,
+    train_reinforce,
+    train_sac,
+    values,
+    vector,
+)
 
 # The probes themselves
+
+PROBES = sorted(name for name in gym.registry if name.startswith("gsrl/Probe"))
 
 
 def test_every_probe_is_registered() -> None:
@@ -90,7 +43,7 @@ def test_every_probe_is_registered() -> None:
     for name in PROBES:
         env = gym.make(name).unwrapped
         assert isinstance(env, envs.probes.Probe)
-        assert name == f"gsrl/Probe{type(env).__name__}-v0"
+        assert name == probe_id(type(env).__name__)
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -108,231 +61,93 @@ def test_instances_do_not_share_spaces() -> None:
     assert one.observation_space is not other.observation_space
 
 
-# Values, without entropy
+# Learners
+
+OPTIMAL: dict[str, dict[tuple[float, ...], list[float]]] = {
+    "OneStep": {(0.0,): [1.0, 1.0]},
+    "Observation": {(-1.0,): [-1.0, -1.0], (1.0,): [1.0, 1.0]},
+    "Action": {(0.0,): [0.0, 1.0]},
+    "ObservationAction": {(-1.0,): [1.0, 0.0], (1.0,): [0.0, 1.0]},
+    "Start": {(0.0,): [0.0, 0.5, 1.0]},
+    "Discount": {(0.0,): [GAMMA, GAMMA], (1.0,): [1.0, 1.0]},
+    "Truncation": {(0.0,): [1 / (1 - GAMMA), 1 / (1 - GAMMA)]},
+    "Delay": {(0.0, 0.0): [0.0, GAMMA**2], (0.5, 1.0): [GAMMA, GAMMA], (1.0, 1.0): [1.0, 1.0]},
+}
+"""Values of each action, by observation, of each probe."""
+
+UNDECIDED = [name for name, cases in OPTIMAL.items() if all(len(set(q)) == 1 for q in cases.values())]
+"""Probes in which all actions are worth the same: they are for values alone."""
 
 
-@pytest.mark.parametrize("estimator", ["exact", "st-gumbel"])
-@pytest.mark.parametrize(
-    ("probe", "expected"),
-    [
-        ("OneStep", {(0.0,): 1.0}),
-        ("Observation", {(-1.0,): -1.0, (1.0,): 1.0}),
-        ("Action", {(0.0,): [0.0, 1.0]}),
-        ("ObservationAction", {(-1.0,): [1.0, 0.0], (1.0,): [0.0, 1.0]}),
-        ("Start", {(0.0,): [0.0, 0.5, 1.0]}),
-        ("Discount", {(0.0,): GAMMA, (1.0,): 1.0}),
-        ("Truncation", {(0.0,): 1 / (1 - GAMMA)}),
-        ("Delay", {(0.0, 0.0): [0.0, GAMMA**2], (0.5, 1.0): GAMMA, (1.0, 1.0): 1.0}),
-    ],
-)
-def test_values(probe: str, expected: dict[tuple[float, ...], Any], estimator: str) -> None:
-    model = train(probe, estimator=estimator)
-    for observation, value in expected.items():
-        assert_close(values(model, vector(*observation)), value, 0.1)
+@dataclass(frozen=True)
+class Learner:
+    """What is trained on a probe, for how long, and what is asked of it.
 
-
-@pytest.mark.parametrize("critics", ["min", "mean"])
-@pytest.mark.parametrize("probe", ["Truncation", "ObservationAction"])
-def test_both_ways_of_combining_critics(probe: str, critics: str) -> None:
-    model = train(probe, critics=critics)
-    expected = 1 / (1 - GAMMA) if probe == "Truncation" else [0.0, 1.0]
-    observation = vector(0.0 if probe == "Truncation" else 1.0)
-    assert_close(values(model, observation), expected, 0.03)
-
-
-def test_clipping_slows_the_critics_but_leaves_their_fixed_point() -> None:
-    assert_close(values(train("Truncation", q_clip=0.5), vector(0.0)), 1 / (1 - GAMMA), 0.03)
-
-
-# Policies, with entropy: softmax(Q / alpha) is optimal
-
-
-@pytest.mark.parametrize(
-    ("probe", "expected"),
-    [
-        ("Action", {0.0: [0.0, 1.0]}),
-        ("ObservationAction", {-1.0: [1.0, 0.0], 1.0: [0.0, 1.0]}),
-        ("Start", {0.0: [0.0, 0.5, 1.0]}),
-        ("OneStep", {0.0: [1.0, 1.0]}),
-    ],
-)
-def test_the_exact_gradient_finds_the_soft_optimal_policy(probe: str, expected: dict[float, list[float]]) -> None:
-    model = train(probe, ent_coef=ALPHA)
-    for observation, q in expected.items():
-        optimal = torch.tensor(q).div(ALPHA).softmax(-1)
-        assert_close(policy(model, vector(observation)), optimal, 0.02)
-        assert entropy(policy(model, vector(observation))) == pytest.approx(entropy(optimal), abs=0.02)
-
-
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        make_estimator("reinforce"),
-        make_estimator("reinforce", baseline="running-mean"),
-        make_estimator("rloo"),
-        make_estimator("straight-through"),
-    ],
-    ids=["reinforce", "running-mean", "rloo", "straight-through"],
-)
-def test_unbiased_gradients_find_it_too(estimator: Estimator) -> None:
-    model = train("Action", ent_coef=ALPHA, estimator=estimator)
-    assert_close(policy(model, vector(0.0)), torch.tensor([0.0, 1 / ALPHA]).softmax(-1), 0.05)
-
-
-def relaxed_optimum(q: float, alpha: float, temperature: float) -> Tensor:
-    """The policy that maximises q E[y_1] + alpha H, of two actions worth 0 and q, for y the relaxed sample.
-
-    y_1 = sigmoid((theta + L) / temperature) with L logistic; the expectation is over 4,000 quantiles of L.
+    ``values``: whether its values, of actions or of states, come within 0.1 of the optimal ones. ``best``: the least
+    probability of the best action. ``longer``: the steps of probes that take more than the others.
     """
-    noise = ((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000).logit()
-    theta = torch.linspace(0.0, 12.0, 2401, dtype=torch.float64)
-    relaxed = ((theta[:, None] + noise) / temperature).sigmoid().mean(1)
-    probabilities = torch.stack([-theta, theta], -1).div(2).softmax(-1)
-    objective = q * relaxed + alpha * torch.special.entr(probabilities).sum(-1)
-    return probabilities[objective.argmax()].float()
+
+    train: Callable[[str, int], list[Any]]
+    steps: int
+    values: bool
+    best: float = 0.9
+    longer: tuple[tuple[str, int], ...] = ()
 
 
-@pytest.mark.parametrize("estimator", ["st-gumbel", "gumbel-softmax"])
+def reinforce(baseline: str, values: bool = False, **settings: Any) -> Learner:
+    def train(probe: str, steps: int) -> list[Any]:
+        return [train_reinforce(probe, steps, baseline=baseline, **settings)]
+
+    return Learner(train, 600, values, longer=(("Truncation", 900), ("Delay", 1200)) if values else ())
+
+
+def as_it_comes(probe: str, steps: int) -> list[Any]:
+    """But for the discount factor, which is the probe's. (Its values are in units of its own.)"""
+    return [DiscreteSAC("MlpPolicy", gym.make(probe_id(probe)), gamma=GAMMA, seed=0, device="cpu").learn(steps)]
+
+
+LEARNERS = {
+    "sac, as it comes": Learner(as_it_comes, 300, values=False, best=0.8),
+    "sac, exact": Learner(lambda *how: [train_sac(*how)], 250, values=True, longer=(("Delay", 600),)),
+    "sac, st-gumbel": Learner(
+        lambda *how: [train_sac(*how, estimator="st-gumbel")], 250, values=True, longer=(("Delay", 600),)
+    ),
+    "reinforce, none": reinforce("none"),
+    "reinforce, running-mean": reinforce("running-mean"),
+    "reinforce, value": reinforce("value", values=True),
+    "reinforce, value, lambda 0.7": reinforce("value", values=True, gae_lambda=0.7),
+    "reinforce, leave-one-out": reinforce("leave-one-out"),
+    "reinforce, relax": reinforce("relax"),
+    "population of sac": Learner(
+        lambda *how: train_population(DiscreteSAC, *how, **SAC, buffer_size=1000),
+        250,
+        values=True,
+        longer=(("Delay", 600),),
+    ),
+    "population of reinforce": Learner(
+        lambda *how: train_population(Reinforce, *how, **REINFORCE),
+        600,
+        values=True,
+        longer=(("Truncation", 900), ("Delay", 1200)),
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("alpha", "biased"),
+    ("name", "probe"),
     [
-        (1.0, 0.6726),  # optimal: 0.7311
-        (0.5, 1.0),  # optimal: 0.8808; too small an alpha to hold the policy back, whose relaxed value is q at most
+        pytest.param(name, probe, id=f"{name} on {probe}")
+        for name, learner in LEARNERS.items()
+        for probe in OPTIMAL
+        if learner.values or probe not in UNDECIDED
     ],
 )
-def test_gumbel_softmax_finds_the_policy_of_its_own_objective(alpha: float, biased: float, estimator: str) -> None:
-    # The critic is linear in the action, so that both have the gradient of the relaxed objective: a biased one.
-    expected = relaxed_optimum(1.0, alpha, temperature=1.0)
-    assert float(expected[1]) == pytest.approx(biased, abs=1e-3)
-    model = train("Action", ent_coef=alpha, estimator=make_estimator(estimator, temperature=1.0))
-    assert_close(policy(model, vector(0.0)), expected, 0.03)
-
-
-# Entropy in the target
-
-
-@pytest.mark.parametrize(
-    ("probe", "entropy_in_target", "expected"),
-    [
-        # The policy is uniform: both actions are worth the same.
-        ("Discount", True, GAMMA * (1 + ALPHA * LOG_2)),
-        ("Discount", False, GAMMA),
-        ("Truncation", True, (1 + GAMMA * ALPHA * LOG_2) / (1 - GAMMA)),
-        ("Truncation", False, 1 / (1 - GAMMA)),
-    ],
-)
-def test_entropy_in_the_target(probe: str, entropy_in_target: bool, expected: float) -> None:
-    model = train(probe, ent_coef=ALPHA, entropy_in_target=entropy_in_target)
-    assert_close(values(model, vector(0.0)), expected, 0.03)
-    assert_close(policy(model, vector(0.0)), 0.5, 0.03)
-
-
-@pytest.mark.parametrize(
-    ("n_steps", "corrected", "bonus"),
-    # One bonus for each later action; a window of three steps that are summed holds none, as documented.
-    [
-        (1, False, ALPHA * LOG_2 * (GAMMA + GAMMA**2)),
-        (3, False, 0.0),
-        (3, True, ALPHA * LOG_2 * (GAMMA + GAMMA**2)),
-    ],
-)
-def test_delayed_rewards(n_steps: int, corrected: bool, bonus: float) -> None:
-    model = train("Delay", ent_coef=ALPHA, n_steps=n_steps, n_step_correction=corrected)
-    assert_close(values(model, vector(0.0, 0.0)), [bonus, bonus + GAMMA**2], 0.05)
-
-
-# The entropy coefficient
-
-
-@pytest.mark.parametrize("ratio", [0.25, 0.75])
-def test_a_learned_coefficient_reaches_its_target_entropy(ratio: float) -> None:
-    model = train("Action", 1000, ent_coef="auto", target_entropy_ratio=ratio)
-    learned = policy(model, vector(0.0))
-    assert entropy(learned) == pytest.approx(ratio * LOG_2, abs=0.03)
-    # At the optimum the log-odds are (1 - 0) / alpha.
-    assert float(model.entropy_coefficient()) == pytest.approx(1 / float(learned[1].logit()), rel=0.05)
-
-
-def test_a_learned_coefficient_makes_up_for_a_biased_gradient() -> None:
-    # At temperature 1 no policy of small entropy is a maximum of the relaxed objective, so the ratio must not be small.
-    model = train("Action", 1000, ent_coef="auto", target_entropy_ratio=0.75, estimator="st-gumbel")
-    assert entropy(policy(model, vector(0.0))) == pytest.approx(0.75 * LOG_2, abs=0.05)
-
-
-@pytest.mark.parametrize("estimator", ["exact", "rloo"])
-@pytest.mark.parametrize(("scale", "coefficient"), [(1.0, 0.7), (1.0, 1.5), (64.0, 0.7), ("auto", 0.7)])
-def test_a_relative_coefficient_weighs_values_by_what_choices_differ_by(
-    estimator: str, scale: Any, coefficient: float
-) -> None:
-    model = train("Start", 1200, ent_coef=f"relative_{coefficient}", estimator=estimator, reward_scale=scale)
-    # Values 0, 1/2 and 1 have the deviation sqrt(1 / 6), in any unit; the floor adds half a percent.
-    spread = math.hypot(1, 0.1) * math.sqrt(1 / 6)
-    logits = torch.tensor([0.0, 0.5, 1.0]) * math.log(3) / (coefficient * spread)
-    assert_close(policy(model, vector(0.0)), logits.softmax(-1), 0.03)
-
-
-def test_the_target_entropy_counts_the_actions() -> None:
-    model = train("Start", 1000, ent_coef="auto", target_entropy_ratio=0.6)
-    assert entropy(policy(model, vector(0.0))) == pytest.approx(0.6 * math.log(3), abs=0.03)
-
-
-# Exploration
-
-
-def test_a_long_streak_is_found_by_exploration_that_lasts_and_by_no_other() -> None:
-    # One step, for longer returns that are not corrected would go through what was explored and be biased.
-    settings: dict[str, Any] = {"gamma": 0.9, "ent_coef": 0.005, "policy_kwargs": {"net_arch": [64, 64]}}
-    without = train("Streak", 4000, **settings)
-    assert not without.replay_buffer.state_dict()["rewards"].any()  # type: ignore[union-attr]
-    model = train("Streak", 4000, exploration_eps=0.1, **settings)
-    for streak in (0, 8, 15):
-        observation = vector(streak / 16)
-        assert_close(values(model, observation), [0.9 ** (15 - streak), 0.9**16], 0.05)
-        assert model.predict(observation, deterministic=True)[0] == 0
-
-
-# Other observations
-
-
-def test_dict_observations() -> None:
-    model = train(
-        "DictObservation",
-        policy="MultiInputPolicy",
-        ent_coef=ALPHA,
-        estimator="st-gumbel",
-        policy_kwargs={"net_arch": [32]},
-    )
-    for sign in (-1.0, 1.0):
-        for switch in (0, 1):
-            observation = {"sign": vector(sign), "switch": np.int64(switch)}
-            best = int((sign > 0) != bool(switch))
-            assert_close(values(model, observation), [1.0 - best, float(best)], 0.1)
-            action, _ = model.predict(observation, deterministic=True)
-            assert action == best
-
-
-def test_images() -> None:
-    model = train(
-        "Image",
-        150,
-        policy="CnnPolicy",
-        learning_rate=1e-3,
-        learning_starts=32,
-        batch_size=32,
-        ent_coef=ALPHA,
-        policy_kwargs={"net_arch": [], "features_extractor_kwargs": {"features_dim": 16}},
-    )
-    for sign in (-1, 1):
-        env = envs.probes.Image()
-        env.sign = sign
-        best = int(sign > 0)
-        assert_close(values(model, env.observe()), [1.0 - best, float(best)], 0.1)
-        optimal = torch.tensor([1.0 - best, float(best)]).div(ALPHA).softmax(-1)
-        assert_close(policy(model, env.observe()), optimal, 0.05)
-
-
-def test_a_reward_that_needs_all_factors_right_is_learned_as_it_comes() -> None:
-    env = IdentityEnvMultiBinary(4)
-    model = DiscreteSAC("MlpPolicy", env, 2e-3, learning_starts=0, gamma=0.4, seed=0, device="cpu").learn(1_200)
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=10, warn=False)
-    assert mean >= 90
+def test_what_is_optimal_is_learned(name: str, probe: str) -> None:
+    learner = LEARNERS[name]
+    for agent in learner.train(probe, dict(learner.longer).get(probe, learner.steps)):
+        for observation, q in OPTIMAL[probe].items():
+            if learner.values:
+                held = values(agent, vector(*observation))
+                assert_close(held, torch.tensor(q) if held.dim() else max(q), 0.1)
+            if len(set(q)) > 1:
+                assert policy(agent, vector(*observation))[q.index(max(q))] > learner.best
