@@ -26,8 +26,8 @@ lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED) ## time one update of the learner, and the samplers
-	$(BIN)/python benchmarks/speed/update_speed.py $(ARGS)
-	$(BIN)/python benchmarks/sampler_speed.py $(ARGS)
+	$(BIN)/python benchmarks/studies/speed/update_speed.py $(ARGS)
+	$(BIN)/python benchmarks/studies/speed/samplers.py $(ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.analysis import Analysis, Entry, Panel
 
@@ -14,6 +14,7 @@ __all__ = [
     "colours",
     "costs",
     "duration",
+    "markdown_table",
     "number",
     "seeds_text",
     "significant",
@@ -109,6 +110,11 @@ def costs(panel: Panel) -> tuple[list[str], list[list[str]]]:
             row += [f"{entry.reached} of {entry.seeds}", steps_text(entry.steps_to), duration(entry.seconds_to)]
         rows.append(row)
     return head, rows
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 # Drawings

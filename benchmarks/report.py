@@ -15,8 +15,7 @@ from agents.common import UsageError
 from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
-from benchmarks.common import markdown_table
-from benchmarks.look import DIVERGED, costs, duration, number, significant, span
+from benchmarks.look import DIVERGED, costs, duration, markdown_table, number, significant, span
 from benchmarks.page import page
 from benchmarks.stats import FEW
 from gsrl._files import csv_text

@@ -5,7 +5,8 @@ length. Resampling keeps to its stratum.
 
 Sources: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021 (arXiv
 2108.13264), for what is computed; Hesterberg, "What Teachers Should Know About the Bootstrap", 2014 (arXiv 1411.5279),
-section 3.2, for how far an interval must reach with few seeds. ``benchmarks/coverage.py`` measures how well that works.
+section 3.2, for how far an interval must reach with few seeds. ``benchmarks/studies/coverage.py`` measures how well
+that works.
 
 The module is not called ``statistics``: programs in this folder would then find it in the place of Python's own.
 """

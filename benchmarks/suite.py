@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "gradient_samples": int,
     "max_episode_steps": int,
     "tuned": bool,
+    "lockstep": bool,
 }
 """Keys of a run that can also stand at the top of the file, for all runs; and what their values are."""
 
@@ -271,7 +272,7 @@ class _Reader:
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             env_id = check_environment(environment.name, agent)
         talks = get_card(agent).talks
-        lockstep = talks or agent in in_lockstep()
+        lockstep = talks or (agent in in_lockstep() and options.get("lockstep", True))
         seeds = options.get("seeds", 1)
         default = default_config(agent, env_id, lockstep=lockstep, tuned=options.get("tuned", True))
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks.common import Rows
-from benchmarks.comms import attributes, evidence, lewis, noise, speed
-from benchmarks.peers import egg_loop
+from benchmarks.studies.common import Rows
+from benchmarks.studies.comms import attributes, evidence, lewis, noise
+from benchmarks.studies.peers import egg_loop
+from benchmarks.studies.speed import games as speed_of_games
 
 
-@pytest.fixture(autouse=True)
-def no_lasting_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts' own threads and denormals are not for the other tests."""
-    for script in (attributes, lewis, noise, speed):
-        monkeypatch.setattr(script, "set_threads", lambda threads: None)
-
-
-def run_twice(main: Callable[[Sequence[str]], None], arguments: Sequence[str], name: str, out: Path) -> pd.DataFrame:
+def run_twice(main: Callable[..., None], name: str, out: Path, **arguments: Any) -> pd.DataFrame:
     """What a script has written; a second run must find its rows, and add none."""
-    main([*arguments, "--out", str(out)])
+    main(out=out, **arguments)
     rows = pd.read_csv(out / f"{name}.csv")
-    main([*arguments, "--out", str(out)])
+    main(out=out, **arguments)
     pd.testing.assert_frame_equal(pd.read_csv(out / f"{name}.csv"), rows)
     page = (out / f"{name}.md").read_text(encoding="utf-8")
     assert "Made by `python " in page
@@ -92,13 +86,10 @@ def test_an_optimal_code_needs_enough_messages() -> None:
 # The scripts
 
 
-def test_lewis(tmp_path: Path) -> None:
+def test_lewis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = (lewis.Case(3, 3, 60, batch=16, hidden=8), lewis.Case(4, 2, 8, batch=16, hidden=8))
-
-    def main(argv: Sequence[str]) -> None:
-        lewis.main(argv, cases)
-
-    rows = run_twice(main, ["--seeds", "2"], "lewis", tmp_path)
+    monkeypatch.setattr(lewis, "CASES", cases)
+    rows = run_twice(lewis.main, "lewis", tmp_path, seeds=2)
     assert len(rows) == 2 * len(lewis.ESTIMATORS) * 2
     assert (rows["accuracy"] <= np.minimum(1, rows["symbols"] / rows["meanings"])).all()
     reached = np.isfinite(rows["samples_to_95"])
@@ -111,26 +102,24 @@ def test_lewis(tmp_path: Path) -> None:
 def test_estimators_with_many_calls_get_equal_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lewis, "MOST_CALLS", 3)
     case = lewis.Case(3, 3, 12, batch=8, hidden=8)
-    exact, rloo = (lewis.train(case, name, 1)[0] for name in ("exact", "rloo"))
+    exact, rloo = (lewis.train(case, name, 1).iloc[0] for name in ("exact", "rloo"))
     assert (exact["calls"], exact["samples"], math.isnan(exact["accuracy_at_equal_updates"])) == (3, 96, False)
     assert (rloo["calls"], rloo["samples"], math.isnan(rloo["accuracy_at_equal_updates"])) == (4, 96, True)
 
 
 def test_attributes(tmp_path: Path) -> None:
-    rows = run_twice(attributes.main, ["--seeds", "2", "--updates", "8"], "attributes", tmp_path)
+    rows = run_twice(attributes.main, "attributes", tmp_path, seeds=2, updates=8)
     assert rows["estimator"].tolist() == ["st-gumbel"] * 2 + ["reinforce"] * 2 + ["rloo"] * 2
     assert rows["samples"].unique().tolist() == [8 * 128]
     assert rows[list(attributes.MEASURES)].abs().le(1).all(axis=None)
 
 
-def test_noise(tmp_path: Path) -> None:
+def test_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noises = tuple(noise.Noise(kind, 0.2, meanings=3, updates=3, batch=8) for kind in ("erasure", "substitution"))
     power_laws = (noise.PowerLaw(0.0, 4, 3, 1, updates=3, batch=8), noise.PowerLaw(0.1, 4, 3, 1, updates=3, batch=8))
-
-    def main(argv: Sequence[str]) -> None:
-        noise.main(argv, noises, power_laws)
-
-    rows = run_twice(main, ["--seeds", "2", "--episodes", "200"], "noise", tmp_path)
+    monkeypatch.setattr(noise, "NOISES", noises)
+    monkeypatch.setattr(noise, "POWER_LAWS", power_laws)
+    rows = run_twice(noise.main, "noise", tmp_path, seeds=2, episodes=200)
     assert rows["ceiling"].tolist() == pytest.approx([0.8 + 0.2 / 3] * 2 + [0.8] * 2)
     lengths = pd.read_csv(tmp_path / "lengths.csv")
     # Weights 1, 1/2, 1/3, 1/4: all but the first need a symbol.
@@ -138,11 +127,11 @@ def test_noise(tmp_path: Path) -> None:
 
 
 def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "SECONDS_A_ROUND", 1e-6)
-    monkeypatch.setattr(speed, "EAGER_UPDATES", 1)
-    monkeypatch.setattr(speed, "GAMES", 2)
-    rows = run_twice(speed.main, ["--rounds", "2", "--modes", "eager"], "speed", tmp_path)
-    assert rows["subject"].tolist() == 2 * [speed.LOOP, "gsrl, one game, eager", "gsrl, 2 games, eager"]
+    monkeypatch.setattr(speed_of_games, "SECONDS_A_ROUND", 1e-6)
+    monkeypatch.setattr(speed_of_games, "EAGER_UPDATES", 1)
+    monkeypatch.setattr(speed_of_games, "GAMES", 2)
+    rows = run_twice(speed_of_games.main, "games", tmp_path, rounds=2, modes=("eager",))
+    assert rows["subject"].tolist() == 2 * [speed_of_games.LOOP, "gsrl, one game, eager", "gsrl, 2 games, eager"]
     assert (rows["updates_per_second"] > 0).all()
 
 
@@ -155,21 +144,3 @@ def test_the_plain_loop_learns_with_hard_messages() -> None:
     last, record = trainer.train_epoch()
     assert last < first / 4
     assert record.accuracy.mean() > 0.95
-
-
-def test_riddle(tmp_path: Path) -> None:
-    pytest.importorskip("pettingzoo")
-    riddle = importlib.import_module("benchmarks.comms.riddle")
-    arguments = ["--prisoners", "3", "--communication", "dial", "none", "--episodes", "64", "--seeds", "2"]
-    rows = run_twice(riddle.main, arguments, "riddle", tmp_path)
-    assert rows["communication"].tolist() == ["dial"] * 2 + ["none"] * 2
-    assert rows["episodes"].tolist() == [64] * 4
-    # One that was killed between curves and rows is trained again, and its curves are there once.
-    curves = pd.read_csv(tmp_path / "riddle_curves.csv")
-    rows[rows["communication"] == "dial"].to_csv(tmp_path / "riddle.csv", index=False)
-    riddle.main([*arguments, "--out", str(tmp_path)])
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "riddle_curves.csv"), curves)
-    none = rows[rows["communication"] == "none"]
-    assert none["normalised"].tolist() == none["scrambled"].tolist()  # there is nothing to shuffle
-    # Multiples of 1 / 540: every order of visits was played once.
-    np.testing.assert_allclose(rows["normalised"] * 540, (rows["normalised"] * 540).round(), atol=1e-6)

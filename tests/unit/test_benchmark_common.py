@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.common import Rows, markdown
-from benchmarks.same_numbers import compared
+from benchmarks.studies.common import Rows, markdown
+from benchmarks.studies.same_numbers import compared
 
 
 def test_empty_cells_are_none(tmp_path: Path) -> None:
@@ -20,11 +20,11 @@ def test_empty_cells_are_none(tmp_path: Path) -> None:
 
 
 def test_rows_are_kept_in_order_and_to_the_last_bit(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "rows.csv", order=lambda row: row["seed"])
+    rows = Rows(tmp_path / "rows.csv", order=["seed"])
     rows.add([{"seed": 1, "return": 0.1 + 0.2}])
     rows.add([{"seed": 0, "return": 1 / 3}])
     text = rows.file.read_text()
-    again = Rows(rows.file, order=lambda row: row["seed"])
+    again = Rows(rows.file, order=["seed"])
     again.add([])
     assert again.file.read_text() == text
     assert again.table().to_dict("records") == [{"seed": 0, "return": 1 / 3}, {"seed": 1, "return": 0.1 + 0.2}]

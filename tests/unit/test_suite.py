@@ -101,6 +101,13 @@ def test_agents_may_come_untuned(tmp_path: Path) -> None:
             assert plan.config.settings != plans["gumbel-sac", plan.config.env].settings
 
 
+def test_seeds_may_be_trained_one_by_one(tmp_path: Path) -> None:
+    text = GOOD.replace("steps = 400", "steps = 5_000").replace("seeds = 3", "seeds = 3\nlockstep = false")
+    plan = read_suite(write(tmp_path, text)).plans[0]
+    assert (plan.seeds, plan.config.seeds, plan.config.processes, plan.lockstep) == (3, None, None, False)
+    assert not plan.config.compile
+
+
 def test_compiled_are_long_runs_in_lockstep_alone(tmp_path: Path) -> None:
     suite = read_suite(write(tmp_path, GOOD.replace("steps = 400", "steps = 5_000")))
     compiled = {plan.label for plan in suite.plans if plan.config.compile and plan.config.env == "CartPole-v1"}
