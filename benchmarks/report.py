@@ -11,6 +11,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from agents.common import UsageError
 from agents.files import write_text
 from benchmarks import figures
@@ -18,7 +21,6 @@ from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_bench
 from benchmarks.look import DIVERGED, costs, duration, markdown_table, number, significant, span
 from benchmarks.page import page
 from benchmarks.stats import FEW
-from gsrl._files import csv_text
 
 __all__ = ["markdown", "pairs", "write"]
 
@@ -56,20 +58,14 @@ def write(folder: Path, out: Path) -> list[Path]:
 
 def markdown(analysis: Analysis) -> str:
     """The report as Markdown, which shows the pictures beside it."""
-    parts = [f"# Benchmark {_text(analysis.name)}", _text(analysis.summary)]
-    parts += [_verdict(analysis.headline), _notes(analysis)]
-    parts.append("![Final scores](scores.png)")
-    for panel in analysis.panels:
-        parts += [f"## {'All environments' if panel.name == EVERYWHERE else _text(panel.name)}", _table(panel)]
-        if panel.name == EVERYWHERE:
-            parts.append("![Performance profiles](profiles.png)")
-        if len(panel.entries) > 1:
-            parts += ["### Who beats whom?", _pairs(panel)]
-    parts += ["## Along the way", "![Curves](curves.png)"]
-    if analysis.gradients:
-        parts += ["## The actor's gradient", "![Signal-to-noise ratio](gradients.png)", _gradients(analysis)]
-    parts.append(_reading(analysis))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, autoescape=False
+    )
+    templates.filters.update(number=number, span=span, duration=duration, text=_text, code=_code, listed=_listed)
+    templates.filters.update(costs=_costs, pairs=_pairs, gradients=_gradients)
+    texts = {"EVERYWHERE": EVERYWHERE, "DIVERGED": DIVERGED, "FEW": FEW}
+    text = templates.get_template("report.md.j2").render(analysis=analysis, **texts)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def pairs(analysis: Analysis) -> str:
@@ -78,44 +74,18 @@ def pairs(analysis: Analysis) -> str:
     ``p_adjusted`` is ``p_value`` by Holm's procedure for the pairs of the panel.
     """
     columns = ["panel", "first", "second", "probability", "low", "high", "p_value", "p_adjusted"]
-    rows = []
-    for panel in analysis.panels:
-        for pair in panel.pairs:
-            numbers = (*pair.probability, pair.p_value, pair.adjusted)
-            cells = (f"{value:.6g}" if math.isfinite(value) else "" for value in map(float, numbers))
-            rows.append(dict(zip(columns, (panel.name, pair.first, pair.second, *cells), strict=True)))
-    return csv_text(columns, rows)
+    rows = [
+        (panel.name, pair.first, pair.second, *map(float, pair.probability), pair.p_value, pair.adjusted)
+        for panel in analysis.panels
+        for pair in panel.pairs
+    ]
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _verdict(panel: Panel) -> str:
-    best, ties = panel.best, panel.ties
-    where = f"in {panel.name}" if panel.name == EVERYWHERE else f"on {_text(panel.name)}"
-    what = "has the highest IQM" if ties else "leads"
-    others = f"not told apart from it: {_listed(ties)}" if ties else "told apart from every other"
-    if ties and not panel.resolvable:
-        others += ", nor could any two agents be with so few seeds"
-    if len(panel.entries) == 1:
-        what, others = "stands alone", "nothing to compare it with"
-    return (
-        f"**{_text(best.label)}** {what} {where}: IQM {number(best.iqm.estimate)} "
-        f"(95 %: {span(best.iqm.low, best.iqm.high)}), {duration(best.seconds)} of one core; {others}."
-    )
+# Tables
 
 
-def _notes(analysis: Analysis) -> str:
-    notes = []
-    if analysis.few:
-        notes.append(f"Fewer than {FEW} seeds are marked \\*: their intervals hold the true value less often.")
-    if analysis.missing:
-        notes.append(f"Not finished, and not counted: {_listed(analysis.missing)}.")
-    if analysis.diverged:
-        notes.append(f"{DIVERGED}: {_listed(analysis.diverged)}.")
-    if analysis.left_out:
-        notes.append(f"Not in all environments: {_listed(analysis.left_out)}.")
-    return "\n".join(f"> {note}\n>" for note in notes).removesuffix("\n>")
-
-
-def _table(panel: Panel) -> str:
+def _costs(panel: Panel) -> str:
     head, rows = costs(panel)
     for entry, row in zip(panel.entries, rows, strict=True):
         row[:2] = _text(row[0]), row[1] + ("\\*" if entry.few else "")
@@ -137,11 +107,7 @@ def _pairs(panel: Panel) -> str:
             text = f"{estimate:.0f}" + (f" ({low:.0f}–{high:.0f})" if math.isfinite(low) else "")
             cells.append(f"**{text}**" if pair.told_apart else text)
         rows.append([_text(row), *cells])
-    return (
-        "Percent of the runs of the row that end above one of the column, with 95 % intervals of each pair by itself; "
-        "bold: told apart, with Holm's correction for all pairs of the table.\n\n"
-        + markdown_table(["", *map(_text, labels)], rows)
-    )
+    return markdown_table(["", *map(_text, labels)], rows)
 
 
 def _gradients(analysis: Analysis) -> str:
@@ -161,32 +127,10 @@ def _gradients(analysis: Analysis) -> str:
             )
             row.append(f"{snr} / {bias} ({error})")
         rows.append(row)
-    return (
-        "Signal-to-noise ratio of one estimate / relative bias (what an unbiased estimator would seem to have, for "
-        "want of samples); medians over seeds, then over the training. What has no noise has no ratio.\n\n"
-        + markdown_table(["agent", *map(_text, names)], rows)
-    )
+    return markdown_table(["agent", *map(_text, names)], rows)
 
 
-def _reading(analysis: Analysis) -> str:
-    scales = "; ".join(
-        f"{_text(panel.name)} {number(panel.low or 0)} and {number(panel.high or 0)}" for panel in analysis.scaled
-    )
-    lines = [
-        "## How to read this",
-        "Scores are mean returns of the greedy policy in the final evaluation of each run. IQM: mean of the middle "
-        "half of the seeds. Intervals: stratified bootstrap over seeds, widened for few of them. `docs/benchmarks.md` "
-        "says more.",
-    ]
-    if scales:
-        lines.append(f"Returns that count 0 and 1 where environments are taken together: {scales}.")
-    sessions = analysis.meta.get("sessions", [])
-    if sessions:
-        last = sessions[-1]
-        made = [*(f"{name} {version}" for name, version in last["versions"].items()), f"revision {last.get('git')}"]
-        made += [f"{last.get('processor')}", f"{last.get('cores')} cores"]
-        lines.append(f"Made by {_code(f'python {analysis.command}')} with {_listed(made)}.")
-    return "\n\n".join(lines)
+# Texts
 
 
 def _listed(names: Iterable[str]) -> str:
