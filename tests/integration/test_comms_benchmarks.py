@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.studies.common import Rows
-from benchmarks.studies.comms import attributes, evidence, lewis, noise
+from benchmarks.studies.comms import attributes, evidence, lengths, lewis
 from benchmarks.studies.peers import egg_loop
 from benchmarks.studies.speed import games as speed_of_games
 
@@ -59,8 +59,6 @@ def test_medians_of_seeds_some_of_which_never_got_there() -> None:
 def test_ceilings_and_calls() -> None:
     assert lewis.Case(10, 5, 1).ceiling == 0.5
     assert lewis.Case(5, 10, 1).ceiling == 1.0
-    assert noise.Noise("erasure", 0.3).ceiling == pytest.approx(0.73)
-    assert noise.Noise("substitution", 0.3).ceiling == pytest.approx(0.7)
     calls = {name: lewis.calls_of(lewis.estimator_of(name, lewis.CASES[0]), 5) for name in lewis.ESTIMATORS}
     one = {"gumbel-softmax", "st-gumbel", "gumbel-rao", "gapped-st", "reinmax", "reinforce"}
     assert calls == {**dict.fromkeys(one, 1), "exact": 5, "rloo": 4}
@@ -75,12 +73,12 @@ def test_ceilings_and_calls() -> None:
     ],
 )
 def test_the_optimal_code(probabilities: list[float], vocabulary: int, length: int, expected: float) -> None:
-    assert noise.optimal_mean_length(np.array(probabilities), vocabulary, length) == pytest.approx(expected)
+    assert lengths.optimal_mean_length(np.array(probabilities), vocabulary, length) == pytest.approx(expected)
 
 
 def test_an_optimal_code_needs_enough_messages() -> None:
     with pytest.raises(ValueError, match="vocabulary and length must make 4 messages, but make 3"):
-        noise.optimal_mean_length(np.full(4, 0.25), 2, 1)
+        lengths.optimal_mean_length(np.full(4, 0.25), 2, 1)
 
 
 # The scripts
@@ -114,16 +112,12 @@ def test_attributes(tmp_path: Path) -> None:
     assert rows[list(attributes.MEASURES)].abs().le(1).all(axis=None)
 
 
-def test_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noises = tuple(noise.Noise(kind, 0.2, meanings=3, updates=3, batch=8) for kind in ("erasure", "substitution"))
-    power_laws = (noise.PowerLaw(0.0, 4, 3, 1, updates=3, batch=8), noise.PowerLaw(0.1, 4, 3, 1, updates=3, batch=8))
-    monkeypatch.setattr(noise, "NOISES", noises)
-    monkeypatch.setattr(noise, "POWER_LAWS", power_laws)
-    rows = run_twice(noise.main, "noise", tmp_path, seeds=2, episodes=200)
-    assert rows["ceiling"].tolist() == pytest.approx([0.8 + 0.2 / 3] * 2 + [0.8] * 2)
-    lengths = pd.read_csv(tmp_path / "lengths.csv")
+def test_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    power_laws = tuple(lengths.PowerLaw(cost, 4, 3, 1, updates=3, batch=8) for cost in (0.0, 0.1))
+    monkeypatch.setattr(lengths, "POWER_LAWS", power_laws)
+    rows = run_twice(lengths.main, "lengths", tmp_path, seeds=2)
     # Weights 1, 1/2, 1/3, 1/4: all but the first need a symbol.
-    assert lengths["optimal_mean_length"].tolist() == pytest.approx([13 / 25] * 4)
+    assert rows["optimal_mean_length"].tolist() == pytest.approx([13 / 25] * 4)
 
 
 def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -94,8 +94,7 @@ def one_hot(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
-@dataclass
-class Record:
+class Record(NamedTuple):
     """What went on in a batch."""
 
     sender_input: Tensor
@@ -106,12 +105,12 @@ class Record:
 
     def to(self, device: str) -> Record:
         """Moves it."""
-        return Record(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return Record(*(part.to(device) for part in self))
 
 
 def joined(records: list[Record]) -> Record:
     """Those of an epoch as one."""
-    return Record(*(torch.cat([getattr(record, field.name) for record in records]) for field in fields(Record)))
+    return Record(*map(torch.cat, zip(*records, strict=True)))
 
 
 def right_answers(sender_input: Tensor, receiver_output: Tensor) -> tuple[Tensor, Tensor]:
