@@ -168,8 +168,7 @@ def test_a_run_killed_at_three_moments_ends_as_one_that_was_not(tmp_path: Path) 
 
     folder = tmp_path / "killed"
     argv = ["train", *options, "--checkpoint-seconds", "0", "--out", str(folder)]
-    context = multiprocessing.get_context("forkserver")  # which imports torch and all once
-    context.set_forkserver_preload(["run_agent"])
+    context = multiprocessing.get_context("forkserver")
     moments = np.random.default_rng(0).uniform(0.1, 0.8, size=3) * steps
     for moment in sorted(moments):
         process = context.Process(target=run_agent.main, args=(argv,))
