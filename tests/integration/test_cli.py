@@ -33,8 +33,7 @@ from gsrl.algorithms.extractors import SmallCNN
 from gsrl.runs.cards import cards, defaults, get_card, in_lockstep
 from gsrl.runs.errors import UsageError
 from gsrl.schedules import ExponentialSchedule
-
-ROOT = Path(run_agent.__file__).parent
+from tests.common.command_line import ROOT, assert_same_parameters, exit_code, parameters, read_json, read_steps
 
 PPO = ["--steps", "256", "--n-envs", "2", "--n-steps", "16", "--batch-size", "32", "--n-epochs", "2"]
 SAC = ["--learning-starts", "50", "--batch-size", "16"]
@@ -77,46 +76,6 @@ def train(folder: Path, agent: str, *options: str) -> dict[str, Any]:
     argv = ["train", "--agent", agent, *SMALL[agent], "--eval-episodes", "6", "--out", str(folder), *options]
     assert run_agent.main(argv) == 0
     return read_json(folder / "summary.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def read_steps(path: Path) -> list[int]:
-    with path.open(newline="") as file:
-        return [int(row["steps"]) for row in csv.DictReader(file)]
-
-
-def exit_code(argv: list[str]) -> int | str | None:
-    """Of the command, whether it returns it or tyro exits with it."""
-    try:
-        return run_agent.main(argv)
-    except SystemExit as error:
-        return error.code
-
-
-def parameters(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a saved model's parameters, by its path in the tree."""
-    found: dict[str, torch.Tensor] = {}
-
-    def collect(node: Any, name: str) -> None:
-        if isinstance(node, torch.Tensor):
-            found[name] = node
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                collect(value, f"{name}.{key}")
-
-    collect(checkpoint.load(path)["parameters"], "")
-    return found
-
-
-def assert_same_parameters(first: Path, second: Path) -> None:
-    expected, actual = parameters(first), parameters(second)
-    assert expected.keys() == actual.keys()
-    assert len(expected) > 4
-    for name, value in expected.items():
-        assert torch.equal(value, actual[name]), name
 
 
 @pytest.mark.parametrize("agent", TRAINABLE)

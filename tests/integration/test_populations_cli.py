@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import os
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_agent
 from agents import interruption, lockstep, training
@@ -27,11 +25,11 @@ from agents.lockstep import Member, Members
 from agents.scores import interquartile_mean
 from agents.training import TrainingError
 from benchmarks.tables import RESULTS, rows_of
-from gsrl import DiscreteSAC, checkpoint
+from gsrl import DiscreteSAC
 from gsrl.runs.cards import in_lockstep
 from gsrl.runs.errors import UsageError
+from tests.common.command_line import ROOT, assert_same_run, events, exit_code, parameters, read_json, rows
 
-ROOT = Path(run_agent.__file__).parent
 SMALL = ["--steps", "240", "--learning-starts", "40", "--batch-size", "16", "--n-steps", "3", "--net-arch", "16"]
 SMALL += ["--buffer-size", "1000", "--eval-every", "80", "--eval-episodes", "6"]
 """Settings with which three agents train in a second or two."""
@@ -40,56 +38,6 @@ SMALL += ["--buffer-size", "1000", "--eval-every", "80", "--eval-episodes", "6"]
 def train(folder: Path, *options: str, seeds: int | None = 3) -> int:
     several = [] if seeds is None else ["--seeds", str(seeds), "--processes", "1"]
     return run_agent.main(["train", *SMALL, *several, "--out", str(folder), *options])
-
-
-def exit_code(argv: list[str]) -> int | str | None:
-    try:
-        return run_agent.main(argv)
-    except SystemExit as error:
-        return error.code
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
-    }
-
-
-def tensors(node: Any, name: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(node, dict):
-        return {key: value for k, item in node.items() for key, value in tensors(item, f"{name}.{k}").items()}
-    return {name: node} if isinstance(node, torch.Tensor) else {}
-
-
-def parameters(path: Path) -> dict[str, torch.Tensor]:
-    found = tensors(checkpoint.load(path)["parameters"])
-    assert len(found) > 4
-    return found
-
-
-def assert_same_run(expected: Path, actual: Path) -> None:
-    for name in ("episodes.csv", "evaluations.csv", "progress.csv"):
-        assert rows(actual / name) == rows(expected / name)
-        assert len(rows(actual / name)) >= 9
-    folders = [path.name for path in expected.iterdir() if path.is_dir()]
-    assert len(folders) == 6
-    for name in folders:
-        assert events(actual / name) == events(expected / name)
-        if name.startswith("seed_"):
-            theirs = parameters(actual / name / "model.zip")
-            for key, value in parameters(expected / name / "model.zip").items():
-                assert torch.equal(value, theirs[key]), key
 
 
 @pytest.fixture(scope="module")

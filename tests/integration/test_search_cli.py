@@ -16,6 +16,7 @@ from agents import runs, search, trainees
 from agents.search import Ladder, Result, parse_grid
 from gsrl.runs.cards import get_card, in_lockstep
 from gsrl.runs.errors import UsageError
+from tests.common.command_line import exit_code, read_json
 
 SMALL = ["--steps", "160", "--learning-starts", "30", "--batch-size", "16", "--net-arch", "16", "--eval-episodes", "2"]
 SMALL += ["--buffer-size", "1000", "--processes", "1"]
@@ -25,17 +26,6 @@ GRID = ["--grid", "learning_rate=3e-4,1e-2", "--grid", "n-steps=1,3,5"]
 
 def find(folder: Path, *options: str) -> int:
     return run_agent.main(["search", *SMALL, *GRID, "--confirm", "2", "--out", str(folder), *options])
-
-
-def exit_code(argv: list[str]) -> int | str | None:
-    try:
-        return run_agent.main(argv)
-    except SystemExit as error:
-        return error.code
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
 
 
 def results(folder: Path) -> list[dict[str, str]]:

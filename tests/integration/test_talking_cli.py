@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -14,9 +13,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import run_agent
 from agents import talking, trainees
 from agents.config import Config, read_config
 from gsrl import checkpoint
@@ -24,6 +21,7 @@ from gsrl.comms import DIAL, SignallingGame
 from gsrl.estimators import ESTIMATORS
 from gsrl.runs.cards import TalkingCard, cards, defaults, get_card
 from gsrl.runs.errors import UsageError
+from tests.common.command_line import assert_same_run, events, exit_code, read_json, rows, tensors
 
 GAME = ["--agent", "signalling", "--meanings", "4", "--vocabulary", "4", "--batch-size", "16", "--hidden", "16"]
 GAME += ["--steps", "2400", "--eval-every", "800"]
@@ -38,53 +36,6 @@ TEAM = ["--batch-size", "4", "--hidden", "8", "--steps", "64", "--eval-every", "
 
 def train(folder: Path, *options: str) -> int | str | None:
     return exit_code(["train", *options, "--out", str(folder)])
-
-
-def exit_code(argv: list[str]) -> int | str | None:
-    """Of the command, whether it returns it or tyro exits with it."""
-    try:
-        return run_agent.main(argv)
-    except SystemExit as error:
-        return error.code
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
-    }
-
-
-def tensors(node: Any, name: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(node, dict):
-        return {key: value for k, item in node.items() for key, value in tensors(item, f"{name}.{k}").items()}
-    if isinstance(node, list):
-        return tensors(dict(enumerate(node)), name)
-    return {name: node} if isinstance(node, torch.Tensor) else {}
-
-
-def assert_same_run(expected: Path, actual: Path) -> None:
-    for name in ("evaluations.csv", "progress.csv"):
-        assert rows(actual / name) == rows(expected / name)
-        assert len(rows(actual / name)) >= 4
-    for path in (path for path in expected.iterdir() if path.is_dir()):
-        assert events(actual / path.name) == events(path)
-    for seed in (3, 4):
-        found = tensors(checkpoint.load(expected / f"seed_{seed}" / "model.zip"))
-        theirs = tensors(checkpoint.load(actual / f"seed_{seed}" / "model.zip"))
-        assert len(found) > 8
-        for name, value in found.items():
-            assert torch.equal(value, theirs[name]), name
 
 
 @pytest.fixture(scope="module")
