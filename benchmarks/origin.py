@@ -7,31 +7,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import numpy
-import stable_baselines3
-import torch
-
-import gsrl
+from agents.config import describe_session
 
 __all__ = ["made_by", "origin", "processor"]
 
 
 def origin(command: str) -> dict[str, Any]:
     """What a file of results begins with; ``load`` is that of the last minute: 1 is the measurement itself."""
-    return {
-        "command": command,
-        "versions": {
-            "gsrl": gsrl.__version__,
-            "torch": torch.__version__,
-            "stable-baselines3": stable_baselines3.__version__,
-            "gymnasium": gymnasium.__version__,
-            "numpy": numpy.__version__,
-            "python": platform.python_version(),
-        },
-        "processor": processor(),
-        "load": round(os.getloadavg()[0], 2),
-    }
+    load = round(os.getloadavg()[0], 2)
+    return {**describe_session([]), "command": command, "processor": processor(), "load": load}
 
 
 def made_by(command: str) -> str:

@@ -112,21 +112,12 @@ def _pairs(panel: Panel) -> str:
 
 def _gradients(analysis: Analysis) -> str:
     """Signal-to-noise ratios and biases, by environment."""
-    found = {(each.label, each.env): each for each in analysis.gradients}
-    labels, names = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
-    rows = []
-    for label in labels:
-        row = [_text(label)]
-        for name in names:
-            each = found.get((label, name))
-            if each is None:
-                row.append("")
-                continue
-            snr, bias, error = (
-                significant(each.median(kind)) for kind in ("snr", "relative_bias", "relative_bias_error")
-            )
-            row.append(f"{snr} / {bias} ({error})")
-        rows.append(row)
+    cells: dict[str, dict[str, str]] = {}
+    for each in analysis.gradients:
+        figures = (significant(each.median(kind)) for kind in ("snr", "relative_bias", "relative_bias_error"))
+        cells.setdefault(each.label, {})[each.env] = "{} / {} ({})".format(*figures)
+    names = list(dict.fromkeys(each.env for each in analysis.gradients))
+    rows = [[_text(label), *(own.get(name, "") for name in names)] for label, own in cells.items()]
     return markdown_table(["agent", *map(_text, names)], rows)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -34,7 +34,6 @@ STYLE: dict[str, Any] = {
 }
 """Of the pictures."""
 
-Name = TypeVar("Name")
 Subject = Callable[[int], object]
 """What is timed: does something so many times."""
 
@@ -120,12 +119,14 @@ def calls_in(seconds: float, subject: Subject, warm_up: int, clock: Callable[[],
 
 
 def in_turns(
-    subjects: Mapping[Name, Subject],
-    calls: int | Mapping[Name, int],
+    subjects: Mapping[Any, Subject],
+    calls: int | Mapping[Any, int],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[Name, list[float]]:
-    """Seconds of a call in each round; all take turns in each, so that the machine's drift meets all.
+) -> pd.DataFrame:
+    """Seconds of a call: a row for each round, a column for each subject.
+
+    All take turns in each round, so that the machine's drift meets all.
 
     Args:
         subjects: What is timed, by name.
@@ -133,14 +134,14 @@ def in_turns(
         rounds: How many, after one that warms up and does not count.
         clock: That of the wall, or of the processor.
     """
-    seconds: dict[Name, list[float]] = {name: [] for name in subjects}
+    seconds: dict[Any, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds + 1):
         for name, subject in subjects.items():
             count = calls if isinstance(calls, int) else calls[name]
             begin = clock()
             subject(count)
             seconds[name].append((clock() - begin) / count)
-    return {name: each[1:] for name, each in seconds.items()}
+    return pd.DataFrame(seconds).iloc[1:].reset_index(drop=True)
 
 
 # Files

@@ -16,56 +16,50 @@ again. The seeds of an estimator are trained side by side. The figures depend on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.studies.common import RESULTS, Rows, start
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Reinforce, Relax, make_estimator
+from gsrl.estimators import make_estimator
 from gsrl.objectives import Problem, polynomial
 
 LATENTS, BATCH, UPDATES, LEARNING_RATE, LAST = 128, 64, 8_000, 1e-3, 200
 
-# Name, temperature, and how to build it. Where there is no estimator, the exact gradient is taken.
-SUBJECTS: dict[tuple[str, float | None], Callable[[], Estimator] | None] = {
-    ("exact", None): None,
-    **{
-        (name, tau): (lambda name=name, tau=tau: make_estimator(name, temperature=tau))
-        for name, taus in {
-            "gumbel-softmax": (0.1, 0.5, 1.0, 2.0),
-            "st-gumbel": (0.1, 0.5, 1.0, 2.0),
-            "gapped-st": (1.0,),
-            "straight-through": (1.0, 2.0),
-            "reinmax": (1.0, 1.3),
-        }.items()
-        for tau in taus
-    },
-    ("decoupled-st", 1.0): lambda: make_estimator("decoupled-st", forward_temperature=2.0, backward_temperature=1.0),
-    ("reinforce", None): lambda: make_estimator("reinforce"),
-    ("reinforce, running mean", None): lambda: Reinforce("running-mean"),
-    ("muprop", None): lambda: make_estimator("muprop"),
-    ("arm", None): lambda: make_estimator("arm"),
-    ("disarm", None): lambda: make_estimator("disarm"),
-    ("arsm", None): lambda: make_estimator("arsm"),
-    ("rebar", None): lambda: make_estimator("rebar"),
-    ("rloo", None): lambda: make_estimator("rloo", num_samples=10),
-    ("relax", None): lambda: Relax(LATENTS, 2),
-    ("gumbel-rao", 1.0): lambda: make_estimator("gumbel-rao", temperature=1.0, num_samples=3),
+TEMPERATURES = {
+    "gumbel-softmax": (0.1, 0.5, 1.0, 2.0),
+    "st-gumbel": (0.1, 0.5, 1.0, 2.0),
+    "gapped-st": (1.0,),
+    "straight-through": (1.0, 2.0),
+    "reinmax": (1.0, 1.3),
 }
+SUBJECTS: dict[tuple[str, float | None], dict[str, Any]] = {
+    ("exact", None): {},
+    **{(name, tau): {"temperature": tau} for name, taus in TEMPERATURES.items() for tau in taus},
+    ("decoupled-st", 1.0): {"forward_temperature": 2.0, "backward_temperature": 1.0},
+    ("reinforce", None): {},
+    ("reinforce, running mean", None): {"baseline": "running-mean"},
+    **{(name, None): {} for name in ("muprop", "arm", "disarm", "arsm", "rebar")},
+    ("rloo", None): {"num_samples": 10},
+    ("relax", None): {"shape": (LATENTS, 2)},
+    ("gumbel-rao", 1.0): {"temperature": 1.0, "num_samples": 3},
+}
+"""Settings of the estimators, by name, with what is said of it, and temperature."""
 
 
-def train(make: Callable[[], Estimator] | None, problem: Problem, seeds: int, updates: int) -> Tensor:
-    """Expected losses ``[updates, seeds]`` before each update."""
+def train(name: str, settings: Mapping[str, Any], problem: Problem, seeds: int, updates: int) -> Tensor:
+    """Expected losses ``[updates, seeds]`` before each update; ``exact`` takes the gradient of these."""
     starts = [polynomial(latents=LATENTS, seed=seed).logits for seed in range(seeds)]
     logits = torch.stack(starts).requires_grad_()
     generator = torch.Generator().manual_seed(0)
     # What an estimator keeps or learns belongs to one seed; those that keep nothing serve all seeds at once.
-    estimators = [] if make is None else [make()]
+    estimators = [] if name == "exact" else [make_estimator(name, **settings)]
     if estimators and estimators[0].state_dict():
-        estimators += [make() for _ in range(seeds - 1)]
+        estimators += [make_estimator(name, **settings) for _ in range(seeds - 1)]
     learned = [parameter for estimator in estimators for parameter in estimator.parameters()]
     optimizer = torch.optim.Adam([logits, *learned], lr=LEARNING_RATE)
     groups = logits.shape[0] // max(len(estimators), 1)
@@ -74,7 +68,7 @@ def train(make: Callable[[], Estimator] | None, problem: Problem, seeds: int, up
         optimizer.zero_grad()
         expected = problem.expected(logits)
         losses.append(expected.detach())
-        if make is None:
+        if name == "exact":
             expected.sum().backward()
         for estimator, part in zip(estimators, logits.split(groups), strict=False):
             policy = FactoredCategorical(part.unsqueeze(1), validate_args=False).expand((len(part), BATCH))
@@ -129,8 +123,8 @@ def main(
         problem, rows = polynomial(exponent, LATENTS), Rows(out / f"polynomial-q{exponent:g}.csv")
         runs = [{"exponent": exponent, "estimator": name, "temperature": temperature} for name, temperature in SUBJECTS]
         for run in rows.missing(run for run in runs if not estimators or run["estimator"] in estimators):
-            make = SUBJECTS[run["estimator"], run["temperature"]]
-            rows.add(rows_of(train(make, problem, seeds, updates), problem), **run)
+            name, settings = run["estimator"].partition(",")[0], SUBJECTS[run["estimator"], run["temperature"]]
+            rows.add(rows_of(train(name, settings, problem, seeds, updates), problem), **run)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ and is public. Both compile the same graph with the same options; rounds are int
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +71,10 @@ def main(*, rounds: int = 40, out: Path | None = None) -> None:
     for name, (compiler, skips_guards) in WAYS.items():
         update = repeated(update_of(compiler))
         subjects[name] = unguarded(update) if skips_guards else update
-    seconds = in_turns(subjects, UPDATES_A_ROUND, rounds, time.process_time)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = in_turns(subjects, UPDATES_A_ROUND, rounds, time.process_time).median()
     result = {
-        "median_cpu_microseconds": {name: round(1e6 * value, 1) for name, value in medians.items()},
-        "share_of_inductor": {name: round(value / medians["inductor"], 3) for name, value in medians.items()},
+        "median_cpu_microseconds": (1e6 * medians).round(1).to_dict(),
+        "share_of_inductor": (medians / medians["inductor"]).round(3).to_dict(),
     }
     print(json.dumps(result, indent=2))
     record(out, result)

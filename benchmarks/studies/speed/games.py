@@ -16,6 +16,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,15 +88,13 @@ def eggs_own(folder: Path) -> Subject:
     return train
 
 
-def subjects(modes: Sequence[str], folder: Path | None) -> dict[str, tuple[Callable[[], Subject], int]]:
-    """What is timed, and how many games' updates it makes at a time."""
-    found: dict[str, tuple[Callable[[], Subject], int]] = {LOOP: (egg_loop, 1)}
+def subjects(modes: Sequence[str], folder: Path | None) -> dict[str, tuple[int, Callable[[], Subject]]]:
+    """What is timed: how many games' updates it makes at a time, and how it is made."""
+    found: dict[str, tuple[int, Callable[[], Subject]]] = {LOOP: (1, egg_loop)}
     if folder is not None:
-        found[EGG] = (lambda: eggs_own(folder), 1)
-    for count in (1, GAMES):
-        for mode in modes:
-            name = f"gsrl, {'one game' if count == 1 else f'{count} games'}, {mode}"
-            found[name] = (lambda count=count, mode=mode: gsrl_games(count, mode), count)  # type: ignore[misc]
+        found[EGG] = 1, partial(eggs_own, folder)
+    for count, name in ((1, "one game"), (GAMES, f"{GAMES} games")):
+        found |= {f"gsrl, {name}, {mode}": (count, partial(gsrl_games, count, mode)) for mode in modes}
     return found
 
 
@@ -141,17 +140,15 @@ def main(
     torch.manual_seed(0)
     rows = Rows(out / "games.csv")
     wanted = {name: each for name, each in subjects(modes, egg).items() if not rows.holds(subject=name)}
-    running = {name: make() for name, (make, _) in wanted.items()}
-    counts = {
-        name: calls_in(SECONDS_A_ROUND, subject, EAGER_UPDATES + 3, time.process_time)  # records or compiles, allocates
-        for name, subject in running.items()
-    }
-    seconds = in_turns(running, counts, rounds, time.process_time)
-    rows.add(
-        {"round": index, "subject": name, "updates_per_second": round(wanted[name][1] / seconds[name][index], 1)}
-        for index in range(rounds)
-        for name in running
-    )
+    if wanted:
+        running = {name: make() for name, (_, make) in wanted.items()}
+        calls = {
+            name: calls_in(SECONDS_A_ROUND, subject, EAGER_UPDATES + 3, time.process_time)  # which records or compiles
+            for name, subject in running.items()
+        }
+        seconds = in_turns(running, calls, rounds, time.process_time).rename_axis(index="round", columns="subject")
+        rates = pd.Series({name: count for name, (count, _) in wanted.items()}) / seconds
+        rows.add(rates.round(1).stack().rename("updates_per_second").reset_index())
 
     table = rows.table()
     write_page(

@@ -22,7 +22,6 @@ Rows are kept: a run goes on where another one ended; ``--draw-only`` measures n
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -111,7 +110,7 @@ def measure(case: Case, modes: Sequence[str], rounds: int) -> list[dict[str, flo
         raise RuntimeError(f"{case}: torch counts {counted} operations, the formula says {case.members * flops}.")
     subjects = {"limit": repeated(multiplication()), **{mode: repeated(updater(case, mode)) for mode in modes}}
     calls = {name: calls_in(SECONDS_A_ROUND, subject, EAGER_UPDATES + 3) for name, subject in subjects.items()}
-    medians = {name: statistics.median(each) for name, each in in_turns(subjects, calls, rounds).items()}
+    medians = in_turns(subjects, calls, rounds).median()
     rate = 2 * 1024**3 / medians.pop("limit")
     return [
         {

@@ -22,13 +22,13 @@ not its turn. Where it cannot be imported, it is left out.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from stable_baselines3 import DQN
 
 import gsrl
@@ -129,24 +129,16 @@ def main(
         raise SystemExit(f"--only must name some of {list(makers)}, but got {sorted(unknown)}")
     made = {name: makers[name]() for name in only or makers}
     subjects = {name: learn for name, learn in made.items() if learn is not None}
-    rates = {
-        name: [(members if "population" in name else 1) / seconds for seconds in each]
-        for name, each in in_turns(subjects, steps, rounds).items()
-    }
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    references = [name for name in ("plain", "sb3-dqn", "tianshou-sac") if name in medians]
-    rows = {
-        name: {
-            "steps_per_second": round(median, 1),
-            "quartiles": [round(value, 1) for value in statistics.quantiles(rates[name], n=4)[::2]],
-            **{f"times_{reference}": round(median / medians[reference], 2) for reference in references},
-        }
-        for name, median in medians.items()
-    }
-    for name, row in rows.items():
-        ratios = ", ".join(f"{row[f'times_{reference}']:.2f} of {reference}" for reference in references)
-        print(f"{name:26} {row['steps_per_second']:8.1f} steps/s   {ratios}")
-    record(out, {"tianshou_versions": tianshou_versions, "results": rows})
+    seconds = in_turns(subjects, steps, rounds)
+    rates = pd.DataFrame({name: (members if "population" in name else 1) / seconds[name] for name in subjects})
+    table = pd.DataFrame({"steps_per_second": rates.median()})
+    table["quartiles"] = rates.quantile([0.25, 0.75]).round(1).T.to_numpy().tolist()
+    for reference in ("plain", "sb3-dqn", "tianshou-sac"):
+        if reference in rates:
+            table[f"times_{reference}"] = (table["steps_per_second"] / rates[reference].median()).round(2)
+    table["steps_per_second"] = table["steps_per_second"].round(1)
+    print(table.to_string())
+    record(out, {"tianshou_versions": tianshou_versions, "results": table.to_dict("index")})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the upper half of the sizes: 1 is linear.
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import gymnasium as gym
@@ -79,9 +78,8 @@ def main(*, rounds: int = 15, out: Path = RESULTS / "speed" / "update_cost") -> 
     """Measures, writes a table and draws it; ``out`` is the path of both, without suffix."""
     cases = [(critic, n, 8) for critic in ("multilinear", "network") for n in FACTORS]
     cases += [("choices", 1, K) for K in CHOICES]
-    seconds = in_turns({case: subject(*case) for case in cases}, UPDATES_A_ROUND, rounds)
-    rows = [(*case, round(1e3 * statistics.median(each), 3)) for case, each in seconds.items()]
-    table = pd.DataFrame(rows, columns=["critic", "n", "K", "milliseconds"])
+    medians = in_turns({case: subject(*case) for case in cases}, UPDATES_A_ROUND, rounds).median()
+    table = (1e3 * medians).round(3).rename_axis(["critic", "n", "K"]).rename("milliseconds").reset_index()
     out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out.with_suffix(".csv"), index=False)
     save_figure(draw(table), out.with_suffix(".png"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,10 @@ def main(*, rounds: int = 40, out: Path | None = None) -> None:
         "gsrl exact": one_after_the_other(gsrl_update("exact"), batches),
         "gsrl st-gumbel": one_after_the_other(gsrl_update("st-gumbel"), batches),
     }
-    medians = {name: statistics.median(each) for name, each in in_turns(subjects, UPDATES_A_ROUND, rounds).items()}
+    medians = in_turns(subjects, UPDATES_A_ROUND, rounds).median()
     result = {
-        "median_milliseconds": {name: round(1e3 * value, 3) for name, value in medians.items()},
-        "share_of_plain": {name: round(value / medians["plain"], 3) for name, value in medians.items()},
+        "median_milliseconds": (1e3 * medians).round(3).to_dict(),
+        "share_of_plain": (medians / medians["plain"]).round(3).to_dict(),
     }
     print(json.dumps(result, indent=2))
     record(out, result)
