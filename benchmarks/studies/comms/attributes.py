@@ -16,7 +16,7 @@ over seeds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rloo": {"num_samples": 4},
 }
 """Of the estimators."""
+ESTIMATORS = tuple(SETTINGS)
 ENTROPY_BONUS = {"st-gumbel": 0.0, "reinforce": 0.1, "rloo": 0.1}
 """Best of 0, .01, .05 and .1 for each."""
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -142,7 +143,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def main(
     *,
-    estimators: tuple[str, ...] = tuple(SETTINGS),
+    estimators: tuple[Literal[ESTIMATORS], ...] = ESTIMATORS,
     updates: int = 10_000,
     seeds: int = 10,
     out: Path = evidence.RESULTS,

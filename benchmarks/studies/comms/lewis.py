@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -176,7 +176,7 @@ def rows_of(table: pd.DataFrame, case: Case) -> pd.DataFrame:
 def main(
     *,
     meanings: tuple[int, ...] = (),
-    estimators: tuple[str, ...] = ESTIMATORS,
+    estimators: tuple[Literal[ESTIMATORS], ...] = ESTIMATORS,
     seeds: int = 10,
     out: Path = evidence.RESULTS,
 ) -> None:

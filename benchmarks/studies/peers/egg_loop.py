@@ -14,7 +14,6 @@ trains it on the Lewis game of ten meanings, and prints the share of the right a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import RelaxedOneHotCategorical
 from torch.nn import functional as F
+
+from benchmarks.studies.common import start
 
 
 class Meanings:
@@ -173,15 +174,10 @@ def make_trainer(
     return Trainer(game, Meanings(meanings, batch_size, batches, seed))
 
 
-def main() -> None:
+def main(*, updates: int = 1000, seed: int = 0) -> None:
     """Trains it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(arguments.seed)
-    trainer = make_trainer(batches=arguments.updates, seed=arguments.seed)
+    torch.manual_seed(seed)
+    trainer = make_trainer(batches=updates, seed=seed)
     loss, _ = trainer.train_epoch()
     trainer.game.eval()
     with torch.no_grad():
@@ -190,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__)

@@ -12,8 +12,6 @@ trains it on CartPole-v1 and prints the returns of the last episodes.
 
 from __future__ import annotations
 
-import argparse
-
 import gymnasium as gym
 import numpy as np
 import torch
@@ -25,6 +23,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
+
+from benchmarks.studies.common import start
 
 
 class PlainUpdate:
@@ -172,18 +172,12 @@ class PlainSAC:
                 self.networks.update(self.buffer.sample(self.batch_size))
 
 
-def main() -> None:
+def main(*, steps: int = 20_000, seed: int = 0) -> None:
     """Trains and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    agent = PlainSAC("CartPole-v1", seed=arguments.seed)
-    agent.learn(arguments.steps)
+    agent = PlainSAC("CartPole-v1", seed=seed)
+    agent.learn(steps)
     print(f"returns of the last episodes after {agent.steps} steps: {agent.returns[-20:]}")
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__)
