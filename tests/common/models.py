@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+import envs  # noqa: F401  # registers environments
 from gsrl import DiscreteSAC, Reinforce
 from gsrl.replay import ReplayBatch, Rollout
 

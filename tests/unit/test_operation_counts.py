@@ -34,7 +34,8 @@ def count(action: Callable[[], Any]) -> int:
 
 
 # Of soft actor-critic as it was published, and with all that learning without units takes: normalised observations and
-# layers, a coefficient of values, and targets for which the target networks are asked about every step of a window, and about where it begins.
+# layers, a coefficient of values, and targets for which the target networks are asked about every step of a window, and
+# about where it begins.
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {
         "n_steps": 1,
