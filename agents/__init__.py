@@ -1,19 +1,10 @@
-"""The zoo: cards of agents with their settings, tuned by environment, for the command line; and what runs them.
+"""The zoo: settings of the library's agents, tuned by environment, and the environments of :mod:`envs`.
 
-A module here holds one card or several of :mod:`gsrl.runs.cards`: what an agent is, and where it has been tuned. What
-its settings have reached is on its page in ``docs/agents``. Add a card to the list below, and it can be trained,
-searched and compared.
+Importing it, as ``run_agent.py`` does, gives them to the command line. A module here tunes one card or several of
+:mod:`gsrl.runs.cards`, or registers a card of its own; add it to the list below.
 """
 
-from agents import a2c, dial, discrete_sac, dqn, exact_sac, gumbel_sac, ppo, reinforce, sac, signalling
-from gsrl.runs.cards import register
+import envs  # noqa: F401  # registers the environments of the checkout
+from agents import a2c, discrete_sac, dqn, ppo, reinforce, sac  # noqa: F401
 
 __all__: list[str] = []
-
-for _card in (
-    *(discrete_sac.CARD, gumbel_sac.CARD, exact_sac.CARD),
-    *(reinforce.CARD, reinforce.BASELINE, reinforce.RLOO, reinforce.RELAX),
-    *(ppo.CARD, ppo.MASKABLE, a2c.CARD, dqn.CARD, dqn.QUANTILES, sac.CARD),
-    *(signalling.CARD, dial.CARD, dial.RIAL, dial.NO_COMMUNICATION),
-):
-    register(_card)

@@ -1,31 +1,15 @@
-"""Soft actor-critic for discrete actions as it comes, and the tuned settings of all soft actor-critics."""
+"""The tuned settings of all discrete soft actor-critics, so that they differ in the actor's gradient alone.
+
+Evidence: ``docs/benchmarks.md``, and the searches that ``docs/decisions.md`` names.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from gsrl import DiscreteSAC
 from gsrl.algorithms.policies import DiscreteSACPolicy
-from gsrl.runs.cards import Card
-from gsrl.runs.settings import Setting
-
-__all__ = ["CARD", "ESTIMATORS"]
-
-ESTIMATORS = Setting(
-    type=Literal[
-        "auto",
-        "st-gumbel",
-        "gumbel-softmax",
-        "gumbel-rao",
-        "gapped-st",
-        "straight-through",
-        "reinmax",
-        "local-expectation",
-        "reinforce",
-        "rloo",
-    ]
-)
-"""Of an actor's gradient."""
+from gsrl.runs.cards import tune
 
 # fmt: off
 _GRID = {
@@ -64,15 +48,11 @@ _SEARCHED: dict[str, dict[str, Any]] = {
 # fmt: on
 """Searched for from what the defaults were then."""
 
-CARD = Card(
-    name="discrete-sac",
-    algorithm=DiscreteSAC,
-    summary="discrete soft actor-critic, with nothing to tune: the library's defaults",
-    source='Christodoulou, "Soft Actor-Critic for Discrete Action Settings", 2019',
-    without=("target_entropy", "target_update_interval", "n_critics"),
-    own={"estimator": ESTIMATORS},
-    tuned={
-        env: {**DiscreteSAC.EARLIER, **DiscreteSACPolicy.EARLIER, "estimator": "st-gumbel", **found}
-        for env, found in _SEARCHED.items()
-    },
-)
+for _name in ("discrete-sac", "gumbel-sac", "exact-sac"):
+    tune(
+        _name,
+        {
+            env: {**DiscreteSAC.EARLIER, **DiscreteSACPolicy.EARLIER, "estimator": "st-gumbel", **found}
+            for env, found in _SEARCHED.items()
+        },
+    )

@@ -1,25 +1,10 @@
-"""Deep Q-learning, from Stable-Baselines3: the off-policy baseline; and sb3-contrib's, of quantiles."""
+"""Settings of deep Q-learning: ``hyperparams/dqn.yml`` and ``qrdqn.yml`` of RL Baselines3 Zoo, and our own."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from gymnasium import spaces
-from stable_baselines3 import DQN
-
-from gsrl.runs.cards import Card
-from gsrl.runs.settings import Setting
-
-__all__ = ["CARD", "QUANTILES"]
-
-_NAMES = (
-    *("buffer_size", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps"),
-    *("target_update_interval", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"),
-    *("max_grad_norm", "net_arch"),
-)
-# The Zoo sets that to this or less everywhere.
-_BUFFER = {"buffer_size": Setting(100_000)}
+from gsrl.runs.cards import tune
 
 # fmt: off
 _CARTPOLE: dict[str, Any] = {
@@ -34,15 +19,9 @@ _CLASSIC: dict[str, Any] = {
 }
 # fmt: on
 
-CARD = Card(
-    name="dqn",
-    algorithm=DQN,
-    summary="deep Q-learning (Stable-Baselines3)",
-    source='Mnih et al., "Human-level control through deep reinforcement learning", 2015. Tuned: hyperparams/dqn.yml '
-    "of RL Baselines3 Zoo, and our own for this project's environments",
-    names=("learning_rate", *_NAMES),
-    own=_BUFFER,
-    tuned={
+tune(
+    "dqn",
+    {
         "CartPole-v1": _CARTPOLE,
         "gsrl/LargeDiscrete-v0": {
             "steps": 30_000,
@@ -53,29 +32,10 @@ CARD = Card(
         },
         **dict.fromkeys(("Acrobot-v1", "LunarLander-v3"), _CLASSIC),
     },
-    action_spaces=(spaces.Discrete,),
-    masks="ignored",
 )
-
-QUANTILES = dataclasses.replace(
-    CARD,
-    name="qrdqn",
-    algorithm="sb3_contrib.QRDQN",
-    summary="quantile-regression deep Q-learning (sb3-contrib)",
-    source='Dabney et al., "Distributional Reinforcement Learning with Quantile Regression", 2018. Tuned: '
-    "hyperparams/qrdqn.yml of RL Baselines3 Zoo",
-    constructors=(DQN,),
-    names=("learning_rate", "linear_decay", "n_quantiles", *_NAMES),
-    own={
-        **_BUFFER,
-        # Where sb3-contrib's defaults are not those of DQN; it need not be installed.
-        "learning_rate": Setting(5e-5),
-        "n_quantiles": Setting(200, int, "Quantiles of the return that the network tells."),
-        "exploration_fraction": Setting(0.005),
-        "exploration_final_eps": Setting(0.01),
-        "max_grad_norm": Setting(None),
-    },
-    tuned={
+tune(
+    "qrdqn",
+    {
         "CartPole-v1": {**_CARTPOLE, "n_quantiles": 10},
         "Acrobot-v1": {**_CLASSIC, "n_quantiles": 25},
         "LunarLander-v3": {

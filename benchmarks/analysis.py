@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from agents.common import UsageError
-from agents.config import read_json
 from benchmarks.stats import (
     CONFIDENCE,
     FEW,
@@ -32,6 +30,8 @@ from benchmarks.stats import (
     steps_to_threshold,
 )
 from benchmarks.tables import RESULTS
+from gsrl.runs.config import read_json
+from gsrl.runs.errors import UsageError
 
 __all__ = ["Analysis", "Curve", "Entry", "Gradient", "Pair", "Panel", "Ratios", "analyse", "ratios", "read_benchmark"]
 

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from agents.config import describe_session
+from gsrl.runs.config import describe_session
 
 __all__ = ["made_by", "origin", "processor"]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from agents.common import UsageError
-from agents.files import write_text
 from benchmarks import figures
 from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
 from benchmarks.look import DIVERGED, costs, duration, markdown_table, number, significant, span
 from benchmarks.page import page
 from benchmarks.stats import FEW
+from gsrl.runs.errors import UsageError
+from gsrl.runs.files import write_text
 
 __all__ = ["markdown", "pairs", "write"]
 

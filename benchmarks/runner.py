@@ -30,16 +30,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from agents.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
-from agents.environments import check_environment
-from agents.files import occupied
-from agents.interruption import Stop
 from benchmarks.origin import processor
 from benchmarks.suite import Environment, Plan, Suite, slug
 from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
 from benchmarks.worker import LOG, ROOT, TASK, Child, last_words
 from gsrl._progress import show_progress
+from gsrl.runs.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
+from gsrl.runs.environments import check_environment
 from gsrl.runs.errors import UsageError, nearest
+from gsrl.runs.files import occupied
+from gsrl.runs.interruption import Stop
 
 __all__ = ["Backend", "Outcome", "Summary", "Task", "bench", "choose", "make_tasks", "on_ray", "seconds_left"]
 

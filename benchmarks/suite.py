@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
-from agents.environments import check_environment, check_origin, make_environments
 from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
+from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
+from gsrl.runs.environments import check_environment, check_origin, make_environments
 from gsrl.runs.errors import UsageError, nearest, similar
 from gsrl.runs.settings import type_name
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from agents.common import UsageError
-from agents.config import Config, parse_config, read_json
-from agents.files import write_text
 from gsrl._files import csv_text
+from gsrl.runs.config import Config, parse_config, read_json
+from gsrl.runs.errors import UsageError
+from gsrl.runs.files import write_text
 
 __all__ = ["TABLES", "Key", "Rows", "Table", "finished_runs", "merged", "read_table", "rows_of", "write_table"]
 

@@ -73,18 +73,19 @@ def last_words(folder: Path) -> str:
 def main(argv: Sequence[str]) -> int:
     """Carries out the task; returns an exit code as ``run_agent.py train`` would."""
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    from agents import runs
-    from agents.config import is_finished, is_run, parse_config
-    from agents.training import ANSWERED
+    import agents  # noqa: F401  # the zoo
+    from gsrl.runs import session
+    from gsrl.runs.config import is_finished, is_run, parse_config
+    from gsrl.runs.run import ANSWERED
 
     folder = Path(argv[0])
     command = json.loads((folder / TASK).read_text(encoding="utf-8"))["command"]
     try:
         config = parse_config(folder / TASK, trusted=True)  # it is what the runner has written, and looked at
         if not is_run(folder):
-            summary = runs.start(config, folder, command)
+            summary = session.start(config, folder, command)
         elif not is_finished(folder):
-            summary = runs.resume(folder, None, None, command)
+            summary = session.resume(folder, None, None, command)
         else:
             return 0
     except ANSWERED as error:

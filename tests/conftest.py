@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from gsrl.runs.cards import load_zoo
+
 pytest.register_assert_rewrite("tests.common")
 
 # Small networks are slower on two threads than on one, and the tests already run in parallel processes.
@@ -25,6 +27,8 @@ torch.set_num_threads(1)
 # For the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+
+load_zoo("agents")  # as run_agent.py does
 
 settings.register_profile("deterministic", deadline=None, derandomize=True)
 settings.load_profile("deterministic")

@@ -15,9 +15,9 @@ import matplotlib as mpl
 import pandas as pd
 import tyro
 
-from agents.training import set_threads
 from benchmarks.look import markdown_table
 from benchmarks.origin import made_by, origin
+from gsrl.runs.run import set_threads
 
 __all__ = ["RESULTS", "ROOT", "Rows", "calls_in", "in_turns", "markdown", "record", "repeated", "start", "write_page"]
 

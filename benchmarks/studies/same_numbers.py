@@ -25,11 +25,11 @@ from typing import Any
 import pandas as pd
 import tyro
 
-from agents.runs import load_model
 from benchmarks.studies import common
 from benchmarks.studies.common import record, start
-from envs.switch_riddle import SwitchRiddle
 from gsrl.comms import DIAL, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
+from gsrl.runs.session import load_model
 
 RESULTS = common.RESULTS / "same-numbers"
 

@@ -1,1 +1,3 @@
-"""What runs agents from a command line: cards, which say what there is to run. It needs the extra ``cli``."""
+"""What the command line is made of: cards of agents, runs and searches in folders. Needs the extra ``cli``."""
+
+from gsrl.runs import library  # noqa: F401  # registers the cards that come with the library

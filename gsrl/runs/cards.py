@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
@@ -41,7 +41,9 @@ __all__ = [
     "full_name",
     "get_card",
     "in_lockstep",
+    "load_zoo",
     "register",
+    "tune",
     "with_estimator",
 ]
 
@@ -158,7 +160,7 @@ class Card:
     def Settings(self) -> type[Any]:
         """The frozen dataclass of its settings."""
         chosen = {name: self._setting(name) for name in self.names or self._all_names()}
-        return make_settings(self.name, chosen, restored)
+        return make_settings(self.name, chosen, lambda values: (restored, (self.name, values, tuple(_ZOO))))
 
     def _all_names(self) -> list[str]:
         algorithm, *others = self._constructors
@@ -372,6 +374,7 @@ class TalkingCard(Card):
 # The registry
 
 _CARDS: dict[str, Card] = {}
+_ZOO: list[str] = []  # modules that brought some
 
 
 def register(card: Card) -> None:
@@ -382,6 +385,36 @@ def register(card: Card) -> None:
     """
     if _CARDS.setdefault(card.name, card) is not card:
         raise ValueError(f"name must be that of no other card, but got {card.name!r}.")
+
+
+def tune(name: str, tuned: Mapping[str, Mapping[str, Any]]) -> None:
+    """Gives a card settings by environment, beside those that it has.
+
+    Args:
+        name: Of the card.
+        tuned: See :attr:`Card.tuned`.
+
+    Raises:
+        UsageError: There is no such card.
+    """
+    card = get_card(name)
+    _CARDS[name] = dataclasses.replace(card, tuned={**card.tuned, **tuned})
+
+
+def load_zoo(module: str) -> None:
+    """Imports a module that registers cards, or tunes them, and environments; processes of a training do so as well.
+
+    Raises:
+        UsageError: There is no such module.
+    """
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(f"--zoo {module} is no module that can be imported") from None
+    if module not in _ZOO:
+        _ZOO.append(module)
 
 
 def cards() -> list[Card]:
@@ -400,8 +433,10 @@ def get_card(name: str) -> Card:
     return _CARDS[name]
 
 
-def restored(card: str, values: Mapping[str, Any]) -> Any:
-    """Returns the settings of a card: what a pickle of them is read by."""
+def restored(card: str, values: Mapping[str, Any], zoo: Sequence[str]) -> Any:
+    """Returns the settings of a card: what a pickle of them is read by, where these modules may not be imported yet."""
+    for module in zoo:
+        load_zoo(module)
     return get_card(card).Settings(**values)
 
 

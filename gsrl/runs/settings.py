@@ -97,20 +97,22 @@ def is_schedule(name: str, constructor: type[Any]) -> bool:
     return any(typing.get_origin(each) is Callable for each in _members(_annotation(parameter, scope)))
 
 
-def make_settings(card: str, settings: Mapping[str, Setting], restore: Callable[..., Any]) -> type[Any]:
+def make_settings(
+    card: str, settings: Mapping[str, Setting], reduce: Callable[[dict[str, Any]], tuple[Callable[..., Any], Any]]
+) -> type[Any]:
     """Makes the dataclass of the settings of a card.
 
     Args:
         card: Name of the card.
         settings: Of it, by name.
-        restore: Makes an object of it from the name of the card and its values: what a pickle holds.
+        reduce: Of an object's values, what its ``__reduce__`` returns: a function of a module, and its arguments.
     """
-    namespace = {"__reduce__": lambda self: (restore, (card, dict(vars(self))))}
+    namespace = {"__reduce__": lambda self: reduce(dict(vars(self)))}
     fields = [(name, each.type, field(default=each.default)) for name, each in settings.items()]
     made = make_dataclass("Settings", fields, frozen=True, namespace=namespace)
     lines = [f"    {name}: {each.help}" for name, each in settings.items()]
     made.__doc__ = "\n".join([f"Settings of {card}.", "", "Args:", *lines])  # which the command line shows
-    made.__module__, made.__qualname__ = restore.__module__, f"{card}.Settings"
+    made.__module__, made.__qualname__ = reduce.__module__, f"{card}.Settings"
     return made
 
 

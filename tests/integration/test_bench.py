@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 import run_agent
-from agents.config import is_finished, read_json
 from benchmarks import runner
 from benchmarks.suite import read_suite
 from benchmarks.tables import finished_runs, merged
+from gsrl.runs.config import is_finished, read_json
 
 ROOT = Path(run_agent.__file__).parent
 SUITE = """

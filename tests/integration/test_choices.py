@@ -11,10 +11,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
-from envs.switch_riddle import SwitchRiddle
 from gsrl import CategoricalActorCriticPolicy, DiscreteSAC, Population, Reinforce
 from gsrl.checks import NonFiniteError
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
 from gsrl.replay import PersistentExploration
 
 NAN, INF = float("nan"), float("inf")

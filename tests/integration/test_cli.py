@@ -22,16 +22,18 @@ from gymnasium import spaces
 
 import gsrl
 import run_agent
-from agents import plots, runs, storage, trainees, training
-from agents.config import read_config
-from agents.curve import plot_learning_curve
-from agents.environments import EnvironmentFailure, check_environment, make_environments
-from agents.environments import _Watched as Watched
-from agents.logs import CsvLog
 from gsrl import checkpoint
 from gsrl.algorithms.extractors import SmallCNN
+from gsrl.runs import plots, storage, trainees
 from gsrl.runs.cards import cards, defaults, get_card, in_lockstep
+from gsrl.runs.config import read_config
+from gsrl.runs.curve import plot_learning_curve
+from gsrl.runs.environments import EnvironmentFailure, check_environment, make_environments
+from gsrl.runs.environments import _Watched as Watched
 from gsrl.runs.errors import UsageError
+from gsrl.runs.logs import CsvLog
+from gsrl.runs.run import Run
+from gsrl.runs.session import load_model
 from gsrl.schedules import ExponentialSchedule
 from tests.common.command_line import ROOT, assert_same_parameters, exit_code, parameters, read_json, read_steps
 
@@ -87,7 +89,7 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     printed = capsys.readouterr().out
     for name in ("learning_curve.png", "model.zip", "checkpoint.zip", "tensorboard --logdir"):
         assert name in printed
-    opening = f"agents.runs.load_model({str(folder)!r})"
+    opening = f"gsrl.runs.session.load_model({str(folder)!r})"
     if agent in in_lockstep():
         opening = f"gsrl.{get_card(agent).constructor.__name__}.load({str(folder / 'model.zip')!r})"
     assert f"in Python   {opening}\n" in printed
@@ -125,11 +127,11 @@ def test_a_run_leaves_all_it_promises_and_eval_repeats_its_result(
     assert result["mean_return"] == summary["eval_return_mean"] == np.mean(result["returns"])
     assert result["std_return"] == summary["eval_return_std"]
     evaluator = trainees.Evaluator(env_id, 3)
-    assert evaluator(runs.load_model(folder, n_envs=2), 6) == result["returns"]
+    assert evaluator(load_model(folder, n_envs=2), 6) == result["returns"]
     evaluator.close()
     if agent not in in_lockstep():
         with pytest.raises(
-            checkpoint.CheckpointError, match=r"not a saved DiscreteSAC. It is opened by agents.runs.load"
+            checkpoint.CheckpointError, match=r"not a saved DiscreteSAC. It is opened by gsrl.runs.session.load"
         ):
             gsrl.DiscreteSAC.load(folder / "model.zip")
 
@@ -218,7 +220,7 @@ def test_a_run_killed_before_its_first_step_goes_as_it_would_have_gone(
 
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "complete", die)
+        patch.setattr(Run, "complete", die)
         argv = ["train", "--agent", agent, *SMALL[agent], "--eval-episodes", "6", "--out", str(folder)]
         assert run_agent.main(argv) == 130
     assert checkpoint.load(folder / "checkpoint.zip")["steps"] == 0
@@ -245,14 +247,14 @@ def test_rows_that_a_kill_cut_short_do_not_keep_a_run_from_being_finished(tmp_pa
 
 def test_checkpoints_are_made_by_the_clock_between_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    save = training.Run.save_checkpoint
+    save = Run.save_checkpoint
 
-    def spy(self: training.Run) -> None:
+    def spy(self: Run) -> None:
         saved.append(self.steps)
         save(self)
         self.next_save = 0.0  # as if a minute had passed
 
-    monkeypatch.setattr(training.Run, "save_checkpoint", spy)
+    monkeypatch.setattr(Run, "save_checkpoint", spy)
     train(tmp_path / "run", "a2c", "--steps", "40", "--eval-every", "1000")
     assert saved == [0, 0, 10, 20, 30, 40]  # 2 environments, 5 steps each; 0 twice, as the first wait was over at once
 
@@ -300,7 +302,7 @@ def test_a_bug_while_training_shows_its_traceback(tmp_path: Path, monkeypatch: p
     def broken(self: Any, stop: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(training.Run, "learn", broken)
+    monkeypatch.setattr(Run, "learn", broken)
     with pytest.raises(ValueError, match="a bug"):
         run_agent.main(["train", "--agent", "a2c", "--out", str(tmp_path / "run")])
     assert read_json(tmp_path / "run" / "summary.json")["status"] == "failed"

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents import signalling
 from gsrl import checkpoint
 from gsrl.comms import (
     AttributeValueGame,
@@ -22,6 +21,7 @@ from gsrl.comms import (
     RecurrentReceiver,
     SignallingGame,
 )
+from gsrl.runs.cards import get_card
 from gsrl.temperature import LearnedTemperature, LinearTemperature
 
 
@@ -351,7 +351,7 @@ def test_other_arguments_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("estimator", ["rebar", "relax"])
 def test_learned_temperatures_start_where_the_setting_says(estimator: Any) -> None:
-    card = signalling.CARD
+    card = get_card("signalling")
     for given, expected in ((None, 1.0), (0.5, 0.5)):
         channel = card.made["channel"]("lewis", card.Settings(estimator=estimator, temperature=given))
         assert channel.estimator.settings["temperature"] == expected

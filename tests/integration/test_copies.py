@@ -17,9 +17,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from torch import Tensor
 
 import gsrl.learning.learner
-from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
 from gsrl.learning import Lockstep
 
 CARTPOLE = "CartPole-v1"

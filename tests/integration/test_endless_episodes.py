@@ -21,11 +21,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack
 
 import run_agent
-from agents.environments import make_environments
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.callbacks import EvalCallback
 from gsrl.evaluation import evaluate_policy
 from gsrl.replay import Rollout
+from gsrl.runs.environments import make_environments
 from gsrl.vec_env import GymnasiumVecEnv, has_time_limit
 
 LONGEST = 20
@@ -66,7 +66,7 @@ class Idle:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("evaluation", "algorithms.reinforce", "algorithms.discrete_sac", "population.base"):
         monkeypatch.setattr(f"gsrl.{module}.LONGEST_EPISODE", LONGEST)
-    monkeypatch.setattr("agents.environments.LONGEST_EPISODE", LONGEST)
+    monkeypatch.setattr("gsrl.runs.environments.LONGEST_EPISODE", LONGEST)
 
 
 def test_a_time_limit_is_seen_through_wrappers_and_processes() -> None:
@@ -229,7 +229,7 @@ def test_environments_of_the_command_line_end_their_episodes() -> None:
 def test_a_second_sigterm_ends_a_process_at_once() -> None:
     code = (
         "import os, signal\n"
-        "from agents.interruption import Stop\n"
+        "from gsrl.runs.interruption import Stop\n"
         "stop = Stop()\n"
         "with stop.listening():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

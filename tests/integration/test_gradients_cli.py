@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import run_agent
-from agents import gradients
-from agents.common import UsageError
 from gsrl import DiscreteSAC, FactoredCategorical, checkpoint
 from gsrl.estimators import ESTIMATORS
 from gsrl.objectives import OBJECTIVES, Problem
+from gsrl.runs import gradients
+from gsrl.runs.errors import UsageError
 from gsrl.values import combine_critics
 
 ALL = set(ESTIMATORS)

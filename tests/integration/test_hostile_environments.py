@@ -17,10 +17,10 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.checks import EnvironmentDataError
 from gsrl.comms import DIAL
+from gsrl.comms.riddle import SwitchRiddle
 from gsrl.evaluation import evaluate_policy
 from gsrl.vec_env import GymnasiumVecEnv, SyncVecEnv, monitored
 

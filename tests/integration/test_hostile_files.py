@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce, checkpoint
 from gsrl.checkpoint import CheckpointError
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
 
 KINDS = (
     "DiscreteSAC",

@@ -18,16 +18,16 @@ import pytest
 import torch
 
 import run_agent
-from agents import interruption, lockstep, training
-from agents.config import default_config, read_config
-from agents.curve import plot_population
-from agents.lockstep import Member, Members
-from agents.scores import interquartile_mean
-from agents.training import TrainingError
 from benchmarks.tables import RESULTS, rows_of
 from gsrl import DiscreteSAC
+from gsrl.runs import interruption, pool
 from gsrl.runs.cards import in_lockstep
+from gsrl.runs.config import default_config, read_config
+from gsrl.runs.curve import plot_population
 from gsrl.runs.errors import UsageError
+from gsrl.runs.pool import Member, Members
+from gsrl.runs.run import Run, TrainingError
+from gsrl.runs.scores import interquartile_mean
 from tests.common.command_line import ROOT, assert_same_run, events, exit_code, parameters, read_json, rows
 
 SMALL = ["--steps", "240", "--learning-starts", "40", "--batch-size", "16", "--n-steps", "3", "--net-arch", "16"]
@@ -162,7 +162,7 @@ def test_how_they_are_shared_out_does_not_matter(whole: Path, tmp_path: Path) ->
 def test_an_interrupted_run_ends_as_one_that_was_not(
     killed: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = training.Run._advance
+    advance = Run._advance
     stops: list[Any] = []
 
     def interrupted(self: Any, pace: Any) -> None:
@@ -172,11 +172,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
                 raise KeyboardInterrupt
             stops[-1].requested = True
 
-    learn = training.Run.learn
+    learn = Run.learn
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "_advance", interrupted)
-        patch.setattr(training.Run, "learn", lambda self, stop: (stops.append(stop), learn(self, stop))[1])
+        patch.setattr(Run, "_advance", interrupted)
+        patch.setattr(Run, "learn", lambda self, stop: (stops.append(stop), learn(self, stop))[1])
         assert train(folder) == 130
     if not killed:
         summary = read_json(folder / "summary.json")
@@ -196,7 +196,7 @@ def test_agents_that_learn_from_whole_episodes_go_on_in_the_middle_of_them(
         options += ["--net-arch", "16", "--eval-every", "80", "--eval-episodes", "6", "--seeds", "3"]
         return run_agent.main(["train", *options, "--processes", "1", "--out", str(folder)])
 
-    advance = training.Run._advance
+    advance = Run._advance
 
     def interrupted(self: Any, pace: Any) -> None:
         if self.steps >= 130:
@@ -206,7 +206,7 @@ def test_agents_that_learn_from_whole_episodes_go_on_in_the_middle_of_them(
 
     assert start(tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "_advance", interrupted)
+        patch.setattr(Run, "_advance", interrupted)
         assert start(tmp_path / "run") == 130
     assert run_agent.main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -340,7 +340,7 @@ def test_a_run_whose_agents_have_all_stopped_is_over(tmp_path: Path) -> None:
 def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = lockstep._Share.learn
+    learn = pool._Share.learn
     poisoned = [1]
 
     def poison(self: Any, steps: int) -> Any:
@@ -350,7 +350,7 @@ def test_seeds_that_diverge_are_told_of_and_all_of_them_are_an_error(
                     next(self.population._members[index].policy.critic.parameters()).fill_(1e30)
         return learn(self, steps)
 
-    monkeypatch.setattr(lockstep._Share, "learn", poison)
+    monkeypatch.setattr(pool._Share, "learn", poison)
     assert train(tmp_path / "one") == 0
     captured = capsys.readouterr()
     assert "seed 1 diverged at" in captured.err

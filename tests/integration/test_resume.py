@@ -26,10 +26,10 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
 import run_agent
-from agents import trainees, training
-from agents.environments import make_environments
-from agents.rewind import Rewindable, RewindError, restore, snapshot, why_not_rewindable
 from gsrl import checkpoint
+from gsrl.runs import trainees
+from gsrl.runs.environments import make_environments
+from gsrl.runs.rewind import Rewindable, RewindError, restore, snapshot, why_not_rewindable
 from tests.common.command_line import assert_same_run, rows
 
 SAC = ["--learning-starts", "50", "--batch-size", "16", "--n-steps", "3"]
@@ -199,7 +199,7 @@ def last_row(path: Path) -> float:
 def test_checkpoints_do_not_change_what_is_learned(
     agent: str, wholes: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SAVING_SHARE", 0)
+    monkeypatch.setattr("gsrl.runs.run.SAVING_SHARE", 0)
     assert train(tmp_path / "always", agent, "--checkpoint-seconds", "0") == 0
     assert_same_run(wholes(agent), tmp_path / "always")
 

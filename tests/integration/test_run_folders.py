@@ -18,12 +18,12 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
-from agents import curve, trainees
-from agents.config import read_config, read_json, write_json
-from agents.files import occupied
 from gsrl import checkpoint
+from gsrl.runs import curve, trainees
 from gsrl.runs.cards import get_card
+from gsrl.runs.config import read_config, read_json, write_json
 from gsrl.runs.errors import UsageError
+from gsrl.runs.files import occupied
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -283,7 +283,7 @@ def test_two_processes_cannot_have_one_folder(run: Path, answer: Answer) -> None
 
 def test_the_end_of_a_process_is_the_end_of_its_lock(tmp_path: Path) -> None:
     source = (
-        "import sys, pathlib; from agents.files import occupied\n"
+        "import sys, pathlib; from gsrl.runs.files import occupied\n"
         "with occupied(pathlib.Path(sys.argv[1])): print('mine', flush=True); input()"
     )
     with subprocess.Popen(

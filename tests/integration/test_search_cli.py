@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import run_agent
-from agents import runs, search, trainees
-from agents.search import Ladder, Result, parse_grid
+from gsrl.runs import search, trainees
 from gsrl.runs.cards import get_card, in_lockstep
 from gsrl.runs.errors import UsageError
+from gsrl.runs.search import Ladder, Result, parse_grid
+from gsrl.runs.session import load_model
 from tests.common.command_line import exit_code, read_json
 
 SMALL = ["--steps", "160", "--learning-starts", "30", "--batch-size", "16", "--net-arch", "16", "--eval-episodes", "2"]
@@ -77,7 +78,7 @@ def test_a_score_is_what_an_agent_alone_would_get(whole: Path, tmp_path: Path) -
     alone = [option for option in SMALL if option not in ("--processes", "1")]
     assert run_agent.main(["train", *alone, *options, "--steps", "40", "--out", str(tmp_path / "run")]) == 0
     evaluator = trainees.Evaluator("CartPole-v1", 0)
-    returns = evaluator(runs.load_model(tmp_path / "run"), 2, steps=40)  # the episodes of an evaluation along the way
+    returns = evaluator(load_model(tmp_path / "run"), 2, steps=40)  # the episodes of an evaluation along the way
     evaluator.close()
     assert f"{np.mean(returns):.1f}" == row["score at 40"]
 
@@ -124,7 +125,7 @@ def test_a_search_interrupted_in_its_confirmation_goes_on_there(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(search.runs, "start", killed)
+        patch.setattr(search.session, "start", killed)
         assert find(folder) == 130
     assert read_json(folder / "summary.json")["status"] == "interrupted"
     assert run_agent.main(["search", "--resume", str(folder)]) == 0
@@ -207,7 +208,7 @@ def test_processes_are_those_of_the_confirmation_too(
         started.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search.runs, "start", killed)
+    monkeypatch.setattr(search.session, "start", killed)
     monkeypatch.setattr(search, "number_of_processes", lambda count, device: 1)
     argv = [*SMALL[: SMALL.index("--processes")], *options, "--grid", "gamma=.9,.99", "--rungs", "1"]
     assert run_agent.main(["search", *argv, "--confirm", "3", "--out", str(tmp_path / "run")]) == 130

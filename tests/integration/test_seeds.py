@@ -14,12 +14,12 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
-from agents.config import default_config
-from agents.environments import make_environments
-from agents.lockstep import Member, _Share
-from agents.trainees import Evaluator, make_agent
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl._random import environment_seeds
+from gsrl.runs.config import default_config
+from gsrl.runs.environments import make_environments
+from gsrl.runs.pool import Member, _Share
+from gsrl.runs.trainees import Evaluator, make_agent
 from gsrl.vec_env import GymnasiumVecEnv, seed_environments
 
 LOG: list[int] = []

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
-from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce
 from gsrl.comms import DIAL, Channel, LewisGame, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu"}
 SAC: dict[str, Any] = {"buffer_size": 200, "learning_starts": 8, "batch_size": 4, "exploration_eps": 0.3, **SMALL}

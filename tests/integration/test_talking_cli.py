@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents import talking, trainees
-from agents.config import Config, read_config
 from gsrl import checkpoint
 from gsrl.comms import DIAL, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle
 from gsrl.estimators import ESTIMATORS
+from gsrl.runs import language, trainees
 from gsrl.runs.cards import TalkingCard, cards, defaults, get_card
+from gsrl.runs.config import Config, read_config
 from gsrl.runs.errors import UsageError
 from tests.common.command_line import assert_same_run, events, exit_code, read_json, rows, tensors
 
@@ -103,7 +103,6 @@ def test_one_game_is_the_default_and_its_folder_is_named_after_it(
 def test_prisoners_are_trained_evaluated_and_resumed(
     agent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pettingzoo")
     folder = tmp_path / "run"
     options = ["--agent", agent, *TEAM, "--linear-decay", "--seeds", "2"]
     assert train(folder, *options) == 0
@@ -122,13 +121,10 @@ def test_prisoners_are_trained_evaluated_and_resumed(
     assert "no list of meanings" in capsys.readouterr().err
     assert exit_code(["eval", str(folder), "--stochastic"]) == 2
     assert "stochastic must be off" in capsys.readouterr().err
-    from envs.switch_riddle import SwitchRiddle
-
     assert DIAL.load(folder / "seed_1" / "model.zip", SwitchRiddle, device="cpu").num_episodes == 96
 
 
 def test_a_decaying_learning_rate_heeds_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pettingzoo")
     seen: list[float] = []
     update = DIAL._update
 
@@ -207,7 +203,6 @@ def test_games_that_diverge_are_told_and_end_the_run_when_none_is_left(
 def test_those_that_diverge_have_stopped_at_their_last_update(
     agent: str, env: str, batch_size: int, chunks: tuple[int, ...]
 ) -> None:
-    pytest.importorskip("pettingzoo")
     settings = dataclasses.replace(defaults(agent, env).settings, batch_size=batch_size, hidden=8)
     talkers = trainees.TaskTrainee(Config(settings, agent, env, 160, seeds=2))
     talkers.learn(64)
@@ -271,7 +266,7 @@ def test_eval_answers_to_mistakes(whole: Path, capsys: pytest.CaptureFixture[str
     assert exit_code(["gradients", "--run", str(whole)]) == 2
     assert "gradients needs a run of a soft actor-critic agent" in capsys.readouterr().err
     with pytest.raises(UsageError, match="holds 2 agents: each is in a folder of its own, such as"):
-        talking.evaluate_run(whole)
+        language.evaluate_run(whole)
 
 
 # The language
@@ -404,8 +399,7 @@ def test_mistakes_are_answered_before_any_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if "dial" in options:
-        pytest.importorskip("pettingzoo")
-    monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(tmp_path)
     assert exit_code(["train", "--agent", "signalling", *options]) == 2
     captured = capsys.readouterr()
     assert answer in " ".join((captured.err + captured.out).split())
@@ -420,18 +414,6 @@ def test_search_and_plain_runs_answer_too(capsys: pytest.CaptureFixture[str], tm
     assert exit_code(["eval", str(tmp_path / "run"), "--scramble"]) == 2
     assert "--scramble and --split are for agents that talk, and a2c does not" in capsys.readouterr().err
     assert exit_code(["protocol", str(tmp_path / "run")]) == 2
-
-
-def test_an_environment_that_is_not_installed_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "pettingzoo", None)
-    monkeypatch.delitem(sys.modules, "envs.switch_riddle", raising=False)
-    import envs
-
-    monkeypatch.delattr(envs, "switch_riddle", raising=False)
-    assert train(tmp_path / "run", "--agent", "dial") == 2
-    assert 'pettingzoo, which is not installed: pip install -e ".[pettingzoo]"' in capsys.readouterr().err
 
 
 def test_a_folder_of_another_version_is_refused(whole: Path, tmp_path: Path) -> None:

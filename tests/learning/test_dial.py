@@ -96,7 +96,7 @@ def test_without_communication_a_guess_is_all_there_is() -> None:
 
 def test_prisoners_beat_what_is_possible_without_the_switch() -> None:
     pytest.importorskip("pettingzoo")
-    from envs.switch_riddle import SwitchRiddle, all_visits
+    from gsrl.comms.riddle import SwitchRiddle, all_visits
 
     visits = all_visits(3)
     teams = DIAL(SwitchRiddle, (0, 1, 2), hidden=64, device="cpu").learn(300 * 32, log_interval=1000)

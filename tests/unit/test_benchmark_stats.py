@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from agents.scores import interquartile_mean
 from benchmarks.stats import (
     expanded_confidence,
     holm,
@@ -26,6 +25,7 @@ from benchmarks.stats import (
     steps_to_threshold,
 )
 from benchmarks.studies import coverage
+from gsrl.runs.scores import interquartile_mean
 
 SCORES = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=9).map(np.array)
 

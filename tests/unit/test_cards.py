@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("tyro")
 
 import run_agent
-from agents.environments import make_environments
-from agents.search import parse_grid
 from gsrl import DiscreteSAC, Reinforce
 from gsrl.runs import cards
 from gsrl.runs.cards import Card, get_card
+from gsrl.runs.environments import make_environments
 from gsrl.runs.errors import UsageError
+from gsrl.runs.search import parse_grid
 from gsrl.runs.settings import Setting, parameters, plain_type, read_value, type_name
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agents.common import UsageError
 from benchmarks import figures, report
 from benchmarks.analysis import (
     EVERYWHERE,
@@ -31,6 +30,7 @@ from benchmarks.look import PALETTE, colours, duration, number, spread, steps_te
 from benchmarks.page import page
 from benchmarks.stats import Interval, holm, mann_whitney
 from benchmarks.tables import RESULTS
+from gsrl.runs.errors import UsageError
 
 
 def run(label: str, env: str, seed: int, returns: Sequence[float], steps: int = 100, **values: Any) -> list[dict]:

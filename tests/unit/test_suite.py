@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suite import SHIPPED, Environment, read_suite, shipped, slug
+from gsrl.comms.riddle import optimal_return
 from gsrl.runs.cards import get_card
 from gsrl.runs.errors import UsageError
 
@@ -257,13 +258,12 @@ def test_the_shipped_suites_can_be_used(name: str) -> None:
 
 
 def test_those_who_talk_run_as_long_as_in_the_zoo_and_are_measured_by_what_is_possible() -> None:
-    riddle = pytest.importorskip("envs.switch_riddle")
     suite = read_suite("comms")
     for plan in suite.plans:
         assert plan.config.steps == get_card(plan.config.agent).tuned[plan.config.env]["steps"]
     lewis, prisoners = suite.environments
     assert lewis.low == 1 / suite.plans[0].config.settings.meanings
-    assert prisoners.high == pytest.approx(riddle.optimal_return(3))
+    assert prisoners.high == pytest.approx(optimal_return(3))
 
 
 def test_a_label_becomes_a_name() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("pettingzoo")
 
-from envs.switch_riddle import NOTHING, TELL, SwitchRiddle, SwitchRiddleEnv, all_visits, optimal_return
+from envs.switch_riddle import SwitchRiddleEnv
+from gsrl.comms.riddle import NOTHING, TELL, SwitchRiddle, all_visits, optimal_return
 
 THREE = all_visits(3)
 

@@ -16,11 +16,11 @@ import dataclasses
 import itertools
 from pathlib import Path
 
-from agents.gradients import ADAPT_STEPS, ADAPTED, fitting_estimators
 from benchmarks.studies.common import RESULTS, Rows, start
 from gsrl.diagnostics import adapt, compare
 from gsrl.estimators import Estimator, Reinforce, make_estimator
 from gsrl.objectives import Problem, cubic
+from gsrl.runs.gradients import ADAPT_STEPS, ADAPTED, fitting_estimators
 
 TEMPERATURES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 SWEPT = ("gumbel-softmax", "st-gumbel", "gumbel-rao", "gapped-st", "straight-through")

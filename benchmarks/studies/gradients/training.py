@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 from stable_baselines3.common.logger import configure
 
-from agents.environments import make_environments
 from benchmarks.studies.common import RESULTS, start
 from gsrl.callbacks import GradientDiagnosticsCallback
 from gsrl.estimators import make_estimator
 from gsrl.runs.cards import defaults, get_card
+from gsrl.runs.environments import make_environments
 
 LOOKS = 10
 

@@ -30,9 +30,6 @@ import torch
 from gymnasium import spaces
 
 import run_agent
-from agents import search
-from agents.runs import load_model
-from envs.switch_riddle import SwitchRiddle
 from gsrl import DiscreteSAC, Population, Reinforce, make_estimator
 from gsrl.algorithms.extractors import SmallCNN
 from gsrl.comms import (
@@ -45,6 +42,9 @@ from gsrl.comms import (
     QuestionGame,
     SignallingGame,
 )
+from gsrl.comms.riddle import SwitchRiddle
+from gsrl.runs import search
+from gsrl.runs.session import load_model
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
 

@@ -1,4 +1,4 @@
-"""What ``run_agent.py gradients`` measures: test problems, the actor of a run, and the estimators that fit them."""
+"""What ``gsrl gradients`` measures: test problems, the actor of a run, and the estimators that fit them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.config import read_config
-from agents.environments import make_environments
-from agents.storage import check_sizes, load_state_dict
 from gsrl import checkpoint
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback, actor_problem
@@ -22,7 +19,10 @@ from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slo
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.objectives import Problem, make_objective
 from gsrl.runs.cards import with_estimator
+from gsrl.runs.config import read_config
+from gsrl.runs.environments import make_environments
 from gsrl.runs.errors import UsageError, nearest
+from gsrl.runs.storage import check_sizes, load_state_dict
 
 __all__ = [
     "ADAPTED",

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.common import UsageError
-from agents.config import Config, read_config
-from agents.files import write_text
-from agents.training import folder_of, set_threads
 from gsrl.comms import Protocol, SignallingGame, metrics
+from gsrl.runs.config import Config, read_config
+from gsrl.runs.errors import UsageError
+from gsrl.runs.files import write_text
+from gsrl.runs.run import folder_of, set_threads
 
 __all__ = ["Language", "evaluate_run", "language_of"]
 

@@ -30,7 +30,7 @@ __all__ = ["check_sizes", "load_parameters", "load_state_dict", "save_model", "s
 OWN = (DiscreteSAC, Reinforce)
 """Algorithms of gsrl's, which know their state themselves."""
 
-OPENED_BY = "agents.runs.load_model, given the folder that the file is in"
+OPENED_BY = "gsrl.runs.session.load_model, given the folder that the file is in"
 """What the model file of a baseline says of itself."""
 
 PROGRESS = (
@@ -64,7 +64,7 @@ def state_dict(model: BaseAlgorithm) -> dict[str, Any]:
 def load_state_dict(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     """Restores :func:`state_dict` into a model made with the same settings, and the global generators.
 
-    The model then is in the middle of an episode, and its environment must be: see :func:`agents.rewind.restore`.
+    The model then is in the middle of an episode, and its environment must be: see :func:`gsrl.runs.rewind.restore`.
     Otherwise ``model.set_env(env, force_reset=True)`` lets it begin new episodes.
 
     Args:

@@ -1,6 +1,6 @@
 """What a run trains: a :class:`Trainee`. One of Stable-Baselines3's algorithms, its own or ours, or agents that talk.
 
-Many agents in lock-step, :class:`agents.lockstep.Members`, are one as well.
+Many agents in lock-step, :class:`gsrl.runs.pool.Members`, are one as well.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
-from agents.config import Config, refusals
-from agents.environments import make_environments
-from agents.gradients import actor_gradient
-from agents.interruption import Interrupted
-from agents.rewind import RewindError, restore, snapshot
-from agents.storage import load_state_dict, save_model, state_dict
 from gsrl import checkpoint
 from gsrl._random import environment_seed, environment_seeds
 from gsrl.evaluation import evaluate_policy
 from gsrl.population import Episode
+from gsrl.runs.config import Config, refusals
+from gsrl.runs.environments import make_environments
+from gsrl.runs.gradients import actor_gradient
+from gsrl.runs.interruption import Interrupted
+from gsrl.runs.rewind import RewindError, restore, snapshot
+from gsrl.runs.storage import load_state_dict, save_model, state_dict
 from gsrl.vec_env import seed_environments
 
 __all__ = [
@@ -86,7 +86,7 @@ class Trainee(Protocol):
         """
 
     def gradients(self, num_samples: int) -> list[dict[str, float]]:
-        """Returns figures of the actor's gradient of each, see :func:`agents.gradients.actor_gradient`."""
+        """Returns figures of the actor's gradient of each, see :func:`gsrl.runs.gradients.actor_gradient`."""
 
     def scalars(self) -> list[dict[str, Any]]:
         """Returns what is to be logged of each."""
@@ -134,7 +134,8 @@ class Evaluator:
     Args:
         env_id: Gymnasium's name of the environment.
         seed: Seed of the run; those of evaluations are derived from it.
-        max_episode_steps: Steps after which an episode is truncated, see :func:`agents.environments.make_environments`.
+        max_episode_steps: Steps after which an episode is truncated, see
+            :func:`gsrl.runs.environments.make_environments`.
     """
 
     def __init__(self, env_id: str, seed: int, max_episode_steps: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A run of a trainee, see :mod:`agents.trainees`, of one agent or of several: logs, checkpoints, a summary, and an end.
+"""A run of a trainee, of one agent or of several: logs, checkpoints, a summary, and an end.
 
 Checkpoints and evaluations are made between an update and the next collection of steps, where nothing is under way;
 neither changes what is learned.
@@ -22,17 +22,18 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.common import UsageError, counted
-from agents.config import Config, write_config, write_json
-from agents.environments import ENVIRONMENT_FAULTS
-from agents.files import described
-from agents.interruption import Interrupted, Stop
-from agents.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
-from agents.plots import PICTURE, plot_run
-from agents.scores import interquartile_mean
-from agents.trainees import Trainee
 from gsrl import checkpoint
 from gsrl._progress import show_progress
+from gsrl.runs import program
+from gsrl.runs.config import Config, write_config, write_json
+from gsrl.runs.environments import ENVIRONMENT_FAULTS
+from gsrl.runs.errors import UsageError, counted
+from gsrl.runs.files import described
+from gsrl.runs.interruption import Interrupted, Stop
+from gsrl.runs.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
+from gsrl.runs.plots import PICTURE, plot_run
+from gsrl.runs.scores import interquartile_mean
+from gsrl.runs.trainees import Trainee
 from gsrl.timing import Stopwatch
 
 __all__ = [
@@ -149,7 +150,7 @@ class Run:
         trainee: What is trained, which knows the steps done; it is closed in the end.
         past: What the checkpoint of the newest of earlier processes holds; None: there were none.
         command: The command line, to be recorded.
-        obstacle: Why environments cannot be rewound, see :mod:`agents.rewind`; None: they can.
+        obstacle: Why environments cannot be rewound, see :mod:`gsrl.runs.rewind`; None: they can.
 
     Attributes:
         saved_steps: Steps of the newest checkpoint.
@@ -558,7 +559,8 @@ class Run:
             plot_run(self.folder, self.config, self.folder / PICTURE, finished=status == "finished")
         except OSError as error:  # what was learned is there
             print(
-                f"no picture was drawn: {described(error)}; `run_agent.py plot {self.folder}` does it", file=sys.stderr
+                f"no picture was drawn: {described(error)}; `{program.typed()} plot {self.folder}` does it",
+                file=sys.stderr,
             )
         return summary
 

@@ -12,9 +12,9 @@ from typing import IO, Any
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.common import UsageError
-from agents.files import write_text
 from gsrl._files import csv_text
+from gsrl.runs.errors import UsageError
+from gsrl.runs.files import write_text
 
 __all__ = ["NOT_IN_TENSORBOARD", "CsvLog", "TensorBoardLog"]
 

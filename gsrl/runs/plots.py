@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import Config, is_finished, is_run, parse_config, read_json
-from agents.curve import RETURN, STEPS, Curve, plot_curves, plot_learning_curve, plot_population
-from agents.logs import CsvLog
 from gsrl.runs.cards import TalkingCard
+from gsrl.runs.config import Config, is_finished, is_run, parse_config, read_json
+from gsrl.runs.curve import RETURN, STEPS, Curve, plot_curves, plot_learning_curve, plot_population
 from gsrl.runs.errors import UsageError
+from gsrl.runs.logs import CsvLog
 
 __all__ = ["PICTURE", "plot_run", "plot_runs"]
 

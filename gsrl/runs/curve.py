@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.scores import interquartile_mean
 from gsrl._files import save_figure
+from gsrl.runs.scores import interquartile_mean
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and only pictures need it
     from matplotlib.axes import Axes

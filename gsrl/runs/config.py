@@ -18,11 +18,11 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from agents.environments import check_environment, check_origin
-from agents.files import write_text
 from gsrl._version import __version__
 from gsrl.runs.cards import Card, defaults, get_card, in_lockstep, with_estimator
+from gsrl.runs.environments import check_environment, check_origin
 from gsrl.runs.errors import UsageError, is_short_of_memory
+from gsrl.runs.files import write_text
 from gsrl.runs.settings import type_name
 
 __all__ = [

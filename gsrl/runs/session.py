@@ -7,13 +7,13 @@ The folder holds ``config.json``, ``progress.csv``, ``episodes.csv``, ``evaluati
 A checkpoint is written before the first step, after each evaluation, every minute, and at the end. A run that is
 killed at any moment and resumed ends in the same parameters, bit for bit on the same machine, as one that was never
 interrupted, and in the same logs but for the times in them. Its environments are stepped to where they were (see
-:mod:`agents.rewind`). Where that cannot be, training says so, and a resumed run begins new episodes, with seeds derived
-from the run's seed and the steps done: resuming twice then gives the same result.
+:mod:`gsrl.runs.rewind`). Where that cannot be, training says so, and a resumed run begins new episodes, with seeds
+derived from the run's seed and the steps done: resuming twice then gives the same result.
 
 Where several agents learn in lock-step, ``evaluations.csv``, ``episodes.csv`` and ``progress.csv`` have a column
 ``seed``. TensorBoard's events are in a folder for each agent, such as ``seed_3``, and in ``median``, ``lower_quartile``
 and ``upper_quartile``, with the same names in each, so that it lays them over one another. ``seed_3`` also holds
-``model.zip``, and a ``config.json`` for ``run_agent.py eval``. The picture shows all agents; ``checkpoint.zip`` holds
+``model.zip``, and a ``config.json`` for ``gsrl eval``. The picture shows all agents; ``checkpoint.zip`` holds
 them all, and resuming is exact where there are as many processes.
 
 Agents that talk are several in lock-step, one unless told otherwise, and a step is an episode of each. A score is the
@@ -35,17 +35,17 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.common import UsageError
-from agents.config import Config, check_files, check_unchanged, is_finished, is_run, read_config
-from agents.environments import make_environments
-from agents.files import occupied
-from agents.lockstep import Member, Members, number_of_processes
-from agents.rewind import why_not_rewindable
-from agents.storage import check_sizes, load_parameters
-from agents.trainees import AlgorithmTrainee, Evaluator, TaskTrainee, Trainee, make_agent
-from agents.training import Run, folder_of, set_threads, told
 from gsrl import checkpoint
 from gsrl.masking import adapt
+from gsrl.runs.config import Config, check_files, check_unchanged, is_finished, is_run, read_config
+from gsrl.runs.environments import make_environments
+from gsrl.runs.errors import UsageError
+from gsrl.runs.files import occupied
+from gsrl.runs.pool import Member, Members, number_of_processes
+from gsrl.runs.rewind import why_not_rewindable
+from gsrl.runs.run import Run, folder_of, set_threads, told
+from gsrl.runs.storage import check_sizes, load_parameters
+from gsrl.runs.trainees import AlgorithmTrainee, Evaluator, TaskTrainee, Trainee, make_agent
 
 __all__ = ["evaluate_run", "load_model", "resume", "start"]
 

@@ -1,15 +1,27 @@
-"""The games that the agents of :mod:`agents.signalling` play: how they are made, played, and how good one can be."""
+"""The games of agents that talk: how they are made, played, and how good one can be."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsrl.comms import AttributeValueGame, Channel, DiscriminationGame, Game, LewisGame, SignallingGame
+from gsrl.comms import DIAL, AttributeValueGame, Channel, DiscriminationGame, Game, LewisGame, SignallingGame
+from gsrl.comms.riddle import SwitchRiddle, all_visits, optimal_return
 
-__all__ = ["CHANNEL", "OPTIONS", "best_score", "make_channel", "make_game", "play"]
+__all__ = [
+    "CHANNEL",
+    "OPTIONS",
+    "best_return",
+    "best_score",
+    "make_channel",
+    "make_game",
+    "make_riddle",
+    "play",
+    "play_riddle",
+]
 
 OPTIONS = {
     **dict.fromkeys(("lewis", "noisy-lewis"), ("meanings", "prior_exponent")),
@@ -29,6 +41,10 @@ TEMPERATURES = {
     **dict.fromkeys(("gapped-st", "straight-through", "reinmax", "rebar", "relax"), 1.0),
 }
 """Estimators with a temperature, and what it is unless given."""
+
+
+LISTED = 3
+"""Prisoners up to whom every order of visits is played in an evaluation, 729 of them; for more, some are drawn."""
 
 
 def make_game(env: str, settings: Any) -> Game:
@@ -95,3 +111,40 @@ def best_score(env: str, settings: Any) -> float | None:
         return None
     best: float = (1 - settings.erasure) * (1 - s) * min(1.0, K / n) + settings.erasure / n
     return best
+
+
+# The switch riddle
+
+
+def play_riddle(
+    teams: DIAL,
+    settings: Any,
+    episodes: int,
+    *,
+    seed: int = 0,
+    scramble: bool = False,
+    deterministic: bool = True,
+    split: str = "train",
+) -> NDArray[np.float64]:
+    """Returns of episodes with the best actions and hard messages, ``[teams, episodes]``.
+
+    With three prisoners every order of visits is played once instead: what they are worth is exact.
+    """
+    if not deterministic:
+        raise ValueError("stochastic must be off for agents that act by the largest value")
+    if split != "train":
+        raise ValueError(f"split must be train, for all episodes are of one kind here, but got {split}")
+    if settings.prisoners > LISTED:
+        return teams.evaluate(episodes, scramble=scramble, seed=seed).returns
+    visits = all_visits(settings.prisoners)
+    return teams.evaluate(len(visits), scramble=scramble, seed=seed, env=make_riddle("", settings, visits)).returns
+
+
+def make_riddle(env: str, settings: Any, *visits: Any) -> Callable[[], SwitchRiddle]:
+    """What makes the environment of prisoners."""
+    return lambda: SwitchRiddle(settings.prisoners, *visits)
+
+
+def best_return(env: str, settings: Any) -> float:
+    """The expected return of an oracle."""
+    return optimal_return(settings.prisoners)

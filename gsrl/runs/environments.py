@@ -21,13 +21,12 @@ from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.preprocessing import check_for_nested_spaces, get_obs_shape
 from stable_baselines3.common.vec_env import VecEnv
 
-import envs  # noqa: F401  # registers the environments of the checkout
-from agents.rewind import Rewindable
 from gsrl._random import environment_seeds
 from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
 from gsrl.runs.cards import Card, TalkingCard, cards, full_name, get_card
 from gsrl.runs.errors import UsageError, nearest
+from gsrl.runs.rewind import Rewindable
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, seed_environments
 
@@ -308,9 +307,9 @@ def check_origin(env_id: str, path: Path) -> None:
 def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: int | None = None) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, each seeded by one of its own for the training of an agent.
 
-    Each can be rewound (see :mod:`agents.rewind`), ends its episodes, and raises :class:`EnvironmentFailure` whatever
-    goes wrong inside. Masks of legal actions that it gives by a method ``action_masks()`` or in its observations are in
-    its infos as well.
+    Each can be rewound (see :mod:`gsrl.runs.rewind`), ends its episodes, and raises :class:`EnvironmentFailure`
+    whatever goes wrong inside. Masks of legal actions that it gives by a method ``action_masks()`` or in its
+    observations are in its infos as well.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.

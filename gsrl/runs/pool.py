@@ -22,15 +22,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import Config, refusals
-from agents.environments import make_environment, make_environments
-from agents.gradients import actor_gradient
-from agents.interruption import Interrupted
-from agents.rewind import RewindError, restore, snapshot
-from agents.trainees import CURVE_EPISODES, EVALUATION_ENVS, evaluation_seed
-from agents.training import TrainingError, set_threads
 from gsrl import checkpoint
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
+from gsrl.runs.config import Config, refusals
+from gsrl.runs.environments import make_environment, make_environments
+from gsrl.runs.gradients import actor_gradient
+from gsrl.runs.interruption import Interrupted
+from gsrl.runs.rewind import RewindError, restore, snapshot
+from gsrl.runs.run import TrainingError, set_threads
+from gsrl.runs.trainees import CURVE_EPISODES, EVALUATION_ENVS, evaluation_seed
 
 __all__ = ["Member", "Members", "number_of_processes"]
 
@@ -386,7 +386,7 @@ class Members:
         return sorted(episodes, key=lambda episode: (episode.steps, episode.member))
 
     def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
-        """Returns the returns of greedy episodes, ``[members, episodes]``: those of :class:`agents.trainees.Evaluator`.
+        """Returns those of greedy episodes, ``[members, episodes]``, as :class:`gsrl.runs.trainees.Evaluator` does.
 
         Args:
             episodes: How many of each.
@@ -398,7 +398,7 @@ class Members:
         return np.array(self._joined(self._call("evaluate", episodes, final)))
 
     def gradients(self, num_samples: int) -> list[dict[str, float]]:
-        """Returns figures of the actor's gradient of each, see :func:`agents.gradients.actor_gradient`.
+        """Returns figures of the actor's gradient of each, see :func:`gsrl.runs.gradients.actor_gradient`.
 
         Raises:
             Interrupted: It was cancelled.

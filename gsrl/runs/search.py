@@ -26,8 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents import runs
-from agents.config import (
+from gsrl import checkpoint
+from gsrl._files import csv_text
+from gsrl.algorithms.discrete_sac import kind_of_entropy
+from gsrl.masking import adapt
+from gsrl.population import VECTORS
+from gsrl.runs import program, session
+from gsrl.runs.cards import defaults, in_lockstep
+from gsrl.runs.config import (
     Config,
     check_files,
     check_unchanged,
@@ -39,21 +45,15 @@ from agents.config import (
     read_json,
     write_json,
 )
-from agents.curve import plot_search
-from agents.files import occupied, write_text
-from agents.interruption import Interrupted, Stop
-from agents.lockstep import Member, Members, number_of_processes
-from agents.rewind import why_not_rewindable
-from agents.storage import check_sizes
-from agents.training import DivergenceError, Run, time_shares, told
-from gsrl import checkpoint
-from gsrl._files import csv_text
-from gsrl.algorithms.discrete_sac import kind_of_entropy
-from gsrl.masking import adapt
-from gsrl.population import VECTORS
-from gsrl.runs.cards import defaults, in_lockstep
+from gsrl.runs.curve import plot_search
 from gsrl.runs.errors import UsageError, counted, nearest
+from gsrl.runs.files import occupied, write_text
+from gsrl.runs.interruption import Interrupted, Stop
+from gsrl.runs.pool import Member, Members, number_of_processes
+from gsrl.runs.rewind import why_not_rewindable
+from gsrl.runs.run import DivergenceError, Run, time_shares, told
 from gsrl.runs.settings import read_value, type_name
+from gsrl.runs.storage import check_sizes
 
 __all__ = ["PRESET", "Ladder", "Result", "confirmation_folder", "find", "parse_grid", "resume", "train_command"]
 
@@ -183,7 +183,7 @@ def confirmation_folder(folder: Path) -> Path:
 
 
 def train_command(config: Config[Any], setting: Mapping[str, Any]) -> list[str]:
-    """Returns the options of ``run_agent.py train`` that give an agent this setting."""
+    """Returns the options of ``gsrl train`` that give an agent this setting."""
     default = defaults(config.agent, config.env)
     chosen = dataclasses.replace(config.settings, **setting)
     ours = {name: getattr(chosen, name) for name in (field.name for field in dataclasses.fields(chosen))}
@@ -319,7 +319,7 @@ def _find(
     if is_run(path) and is_finished(path):
         confirmed = read_json(path / "summary.json")
     elif is_run(path):
-        confirmed = runs.resume(path, None, None, command)
+        confirmed = session.resume(path, None, None, command)
     else:
         chosen = dataclasses.replace(
             config,
@@ -327,7 +327,7 @@ def _find(
             seed=config.seed + ladder.seeds_per_setting,
             seeds=ladder.confirm,
         )
-        confirmed = runs.start(chosen, path, command)
+        confirmed = session.start(chosen, path, command)
     if confirmed["status"] == "interrupted":
         return summary
     scores = ("eval_return_iqm", "eval_return_mean", "eval_return_worst", "eval_episodes")
@@ -613,7 +613,7 @@ def table(ranked: Sequence[Result], rung_steps: Sequence[int]) -> tuple[list[str
 def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], summary: Mapping[str, Any]) -> str:
     lines = [f"# {title}", ""]
     if summary["winner"] is not None:
-        lines += ["The winner:", "", "```sh", f"python run_agent.py train {' '.join(summary['winner']['train'])}"]
+        lines += ["The winner:", "", "```sh", f"{program.typed()} train {' '.join(summary['winner']['train'])}"]
         lines += ["```", ""]
     if summary["diverged"]:
         lines += [

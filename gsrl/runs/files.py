@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agents.common import UsageError
 from gsrl._files import HALF_WRITTEN, replacing
+from gsrl.runs.errors import UsageError
 
 if sys.platform != "win32":  # which has no such locks
     import fcntl
