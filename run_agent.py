@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["main"]
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from gsrl.runs import cli, program
     from gsrl.runs.cards import load_zoo
 
-    program.name = "run_agent.py"
+    program.name, program.root = "run_agent.py", Path(__file__).resolve().parent
     load_zoo("agents")
     return cli.main(argv)
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from gsrl.runs import program
 from gsrl.runs.cards import load_zoo
 
 pytest.register_assert_rewrite("tests.common")
@@ -28,7 +29,9 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
-load_zoo("agents")  # as run_agent.py does
+# As run_agent.py does.
+load_zoo("agents")
+program.name, program.root = "run_agent.py", Path(__file__).parents[1]
 
 settings.register_profile("deterministic", deadline=None, derandomize=True)
 settings.load_profile("deterministic")

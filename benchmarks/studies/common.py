@@ -15,8 +15,8 @@ import matplotlib as mpl
 import pandas as pd
 import tyro
 
-from benchmarks.look import markdown_table
-from benchmarks.origin import made_by, origin
+from gsrl.bench.look import markdown_table
+from gsrl.bench.origin import made_by, origin
 from gsrl.runs.run import set_threads
 
 __all__ = ["RESULTS", "ROOT", "Rows", "calls_in", "in_turns", "markdown", "record", "repeated", "start", "write_page"]

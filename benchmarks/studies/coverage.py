@@ -1,6 +1,6 @@
 """How often do 95 % intervals of the interquartile mean hold the true one? On synthetic scores, by number of seeds.
 
-Compared are the percentile bootstrap, as it is commonly used, and the expanded one of :mod:`benchmarks.stats`, which
+Compared are the percentile bootstrap, as it is commonly used, and the expanded one of :mod:`gsrl.bench.stats`, which
 the reports show. True values come from the quantiles of each law. The rows of "3 environments" are stratified: three
 laws together, and the seeds are those of each.
 
@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as laws
 
-from benchmarks.stats import CONFIDENCE, expanded_confidence, iqm
 from benchmarks.studies.common import RESULTS, start, write_page
+from gsrl.bench.stats import CONFIDENCE, expanded_confidence, iqm
 
 __all__ = ["SHAPES", "coverage", "true_iqm"]
 
@@ -89,7 +89,7 @@ def coverage(
     levels = {"percentile": CONFIDENCE, "expanded": expanded_confidence([seeds] * len(mixed))}
     held, width = dict.fromkeys(levels, 0), dict.fromkeys(levels, 0.0)
     for _ in range(trials):
-        # All of it as scipy.stats.bootstrap does, which benchmarks.stats calls, but both intervals from one draw.
+        # All of it as scipy.stats.bootstrap does, which gsrl.bench.stats calls, but both intervals from one draw.
         strata = [law(rng.random(seeds)) for law in mixed]
         drawn = [stratum[rng.integers(seeds, size=(resamples, seeds))] for stratum in strata]
         estimates = iqm(*drawn, axis=1)

@@ -42,6 +42,7 @@ __all__ = [
     "get_card",
     "in_lockstep",
     "load_zoo",
+    "loaded_zoo",
     "register",
     "tune",
     "with_estimator",
@@ -415,6 +416,11 @@ def load_zoo(module: str) -> None:
         raise UsageError(f"--zoo {module} is no module that can be imported") from None
     if module not in _ZOO:
         _ZOO.append(module)
+
+
+def loaded_zoo() -> list[str]:
+    """Returns the modules that :func:`load_zoo` has imported."""
+    return list(_ZOO)
 
 
 def cards() -> list[Card]:

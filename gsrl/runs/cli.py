@@ -207,7 +207,7 @@ class BenchOptions:
     """
 
     suite: tyro.conf.Positional[str]
-    """Name of a suite in benchmarks/suites, such as smoke; or the path of a TOML file."""
+    """Path of a TOML file; or the name of a suite that comes with a checkout, such as smoke."""
     out: Path | None = None
     """Folder of the results; None for one in runs/ named after the suite."""
     backend: Literal["local", "ray"] = "local"
@@ -677,8 +677,8 @@ def _fitted(comparison: Comparison, title: str, console: Console) -> Table:
 
 def _bench(argv: list[str]) -> int:
     options = _read_options(BenchOptions, "bench", argv)
-    from benchmarks import runner
-    from benchmarks.suite import read_suite
+    from gsrl.bench import runner
+    from gsrl.bench.suite import read_suite
 
     if options.processes is not None and options.processes < 1:
         raise UsageError(f"--processes must be at least 1, but got {options.processes}")
@@ -710,7 +710,7 @@ def _bench(argv: list[str]) -> int:
 
 def _report_benchmark(argv: list[str]) -> int:
     options = _read_options(ReportOptions, "report", argv)
-    from benchmarks.report import write
+    from gsrl.bench.report import write
 
     written = write(options.folder, options.out or options.folder)
     print("\n".join(f"  {path}" for path in written))

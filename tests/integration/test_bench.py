@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import run_agent
-from benchmarks import runner
-from benchmarks.suite import read_suite
-from benchmarks.tables import finished_runs, merged
+from gsrl.bench import runner
+from gsrl.bench.suite import read_suite
+from gsrl.bench.tables import finished_runs, merged
 from gsrl.runs.config import is_finished, read_json
 
 ROOT = Path(run_agent.__file__).parent

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import run_agent
-from benchmarks.tables import RESULTS, rows_of
 from gsrl import DiscreteSAC
+from gsrl.bench.tables import RESULTS, rows_of
 from gsrl.runs import interruption, pool
 from gsrl.runs.cards import in_lockstep
 from gsrl.runs.config import default_config, read_config

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks import analysis
-from benchmarks.analysis import Entry
-from benchmarks.stats import Interval
+from gsrl.bench import analysis
+from gsrl.bench.analysis import Entry
+from gsrl.bench.stats import Interval
 
 AGENTS, SEEDS, REPORTS = 9, 10, 60
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from benchmarks.stats import (
+from benchmarks.studies import coverage
+from gsrl.bench.stats import (
     expanded_confidence,
     holm,
     interval,
@@ -24,7 +25,6 @@ from benchmarks.stats import (
     rank_probabilities,
     steps_to_threshold,
 )
-from benchmarks.studies import coverage
 from gsrl.runs.scores import interquartile_mean
 
 SCORES = st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=9).map(np.array)

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import figures, report
-from benchmarks.analysis import (
+from gsrl.bench import figures, report
+from gsrl.bench.analysis import (
     EVERYWHERE,
     LEADERS,
     Analysis,
@@ -26,10 +26,10 @@ from benchmarks.analysis import (
     ratios,
     read_benchmark,
 )
-from benchmarks.look import PALETTE, colours, duration, number, spread, steps_text, ticks, variants
-from benchmarks.page import page
-from benchmarks.stats import Interval, holm, mann_whitney
-from benchmarks.tables import RESULTS
+from gsrl.bench.look import PALETTE, colours, duration, number, spread, steps_text, ticks, variants
+from gsrl.bench.page import page
+from gsrl.bench.stats import Interval, holm, mann_whitney
+from gsrl.bench.tables import RESULTS
 from gsrl.runs.errors import UsageError
 
 

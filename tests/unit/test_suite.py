@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import SHIPPED, Environment, read_suite, shipped, slug
+from gsrl.bench.suite import Environment, read_suite, shipped, slug
 from gsrl.comms.riddle import optimal_return
 from gsrl.runs.cards import get_card
 from gsrl.runs.errors import UsageError
@@ -249,7 +249,7 @@ def test_there_must_be_something_to_run(tmp_path: Path) -> None:
         read_suite(str(tmp_path / "none.toml"))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
+@pytest.mark.parametrize("name", shipped())
 def test_the_shipped_suites_can_be_used(name: str) -> None:
     assert name in shipped()
     suite = read_suite(name)

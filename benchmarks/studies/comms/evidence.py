@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.stats import interval
 from benchmarks.studies import common
+from gsrl.bench.stats import interval
 from gsrl.comms import SignallingGame
 
 RESULTS = common.RESULTS / "comms"

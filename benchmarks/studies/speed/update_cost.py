@@ -18,11 +18,11 @@ import pandas as pd
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from benchmarks.origin import made_by
 from benchmarks.studies.common import RESULTS, Subject, command, in_turns, repeated, start
 from benchmarks.studies.speed.batches import random_batch
 from gsrl import DiscreteSAC
 from gsrl._files import save_figure
+from gsrl.bench.origin import made_by
 
 FACTORS = (1, 2, 4, 8, 16, 32, 64)
 CHOICES = (2, 10, 100, 1_000, 10_000)

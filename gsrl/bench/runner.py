@@ -4,7 +4,7 @@ A *task* is what one process does: a population of all seeds of an agent that ca
 another. Its folder lies in ``runs/``, inside that of the benchmark, and is that of ``run_agent.py train``, with
 ``task.json`` and ``task.log`` beside. The folder of the benchmark holds
 
-- ``results.csv``: a row an evaluation, of all finished runs; see :data:`benchmarks.tables.RESULTS`;
+- ``results.csv``: a row an evaluation, of all finished runs; see :data:`gsrl.bench.tables.RESULTS`;
 - ``gradients.csv``: figures of the actors' gradients, where the suite asks for ``gradient_samples``;
 - ``suite.json``: what was run, with what, where and when.
 
@@ -30,11 +30,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks.origin import processor
-from benchmarks.suite import Environment, Plan, Suite, slug
-from benchmarks.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
-from benchmarks.worker import LOG, ROOT, TASK, Child, last_words
 from gsrl._progress import show_progress
+from gsrl.bench.origin import processor
+from gsrl.bench.suite import Environment, Plan, Suite, slug
+from gsrl.bench.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
+from gsrl.bench.worker import LOG, TASK, Child, last_words
+from gsrl.runs import program
+from gsrl.runs.cards import loaded_zoo
 from gsrl.runs.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
 from gsrl.runs.environments import check_environment
 from gsrl.runs.errors import UsageError, nearest
@@ -209,7 +211,7 @@ def prepare(task: Task, folder: Path, command: Sequence[str]) -> None:
         there, ours = dataclasses.asdict(read_config(folder)), dataclasses.asdict(task.config)
         raise UsageError(_begun_with(folder, there, ours))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / TASK, {**wanted, "command": list(command)})
+    write_json(folder / TASK, {**wanted, "command": list(command), "zoo": loaded_zoo()})
 
 
 def collect(task: Task, folder: Path, exit_code: int) -> Outcome:
@@ -288,10 +290,12 @@ def on_ray(address: str | None, processes: int | None, command: Sequence[str]) -
 
     def run(tasks: Sequence[Task], runs: Path, stop: Stop) -> Iterator[Outcome]:
         # Machines of a cluster get the code; on this one it is where it is.
-        code = {"working_dir": str(ROOT), "excludes": ["/runs", "/.git", "/.venv", "/benchmarks/results"]}
+        code = {"working_dir": str(program.root), "excludes": ["/runs", "/.git", "/.venv", "/benchmarks/results"]}
         own: dict[str, Any] = {"num_cpus": processes, "include_dashboard": False} if address is None else {}
         try:
-            ray.init(address or "local", runtime_env=code if address else None, log_to_driver=False, **own)
+            ray.init(
+                address or "local", runtime_env=code if address and program.root else None, log_to_driver=False, **own
+            )
         except ConnectionError as error:
             raise UsageError(f"--address {address} is no Ray cluster: {error}") from error
         except Exception as error:  # Ray has no narrower name for it
@@ -539,11 +543,13 @@ def _describe(command: Sequence[str]) -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """The revision of the code, with a + where files differ from it; None where there is no git."""
+    """The revision of the code, with a + where files differ from it; None where there is no git, or no checkout."""
+    if program.root is None:
+        return None
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=ROOT,
+            cwd=program.root,
             capture_output=True,
             text=True,
             check=True,

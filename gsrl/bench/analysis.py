@@ -1,4 +1,4 @@
-"""What the rows of a benchmark say: numbers with their intervals, for :mod:`benchmarks.report` to show.
+"""What the rows of a benchmark say: numbers with their intervals, for :mod:`gsrl.bench.report` to show.
 
 The *score* of a run is the mean return of its final evaluation. Where environments are taken together, scores are put
 on the scale that the suite gives each of them: 0 for random actions, 1 for the best, or a good one.
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.stats import (
+from gsrl.bench.stats import (
     CONFIDENCE,
     FEW,
     Interval,
@@ -29,7 +29,7 @@ from benchmarks.stats import (
     probability_of_improvement,
     steps_to_threshold,
 )
-from benchmarks.tables import RESULTS
+from gsrl.bench.tables import RESULTS
 from gsrl.runs.config import read_json
 from gsrl.runs.errors import UsageError
 
@@ -243,7 +243,7 @@ class Analysis:
     diverged: tuple[str, ...]
     """Runs that diverged, in words."""
     few: bool
-    """Whether anything has fewer than :data:`benchmarks.stats.FEW` seeds."""
+    """Whether anything has fewer than :data:`gsrl.bench.stats.FEW` seeds."""
     gradients: tuple[Gradient, ...]
     meta: Mapping[str, Any]
     """``suite.json``."""

@@ -15,9 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
-from benchmarks.look import colours, number, spread, variants
 from gsrl._files import save_figure
+from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
+from gsrl.bench.look import colours, number, spread, variants
 
 __all__ = ["draw"]
 

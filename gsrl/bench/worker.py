@@ -19,7 +19,6 @@ from typing import Any
 
 __all__ = ["LOG", "TASK", "Child", "last_words"]
 
-ROOT = Path(__file__).resolve().parents[1]
 TASK, LOG = "task.json", "task.log"
 
 Task = dict[str, Any]
@@ -34,14 +33,14 @@ class Child:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+        here = os.pathsep.join(path for path in sys.path if path)  # where modules are found, for it too
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": here}
         with (folder / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", str(folder.resolve())],
+                [sys.executable, "-P", "-m", "gsrl.bench.worker", str(folder.resolve())],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
                 env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C is for the runner, which passes it on once
             )
@@ -73,14 +72,17 @@ def last_words(folder: Path) -> str:
 def main(argv: Sequence[str]) -> int:
     """Carries out the task; returns an exit code as ``run_agent.py train`` would."""
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    import agents  # noqa: F401  # the zoo
     from gsrl.runs import session
+    from gsrl.runs.cards import load_zoo
     from gsrl.runs.config import is_finished, is_run, parse_config
     from gsrl.runs.run import ANSWERED
 
     folder = Path(argv[0])
-    command = json.loads((folder / TASK).read_text(encoding="utf-8"))["command"]
+    task = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    command = task["command"]
     try:
+        for module in task["zoo"]:
+            load_zoo(module)
         config = parse_config(folder / TASK, trusted=True)  # it is what the runner has written, and looked at
         if not is_run(folder):
             summary = session.start(config, folder, command)

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from benchmarks.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Entry, Gradient, Panel, ratios
-from benchmarks.look import (
+from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Entry, Gradient, Panel, ratios
+from gsrl.bench.look import (
     DIVERGED,
     colours,
     costs,
@@ -31,7 +31,7 @@ from benchmarks.look import (
     ticks,
     variants,
 )
-from benchmarks.stats import FEW
+from gsrl.bench.stats import FEW
 
 __all__ = ["page"]
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from benchmarks.analysis import Analysis, Entry, Panel
+from gsrl.bench.analysis import Analysis, Entry, Panel
 
 __all__ = [
     "DIVERGED",

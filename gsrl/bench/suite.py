@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gsrl.runs import program
 from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
 from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
 from gsrl.runs.environments import check_environment, check_origin, make_environments
 from gsrl.runs.errors import UsageError, nearest, similar
 from gsrl.runs.settings import type_name
 
-__all__ = ["SHIPPED", "Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
+__all__ = ["Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
 
-SHIPPED = Path(__file__).parent / "suites"
 """Folder of the suites that come with the project."""
 
 DEFAULTS: dict[str, Any] = {
@@ -127,9 +127,10 @@ class Suite:
     plans: tuple[Plan, ...]
 
 
-def shipped() -> list[str]:
-    """Returns the names of the suites that come with the project."""
-    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+def shipped() -> dict[str, Path]:
+    """Returns the suites that come with a checkout, by name."""
+    folder = None if program.root is None else program.root / "benchmarks" / "suites"
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def slug(text: str) -> str:
@@ -141,7 +142,7 @@ def read_suite(name: str, *, trusted: bool = False) -> Suite:
     """Reads a suite, and checks all that can be known before it is run.
 
     Args:
-        name: Of a shipped suite, or the path of a TOML file.
+        name: Of a suite that comes with the checkout, or the path of a TOML file.
         trusted: Whether the modules of environments ``module:name`` are imported. This runs their code.
 
     Raises:
@@ -151,7 +152,7 @@ def read_suite(name: str, *, trusted: bool = False) -> Suite:
     if path.suffix != ".toml":
         if name not in shipped():
             raise UsageError(f"unknown suite {name!r}, and no path of a .toml file; {nearest(name, shipped())}")
-        path = SHIPPED / f"{name}.toml"
+        path = shipped()[name]
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

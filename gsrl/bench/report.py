@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import figures
-from benchmarks.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
-from benchmarks.look import DIVERGED, costs, duration, markdown_table, number, significant, span
-from benchmarks.page import page
-from benchmarks.stats import FEW
+from gsrl.bench import figures
+from gsrl.bench.analysis import EVERYWHERE, Analysis, Panel, analyse, read_benchmark
+from gsrl.bench.look import DIVERGED, costs, duration, markdown_table, number, significant, span
+from gsrl.bench.page import page
+from gsrl.bench.stats import FEW
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
 
