@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["main"]
 
-OF_THE_COMMAND_LINE = ("matplotlib", "pandas", "rich", "tqdm", "tyro")
-"""Packages that it needs beside the library's."""
+OURS = ("agents", "envs", "gsrl")
 
 
-def main() -> int:
-    """Runs the command line; returns its exit code."""
+def main(
+    argv: Sequence[str] | None = None, *, name: str = "gsrl", root: Path | None = None, zoo: Sequence[str] = ()
+) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: Arguments; None: those of this process.
+        name: What the program is called.
+        root: Of the checkout that it is part of, if it is.
+        zoo: Modules that register agents, or tune them.
+
+    Returns:
+        The exit code, see :func:`gsrl.runs.cli.main`; 1 where a package is missing.
+    """
     try:
-        from gsrl.runs.cli import main as run
+        from gsrl.runs import cli, program
+        from gsrl.runs.cards import load_zoo
+
+        program.name, program.root = name, root
+        for module in zoo:
+            load_zoo(module)
     except ModuleNotFoundError as error:
         # Only what may be missing is answered so; a broken module of ours shows its traceback.
-        if error.name not in OF_THE_COMMAND_LINE:
+        if error.name is None or error.name.partition(".")[0] in OURS:
             raise
-        print(f'gsrl needs {error.name}, which is not installed: pip install "gsrl[cli]"', file=sys.stderr)
+        remedy = 'pip install "gsrl[cli]"' if root is None else 'pip install -e ".[cli]"'
+        print(f"{name} needs {error.name}, which is not installed: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("gsrl: stopped", file=sys.stderr)
+        print(f"{name}: stopped", file=sys.stderr)
         return 130
-    return run()
+    return cli.main(argv)
 
 
 if __name__ == "__main__":

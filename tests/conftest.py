@@ -45,7 +45,7 @@ def _imports_are_made_once() -> Iterator[None]:
     Commands that tests run in processes of their own do spawn.
     """
     get_context = multiprocessing.get_context
-    multiprocessing.set_forkserver_preload(["run_agent"])
+    multiprocessing.set_forkserver_preload(["gsrl.runs.cli", "gsrl.runs.pool", "agents"])
 
     def of_one_server(method: str | None = None) -> Any:
         if method not in ("spawn", "forkserver"):

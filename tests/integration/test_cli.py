@@ -24,7 +24,7 @@ import gsrl
 import run_agent
 from gsrl import checkpoint
 from gsrl.algorithms.extractors import SmallCNN
-from gsrl.runs import plots, storage, trainees
+from gsrl.runs import cli, plots, storage, trainees
 from gsrl.runs.cards import cards, defaults, get_card, in_lockstep
 from gsrl.runs.config import read_config
 from gsrl.runs.curve import plot_learning_curve
@@ -317,7 +317,10 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_result(
     with monkeypatch.context() as patched:
         patched.setattr(plots, "plot_learning_curve", broken)
         train(tmp_path / "run", "a2c", "--steps", "20")
-    assert f"no picture was drawn: no font; `run_agent.py plot {tmp_path / 'run'}` does it" in capsys.readouterr().err
+    assert (
+        f"no picture was drawn: no font; `python run_agent.py plot {tmp_path / 'run'}` does it"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run" / "learning_curve.png").exists()
     assert run_agent.main(["plot", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "learning_curve.png").exists()
@@ -519,7 +522,7 @@ def test_only_faults_of_this_project_show_where_they_arose(
     def failing(argv: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(run_agent, "_list", failing)
+    monkeypatch.setattr(cli, "_list", failing)
     if answer is None:
         with pytest.raises(type(error)):
             run_agent.main(["list"])
@@ -599,7 +602,9 @@ def test_an_agent_that_is_not_installed_names_the_extra_and_the_others_do_withou
 
 def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent"
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent; sys.exit(run_agent.main())"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == 'run_agent.py needs tyro, which is not installed: pip install -e ".[cli]"\n'
@@ -607,7 +612,9 @@ def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_packages_are_imported_is_answered_by_a_line(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent"
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent; sys.exit(run_agent.main())"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (130, "run_agent.py: stopped\n")
 
