@@ -8,7 +8,7 @@
 {gsrl} gradients  measure gradient estimators, on a test problem or on the agent of a run
 {gsrl} bench      run a suite of agents, environments and seeds, or go on with one
 {gsrl} report     say what came out of it: tables, pictures, and a page to read
-{gsrl} list       list the agents and where they are tuned
+{gsrl} list       list the agents, or say where one is tuned
 
 Each command has --help; `train --agent X --env Y --help` shows the settings of that agent, tuned for that environment.
 More agents come from installed packages, by entry points `gsrl.agents`, and from a module that is named by --zoo.
@@ -234,7 +234,10 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class ListOptions:
-    """List the agents and the environments they are tuned for."""
+    """List the agents; or say of one what it is, where it comes from, and which environments it is tuned for."""
+
+    agent: tyro.conf.Positional[str | None] = None
+    """Of whom all is said; None for a line on each."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -718,12 +721,23 @@ def _report_benchmark(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    _read_options(ListOptions, "list", argv)
-    table = Table(title="Agents")
+    options = _read_options(ListOptions, "list", argv)
+    if options.agent is not None:
+        card = get_card(options.agent)
+        print(f"{card.name}: {card.summary}\n")
+        if card.source:
+            print(f"Source: {card.source}.\n")
+        for env in card.tuned:
+            settings = card.tuned_settings(env) or {}
+            print(f"  {env}: {', '.join(f'{name} {value}' for name, value in settings.items())}")
+        if not card.tuned:
+            print("It is tuned for no environment: its general settings are used.")
+        return 0
+    table = Table(box=None, pad_edge=False)
     table.add_column("agent", no_wrap=True)
     table.add_column("what it is")
-    table.add_column("tuned for")
     for card in cards():
-        table.add_row(card.name, card.summary, ", ".join(card.tuned))
+        table.add_row(card.name, card.summary)
     Console().print(table)
+    print(f"\n{program.typed()} list AGENT says where it comes from, and which environments it is tuned for.")
     return 0

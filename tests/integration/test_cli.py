@@ -642,6 +642,9 @@ def test_list_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for name in AGENTS:
         assert name in printed
+    assert run_agent.main(["list", "ppo"]) == 0
+    assert "CartPole-v1: n_envs 8, n_steps 32" in capsys.readouterr().out
+    assert run_agent.main(["list", "pop"]) == 2
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import email
-import os
-import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -18,27 +15,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import gsrl
+from tests.common.wheels import ROOT, build, run_python
 
-ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = sorted((ROOT / "gsrl").rglob("*.py"))
 ZOO = {"agents", "benchmarks", "envs", "run_agent", "tests"}
-
-
-def run_python(code: str, *, cwd: Path, **environment: str) -> str:
-    """Run `code` in a fresh interpreter and return what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
 
 
 def import_names(requirements: list[str]) -> set[str]:
@@ -109,16 +91,7 @@ def library_imports(tree: ast.Module) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the checkout, built by the backend itself: nothing is fetched, nothing is left behind."""
-    folder = tmp_path_factory.mktemp("wheel")
-
-    def ignored(at: str, names: list[str]) -> set[str]:
-        at_the_top = ["runs"] if Path(at) == ROOT else []
-        return shutil.ignore_patterns(".*", "build", "dist", "__pycache__", *at_the_top)(at, names)
-
-    checkout = shutil.copytree(ROOT, folder / "checkout", ignore=ignored)
-    built = run_python(f"import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))", cwd=checkout)
-    return folder / built.splitlines()[-1]
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
 def test_wheel_holds_gsrl_alone(wheel: Path) -> None:
