@@ -234,7 +234,7 @@ class _Reader:
             settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
             label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
             # One that talks does without some of what all have; in its own table it is a mistake.
-            common = {k: v for k, v in defaults.items() if not get_card(agent).talks or k not in NOT_FOR_TALKERS}
+            common = {k: v for k, v in defaults.items() if not get_card(agent).is_task or k not in NOT_FOR_TALKERS}
             for name in names:
                 options = {**common, **table}
                 yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)
@@ -272,7 +272,7 @@ class _Reader:
             check_origin(environment.name, self.path)
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             env_id = check_environment(environment.name, agent)
-        talks = get_card(agent).talks
+        talks = get_card(agent).is_task
         lockstep = talks or (agent in in_lockstep() and options.get("lockstep", True))
         seeds = options.get("seeds", 1)
         default = default_config(agent, env_id, lockstep=lockstep, tuned=options.get("tuned", True))
@@ -382,7 +382,7 @@ class _Reader:
 def _try_out(config: Config[Any]) -> None:
     """Makes the agent once, to see that it takes its settings."""
     card = config.card
-    if card.talks:
+    if card.is_task:
         with refusals(config.agent, config.settings):
             card.make(config.env, config.settings, seeds=(0,), device=config.device)
         return

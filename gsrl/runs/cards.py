@@ -35,7 +35,7 @@ __all__ = [
     "DISCRETE",
     "Card",
     "Defaults",
-    "TalkingCard",
+    "TaskCard",
     "cards",
     "defaults",
     "full_name",
@@ -87,7 +87,7 @@ SETTINGS = {
 NO_SETTINGS = {
     *("policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "seeds", "device"),
     *("compile", "observation_space", "action_space", "lr_schedule", "activation_fn", "normalize_images"),
-    *("features_extractor_class", "features_extractor_kwargs"),
+    *("features_extractor_class", "features_extractor_kwargs", "targets", "make_generator", "rngs", "alone"),
 }
 """Arguments of constructors that are none: what builds an agent gives them, or nobody."""
 
@@ -143,15 +143,15 @@ class Card:
     """By environment, settings beside ``steps`` and ``n_envs``; those that are fixed, or have no other default, too."""
     action_spaces: tuple[type[spaces.Space], ...] = DISCRETE
     """Gymnasium's action spaces that it handles."""
+    unit: str = "step"
+    """What is counted, in the singular."""
     masks: Literal["kept", "ignored", "required"] = "kept"
     """What it does where an environment gives masks of legal actions. ``"required"``: they are kept, but must be there,
     and in a method ``action_masks()``. ``"ignored"``: it is not let into an environment that gives them by that method
     or in its observations."""
 
-    talks: ClassVar[bool] = False
+    is_task: ClassVar[bool] = False
     """Whether it trains in environments of its own, and not in Gymnasium's."""
-    unit: ClassVar[str] = "step"
-    """What is counted, in the singular."""
     decimals: ClassVar[int] = 1
     """Of a score that is printed."""
 
@@ -303,7 +303,8 @@ class Card:
     def _values(self, env: Any, settings: Any) -> dict[str, Any]:
         """Settings and all else that is fixed or made, by name."""
         values = {
-            each.name: _checked(each, getattr(settings, each.name), counts=not self.talks) for each in fields(settings)
+            each.name: _checked(each, getattr(settings, each.name), counts=not self.is_task)
+            for each in fields(settings)
         }
         values |= self.fixed
         if "temperature" in values and "estimator" in values:
@@ -312,24 +313,50 @@ class Card:
         return values | {name: make(env, settings) for name, make in self.made.items()}
 
 
+def _play(
+    model: Task,
+    settings: Any,
+    episodes: int,
+    *,
+    seed: int = 0,
+    scramble: bool = False,
+    deterministic: bool = True,
+    split: str = "train",
+) -> Any:
+    if scramble or not deterministic or split != "train":
+        raise ValueError("there is one kind of evaluation: neither scramble, stochastic nor split can be asked for")
+    return model.evaluate(episodes, seed=seed)
+
+
+def _unknown(env: str, settings: Any) -> float | None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TalkingCard(Card):
-    """Agents that talk: a sender and a receiver, or a team, in environments of their own. A step is an episode."""
+class TaskCard(Card):
+    """A :class:`gsrl.learning.Task`, in environments of its own: agents that talk, or a learner of anybody's."""
 
     environments: Mapping[str, str]
-    """Their environments, each with what a score is there: ``"accuracy"`` or ``"return"``."""
-    play: Callable[..., Any]
-    """``play(model, settings, episodes, *, seed, scramble, deterministic, split)``: scores ``[seeds, episodes]``."""
-    best_score: Callable[[str, Any], float | None]
+    """Its environments, each with what a score is there, such as ``"accuracy"``."""
+    play: Callable[..., Any] = _play
+    """``play(model, settings, episodes, *, seed, scramble, deterministic, split)``: scores ``[seeds, episodes]``; by
+    default those of :meth:`gsrl.learning.Task.evaluate`."""
+    best_score: Callable[[str, Any], float | None] = _unknown
     """The best mean score that there can be in an environment, by its name and settings; None where it is not known."""
+    condition: str = ""
+    """Under which scores are taken, for pictures; of agents that talk, hard messages."""
+    unit: str = "episode"
 
-    talks: ClassVar[bool] = True
-    unit: ClassVar[str] = "episode"
+    is_task: ClassVar[bool] = True
     decimals: ClassVar[int] = 3
 
     def score(self, env: str) -> str:
         """Returns what a score in an environment is."""
         return self.environments[env]
+
+    def scores(self, env: str) -> str:
+        """Returns the same, with the condition under which it is taken."""
+        return f"{self.score(env)}, {self.condition}" if self.condition else self.score(env)
 
     def arguments(self, env: Any, settings: Any) -> dict[str, Any]:
         """Returns what they are built from; see :meth:`Card.arguments`.

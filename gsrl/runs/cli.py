@@ -46,7 +46,7 @@ from gsrl.checkpoint import CheckpointError
 from gsrl.comms import DIAL
 from gsrl.diagnostics import Comparison
 from gsrl.runs import gradients, language, program, search
-from gsrl.runs.cards import Card, TalkingCard, cards, get_card, in_lockstep, load_zoo
+from gsrl.runs.cards import Card, TaskCard, cards, get_card, in_lockstep, load_zoo
 from gsrl.runs.config import Config, default_config, is_run, new_folder, option, read_config, read_json
 from gsrl.runs.environments import check_environment
 from gsrl.runs.errors import UsageError, counted, is_short_of_memory, nearest, similar
@@ -399,13 +399,13 @@ def _train(argv: list[str]) -> int:
         return _resume(known.resume, argv)
 
     card = get_card(known.agent)
-    env = next(iter(card.environments)) if isinstance(card, TalkingCard) else "CartPole-v1"
+    env = next(iter(card.environments)) if isinstance(card, TaskCard) else "CartPole-v1"
     env = check_environment(env if known.env is None else known.env, known.agent)
     default = TrainOptions(default_config(known.agent, env, known.steps, lockstep=known.seeds is not None))
     options: TrainOptions[Any] = _read_options(TrainOptions[card.Settings], "train", argv, default)  # type: ignore[name-defined]
     config = dataclasses.replace(options.run, env=env)
     seeds = f"seed{config.seed}"
-    if config.seeds is not None and not (card.talks and config.seeds == 1):
+    if config.seeds is not None and not (card.is_task and config.seeds == 1):
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
@@ -436,8 +436,8 @@ def _search(argv: list[str]) -> int:
         return _report_search(search.resume(known.resume, command, trusted=known.trust), known.resume)
 
     card = get_card(known.agent)
-    if card.talks:
-        raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} talks in others")
+    if card.is_task:
+        raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} has its own")
     env = check_environment(known.env, known.agent)
     default = SearchOptions(default_config(known.agent, env, known.steps, lockstep=True))
     options: SearchOptions[Any] = _read_options(SearchOptions[card.Settings], "search", argv, default)  # type: ignore[name-defined]
@@ -537,9 +537,11 @@ def _report(summary: dict[str, Any], folder: Path) -> int:
 
 def _opening(card: Card, folder: Path) -> str:
     """What opens the model of an agent in Python."""
-    if not card.talks and card.name not in in_lockstep():
+    if not card.is_task and card.name not in in_lockstep():  # Stable-Baselines3's
         return f"gsrl.runs.session.load_model({str(folder)!r})"
-    module = "gsrl.comms" if card.talks else "gsrl"
+    module = "gsrl" if card.name in in_lockstep() else card.constructor.__module__
+    if module.startswith("gsrl.comms."):
+        module = "gsrl.comms"
     more = ", env" if card.algorithm is DIAL else ""
     return f"{module}.{card.constructor.__name__}.load({str(folder / 'model.zip')!r}{more})"
 
@@ -560,9 +562,11 @@ def _evaluate(argv: list[str]) -> int:
     how: dict[str, Any] = {"deterministic": not options.stochastic, "device": options.device}
     evaluate: Callable[..., dict[str, Any]] = partial(evaluate_run, trusted=options.trust)
     episodes: int | None = 20 if options.episodes is None else options.episodes
-    if card.talks:
+    if card.is_task:
         if options.max_episode_steps is not None:
-            raise UsageError(f"--max-episode-steps is not for agents that talk, and {config.agent} does")
+            raise UsageError(
+                f"--max-episode-steps is for agents in Gymnasium's environments, and {config.agent} has its own"
+            )
         how |= {"scramble": options.scramble, "split": options.split}
         evaluate, episodes = language.evaluate_run, options.episodes
     elif options.scramble or options.split != "train":

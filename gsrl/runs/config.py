@@ -152,10 +152,12 @@ class Config(Generic[Settings]):
     def _check_lockstep(self) -> None:
         if self.seeds is not None and self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
-        if self.card.talks:  # which always are, in one process, and can be compiled
+        if self.card.is_task:  # which always are, in one process, and can be compiled
             for name in NOT_FOR_TALKERS:
                 if getattr(self, name) != getattr(Config, name):
-                    raise UsageError(f"{option(name)} is not for agents that talk, but got {getattr(self, name)}")
+                    raise UsageError(
+                        f"{option(name)} is for agents in Gymnasium's environments, and {self.agent} has its own"
+                    )
             return
         names = in_lockstep()
         if self.seeds is None:
@@ -187,7 +189,7 @@ def default_config(
     """
     default = defaults(agent, env, tuned=tuned)
     steps = steps or default.steps
-    if get_card(agent).talks:
+    if get_card(agent).is_task:
         return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TALKERS)
     compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from gsrl._random import environment_seeds
 from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
-from gsrl.runs.cards import Card, TalkingCard, cards, full_name, get_card
+from gsrl.runs.cards import Card, TaskCard, cards, full_name, get_card
 from gsrl.runs.errors import UsageError, nearest
 from gsrl.runs.rewind import Rewindable
 from gsrl.spaces import OneHotCodec
@@ -251,13 +251,15 @@ def check_environment(env_id: str, agent: str) -> str:
         UsageError: It does not; the message says what to do.
     """
     card = get_card(agent)
-    if isinstance(card, TalkingCard):
+    if isinstance(card, TaskCard):
         if env_id not in card.environments:
             raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, card.environments)}")
         return env_id
-    talkers = [other.name for other in cards() if isinstance(other, TalkingCard) and env_id in other.environments]
+    talkers = [other.name for other in cards() if isinstance(other, TaskCard) and env_id in other.environments]
     if talkers:
-        raise UsageError(f"{env_id} is for agents that talk ({', '.join(talkers)}), and {agent} does not")
+        raise UsageError(
+            f"{env_id} is an environment of {', '.join(talkers)}, and none of Gymnasium's, which {agent} needs"
+        )
     env = _make(env_id)
     try:
         try:
@@ -377,7 +379,7 @@ def _check_masks(env: gym.Env, env_id: str, card: Card) -> None:
     others = [
         other.name
         for other in cards()
-        if not other.talks and fits[other.masks] and isinstance(env.action_space, other.action_spaces)
+        if not other.is_task and fits[other.masks] and isinstance(env.action_space, other.action_spaces)
     ]
     reason = {
         "required": f"{agent} reads masks of legal actions from a method action_masks() alone, and {env_id} has none",

@@ -13,7 +13,7 @@ from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.comms import DIAL, Channel, DiscriminationGame, LewisGame, SignallingGame
 from gsrl.runs import games
-from gsrl.runs.cards import DISCRETE, Card, TalkingCard, register
+from gsrl.runs.cards import DISCRETE, Card, TaskCard, register
 from gsrl.runs.settings import Setting
 
 __all__: list[str] = []
@@ -208,7 +208,7 @@ _AGENTS = Literal["mlp", "gru", "lstm"]
 
 _ATTRIBUTES = {"attributes": 2, "values": 10, "held_out": 0.2}
 
-_SIGNALLING = TalkingCard(
+_SIGNALLING = TaskCard(
     name="signalling",
     algorithm=SignallingGame,
     summary="a sender and a receiver learn a language, the gradient through it an estimator's",
@@ -256,13 +256,14 @@ _SIGNALLING = TalkingCard(
         "discrimination": {"steps": 128_000, **_ATTRIBUTES, "candidates": 5, "length": 2},
     },
     environments=dict.fromkeys(games.OPTIONS, "accuracy"),
+    condition="hard messages",
     play=games.play,
     best_score=games.best_score,
 )
 
 _TEAM = {"prisoners": Setting(3, int, "Of the switch riddle."), "hidden": Setting(64)}
 
-_DIAL = TalkingCard(
+_DIAL = TaskCard(
     name="dial",
     algorithm=DIAL,
     summary="agents that act and talk: the listener's error teaches the speaker, through the message",
@@ -281,6 +282,7 @@ _DIAL = TalkingCard(
         "switch-riddle": {"steps": 32_000, "hidden": 128, "batch_size": 8, "learning_rate": 2e-3, "linear_decay": True}
     },
     environments={"switch-riddle": "return"},
+    condition="hard messages",
     play=games.play_riddle,
     best_score=games.best_return,
 )

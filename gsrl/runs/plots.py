@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsrl.runs.cards import TalkingCard
+from gsrl.runs.cards import TaskCard
 from gsrl.runs.config import Config, is_finished, is_run, parse_config, read_json
 from gsrl.runs.curve import RETURN, STEPS, Curve, plot_curves, plot_learning_curve, plot_population
 from gsrl.runs.errors import UsageError
@@ -31,15 +31,15 @@ def plot_run(folder: Path, config: Config[Any], path: Path, *, finished: bool) -
         finished: Whether the last evaluation is the final one, which is marked.
     """
     card = config.card
-    title = f"{config.agent} {'in' if card.talks else 'on'} {config.env}, {_seeds(config)}"
+    title = f"{config.agent} {'in' if card.is_task else 'on'} {config.env}, {_seeds(config)}"
     if config.seeds is None:
         rows = [CsvLog(folder / f"{name}.csv").rows() for name in ("evaluations", "episodes")]
         plot_learning_curve(path, title, *rows, finished=finished)
         return
     how: dict[str, Any] = {"diverged_at": _diverged_at(folder)}
-    if isinstance(card, TalkingCard):
+    if isinstance(card, TaskCard):
         best = card.best_score(config.env, config.settings)
-        how |= {"x": "episodes", "y": f"{card.score(config.env)}, hard messages", "best": best}
+        how |= {"x": f"{card.unit}s", "y": card.scores(config.env), "best": best}
         how |= {"decimals": card.decimals}
     plot_population(path, title, *_evaluations(folder, config), finished=finished, **how)
 
@@ -79,7 +79,7 @@ def plot_runs(folders: Sequence[Path], out: Path | None) -> Path:
     for folder, config, name in zip(folders, configs, names, strict=True):
         steps, returns = _evaluations(folder, config)
         card = config.card
-        units = ("episodes", f"{card.score(config.env)}, hard messages") if card.talks else (STEPS, RETURN)
+        units = (f"{card.unit}s", card.scores(config.env)) if isinstance(card, TaskCard) else (STEPS, RETURN)
         label = str(folder) if names.count(name) > 1 else name
         panels.setdefault((config.env, *units), []).append(Curve(label, steps, returns, card.decimals))
     plot_curves(path, panels)

@@ -380,7 +380,7 @@ class Run:
     def _describe(self, scores: NDArray[np.float64]) -> str:
         """Says in a line what an evaluation has found."""
         config, means = self.config, scores.mean(1).tolist()
-        talks, decimals, what = config.card.talks, config.card.decimals, f"{config.card.unit}s"
+        talks, decimals, what = config.card.is_task, config.card.decimals, f"{config.card.unit}s"
         # The last rollout or update may go beyond the steps asked for.
         done = f"{self.steps} of {config.steps} {what}"
         if self.steps > config.steps:
@@ -528,7 +528,7 @@ class Run:
         """Says what begins."""
         config, count = self.config, len(self.trainee.seeds)
         what = f"{config.agent} on {config.env}"
-        if config.card.talks:
+        if config.card.is_task:
             what = f"{config.agent} in {config.env}" + (f", {count} in lock-step" if count > 1 else "")
         elif not self.alone:
             what = f"{count} agents in lock-step, {what}"

@@ -216,14 +216,14 @@ def load_model(
         The model, which predicts and is evaluated; its replay is not kept.
 
     Raises:
-        UsageError: There is no model in the folder, or it is one of agents that talk.
+        UsageError: There is no model in the folder, or it is a task's.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     folder = Path(folder)
     config = _config_of_model(folder, trusted=trusted)
-    if config.card.talks:
-        name = config.card.constructor.__name__
-        raise UsageError(f"{folder} holds agents that talk: gsrl.comms.{name}.load opens its model.zip")
+    if config.card.is_task:
+        cls = config.card.constructor
+        raise UsageError(f"{folder} holds a task of {config.agent}: {cls.__name__}.load opens its model.zip")
     config = dataclasses.replace(config, device=config.device if device is None else device, compile=False)
     config.check()
     return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, config.max_episode_steps))
@@ -259,7 +259,7 @@ def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Makes what is to be trained, brings it to where a checkpoint left it, and trains it."""
     set_threads(config.threads)
-    talks = config.card.talks
+    talks = config.card.is_task
     if talks:
         config = dataclasses.replace(config, seeds=config.seeds or 1)
     elif config.seeds is not None and config.processes is None:
@@ -284,7 +284,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
 
 
 def _make_trainee(config: Config[Any]) -> Trainee:
-    if config.card.talks:
+    if config.card.is_task:
         return TaskTrainee(config)
     if config.seeds is None:
         return AlgorithmTrainee(config)

@@ -375,7 +375,7 @@ class AlgorithmTrainee:
         self.env.close()
 
 
-# Agents that talk
+# Tasks, such as agents that talk
 
 
 class TaskTrainee:

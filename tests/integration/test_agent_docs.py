@@ -105,9 +105,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     result = {}
     for agent in (name for name in EVERY if name not in CONTRIB or find_spec("sb3_contrib")):
         folder = tmp_path_factory.mktemp("runs") / agent
-        options = OPTIONS[agent] if get_card(agent).talks else ["--net-arch", "8", *OPTIONS[agent]]
+        options = OPTIONS[agent] if get_card(agent).is_task else ["--net-arch", "8", *OPTIONS[agent]]
         assert run_agent.main(["train", "--agent", agent, *SHORT, *options, "--out", str(folder)]) == 0
-        events = EventAccumulator(str(folder / "seed_0" if get_card(agent).talks else folder))
+        events = EventAccumulator(str(folder / "seed_0" if get_card(agent).is_task else folder))
         events.Reload()
         with (folder / "progress.csv").open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file))
@@ -140,7 +140,7 @@ def test_pages_have_no_rows_of_settings_that_are_none() -> None:
 def test_a_page_names_all_that_is_logged(agent: str, logged: dict[str, set[str]]) -> None:
     if agent not in logged:
         pytest.skip("needs sb3-contrib")
-    assert {"eval/mean_return", "time/updates" if get_card(agent).talks else "train/learning_rate"} <= logged[agent]
+    assert {"eval/mean_return", "time/updates" if get_card(agent).is_task else "train/learning_rate"} <= logged[agent]
     assert logged[agent] - named(page_of(agent)) == set()
 
 

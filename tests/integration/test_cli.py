@@ -58,7 +58,7 @@ SMALL = {
 }
 """Settings with which each agent trains in a second, in CartPole unless they say otherwise."""
 
-AGENTS = [card.name for card in cards() if not card.talks]
+AGENTS = [card.name for card in cards() if not card.is_task]
 
 OURS = " or ".join(name for name in AGENTS if get_card(name).masks == "kept")
 """The agents of this project, as an error lists them."""

@@ -18,7 +18,7 @@ from gsrl.comms import DIAL, SignallingGame
 from gsrl.comms.riddle import SwitchRiddle
 from gsrl.estimators import ESTIMATORS
 from gsrl.runs import language, trainees
-from gsrl.runs.cards import TalkingCard, cards, defaults, get_card
+from gsrl.runs.cards import TaskCard, cards, defaults, get_card
 from gsrl.runs.config import Config, read_config
 from gsrl.runs.errors import UsageError
 from tests.common.command_line import assert_same_run, events, exit_code, read_json, rows, tensors
@@ -28,7 +28,7 @@ GAME += ["--steps", "2400", "--eval-every", "800"]
 """Settings with which a game is learned in a second or two. More updates than are done before they are recorded."""
 
 SIGNALLING: Any = get_card("signalling")
-TALKERS = [card for card in cards() if isinstance(card, TalkingCard)]
+TALKERS = [card for card in cards() if isinstance(card, TaskCard)]
 
 TEAM = ["--batch-size", "4", "--hidden", "8", "--steps", "64", "--eval-every", "32"]
 """Settings with which prisoners learn nothing, in a second."""
@@ -145,7 +145,7 @@ def test_a_decaying_learning_rate_heeds_the_whole_training(tmp_path: Path, monke
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
     how: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = TalkingCard.learn
+    learn = TaskCard.learn
 
     def interrupted(card: Any, games: SignallingGame, *arguments: Any) -> None:
         learn(card, games, *arguments)
@@ -156,7 +156,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(TalkingCard, "learn", interrupted)
+        patch.setattr(TaskCard, "learn", interrupted)
         assert train(folder, *GAME, "--seeds", "2", "--seed", "3") == 130
     if how == "Ctrl-C":
         assert f"python run_agent.py train --resume {folder}" in capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_resume_takes_as_little_as_that_of_others(whole: Path, capsys: pytest.Ca
 def test_games_that_diverge_are_told_and_end_the_run_when_none_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = TalkingCard.learn
+    learn = TaskCard.learn
 
     def poisoned(card: Any, games: SignallingGame, *arguments: Any) -> None:
         if games.num_samples >= 800:
@@ -191,7 +191,7 @@ def test_games_that_diverge_are_told_and_end_the_run_when_none_is_left(
                     next(games.agents(1).parameters()).fill_(torch.nan)
         learn(card, games, *arguments)
 
-    monkeypatch.setattr(TalkingCard, "learn", poisoned)
+    monkeypatch.setattr(TaskCard, "learn", poisoned)
     assert train(tmp_path / "run", *GAME, "--seeds", "2") == 1
     error = capsys.readouterr().err
     assert "seed 0 diverged at " in error
@@ -378,16 +378,22 @@ def test_a_power_law_makes_later_meanings_rare() -> None:
         (["--hidden", "0"], "--hidden must be an integer of at least 1, but got 0"),
         (["--batch-size", "0"], "--batch-size must be an integer of at least 1, but got 0"),
         (["--estimator", "gumble"], "gumble"),
-        (["--n-envs", "2"], "--n-envs is not for agents that talk, but got 2"),
-        (["--processes", "2"], "--processes is not for agents that talk, but got 2"),
-        (["--stop-at", ".9"], "--stop-at is not for agents that talk, but got 0.9"),
-        (["--gradient-samples", "8"], "--gradient-samples is not for agents that talk, but got 8"),
+        (["--n-envs", "2"], "--n-envs is for agents in Gymnasium's environments"),
+        (["--processes", "2"], "--processes is for agents in Gymnasium's environments"),
+        (["--stop-at", ".9"], "--stop-at is for agents in Gymnasium's environments"),
+        (
+            ["--gradient-samples", "8"],
+            "--gradient-samples is for agents in Gymnasium's environments, and signalling has its own",
+        ),
         (["--seeds", "0"], "--seeds must be at least 1, but got 0"),
         (["--seeds", "2", "--seed", "2147483647"], "--seeds must leave all seeds below 2**31"),
         (["--agent", "dial", "--prisoners", "2"], "--prisoners must be an integer of at least 3, but got 2"),
         (["--agent", "dial", "--vocabulary", "1"], "--vocabulary must be an integer of at least 2, but got 1"),
         (["--agent", "rial", "--env", "lewis"], "unknown environment 'lewis' of rial; there are switch-riddle"),
-        (["--agent", "gumbel-sac", "--env", "lewis"], "lewis is for agents that talk (signalling), and gumbel-sac"),
+        (
+            ["--agent", "gumbel-sac", "--env", "lewis"],
+            "lewis is an environment of signalling, and none of",
+        ),
         (["--agent", "signaling"], "did you mean signalling"),
     ],
 )
@@ -408,7 +414,7 @@ def test_mistakes_are_answered_before_any_work(
 
 def test_search_and_plain_runs_answer_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert exit_code(["search", "--agent", "signalling"]) == 2
-    assert "search is for agents in Gymnasium's environments, and signalling talks" in capsys.readouterr().err
+    assert "search is for agents in Gymnasium's environments, and signalling has its own" in capsys.readouterr().err
     options = ["--agent", "a2c", "--steps", "20", "--eval-episodes", "1"]
     assert train(tmp_path / "run", *options) == 0
     assert exit_code(["eval", str(tmp_path / "run"), "--scramble"]) == 2

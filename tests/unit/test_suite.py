@@ -135,8 +135,16 @@ def test_agents_that_talk_are_one_process_in_lockstep(tmp_path: Path) -> None:
     assert (config.steps, config.eval_episodes, config.settings.prisoners) == (5_000, 10_000, 4)
     assert config.settings.hidden == get_card("dial").tuned["switch-riddle"]["hidden"]
     for old, new, message in (
-        ("seeds = 4", "n_envs = 4", "dial on switch-riddle: --n-envs is not for agents that talk, but got 4"),
-        ('["dial"]', '["a2c"]', "switch-riddle is for agents that talk (dial, rial, no-communication), and a2c does"),
+        (
+            "seeds = 4",
+            "n_envs = 4",
+            "dial on switch-riddle: --n-envs is for agents in Gymnasium",
+        ),
+        (
+            '["dial"]',
+            '["a2c"]',
+            "switch-riddle is an environment of dial, rial, no-communication, and none",
+        ),
         ("switch-riddle]", "lewis]", "unknown environment 'lewis' of dial"),
         ("prisoners = 4", "prisoners = 2", "dial cannot be made with these settings: --prisoners must be"),
     ):
