@@ -38,6 +38,7 @@ from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, StraightThrough, make_estimator
 from gsrl.learning import Learner
+from gsrl.learning.noise import draw
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
@@ -637,6 +638,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             next_noise,
             learning_rate=self.lr_schedule(self._current_progress_remaining),
             tau=self.tau if self._n_updates % self.target_update_interval == 0 else None,
+            noise=draw(self.learner.noisy, shape, self.generator),  # of extractors that sample
         )
         self.estimator.step(self._metrics["expected_q"])
 

@@ -213,6 +213,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             next_noise,
             learning_rate=self._learning_rate(),
             tau=self._tau if is_due else None,
+            noise=self.lockstep.draw_noise(batch.actions.shape[1:-1]),
         )
         for index, estimator in self._stepped:
             if self.stopped_at[index] is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -518,6 +518,44 @@ def test_extractors_with_a_state_act_as_those_of_single_agents() -> None:
     settings = {"policy_kwargs": {"net_arch": [8], "features_extractor_class": Normalising}}
     population = Population(DiscreteSAC, CARTPOLE, [0, 1], **(SMALL | settings)).learn(100)
     assert_equal(population.member(1), make_single(CARTPOLE, 1, **settings).learn(100))
+
+
+class Sampling(BaseFeaturesExtractor):
+    """Features with noise where there is some: while they are learned from, and never else."""
+
+    noise: Tensor | None = None
+    seen: ClassVar[list[tuple[int, ...] | None]] = []
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space, 4)
+        self.linear = nn.Linear(4, 4)
+
+    def draw_noise(self, batch_shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.randn((*batch_shape, 4), generator=generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        self.seen.append(None if self.noise is None else tuple(self.noise.shape))
+        features = self.linear(observations)
+        return features if self.noise is None else features + 0.1 * self.noise
+
+
+@pytest.mark.usefixtures("recorded_soon")
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_extractors_that_sample_have_the_noise_of_their_member(n_steps: int) -> None:
+    settings = {"n_steps": n_steps, "n_step_correction": True, "advantage_learning": 0.5}
+    settings["policy_kwargs"] = {"net_arch": [8], "features_extractor_class": Sampling}
+    single = make_single(CARTPOLE, 1, **settings).learn(60)
+    size = single.batch_size
+    Sampling.seen.clear()
+    single.learn(1, reset_num_timesteps=False)
+    learned = [
+        shape for shape in Sampling.seen if shape is not None
+    ]  # of actor and critics; not of what targets are of
+    assert learned == [(size, 4)] * 2
+    assert Sampling.seen[0] is None
+    assert len(Sampling.seen) > len(learned) + 2
+    population = Population(DiscreteSAC, CARTPOLE, [0, 1], **(SMALL | settings)).learn(60)
+    assert_equal(population.member(1), make_single(CARTPOLE, 1, **settings).learn(60))
 
 
 def test_a_stopped_member_is_what_it_was() -> None:
