@@ -272,8 +272,8 @@ class _Reader:
             check_origin(environment.name, self.path)
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             env_id = check_environment(environment.name, agent)
-        talks = get_card(agent).is_task
-        lockstep = talks or (agent in in_lockstep() and options.get("lockstep", True))
+        is_task = get_card(agent).is_task
+        lockstep = is_task or (agent in in_lockstep() and options.get("lockstep", True))
         seeds = options.get("seeds", 1)
         default = default_config(agent, env_id, lockstep=lockstep, tuned=options.get("tuned", True))
         steps = (options["steps"] if has_steps else environment.steps) or options.get("steps") or default.steps
@@ -301,8 +301,8 @@ class _Reader:
             # In one process, as those that talk always are: how members are shared out must not depend on the machine.
             seed=options.get("first_seed", 0),
             seeds=seeds if lockstep else None,
-            processes=1 if lockstep and not talks else None,
-            compile=lockstep and not talks and steps >= COMPILED_STEPS,
+            processes=1 if lockstep and not is_task else None,
+            compile=lockstep and not is_task and steps >= COMPILED_STEPS,
         )
         with self.blaming(f"{key}, {agent} on {environment.name}"):
             config.check()

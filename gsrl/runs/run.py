@@ -380,20 +380,20 @@ class Run:
     def _describe(self, scores: NDArray[np.float64]) -> str:
         """Says in a line what an evaluation has found."""
         config, means = self.config, scores.mean(1).tolist()
-        talks, decimals, what = config.card.is_task, config.card.decimals, f"{config.card.unit}s"
+        is_task, decimals, what = config.card.is_task, config.card.decimals, f"{config.card.unit}s"
         # The last rollout or update may go beyond the steps asked for.
         done = f"{self.steps} of {config.steps} {what}"
         if self.steps > config.steps:
             done = f"{self.steps} {what} ({config.steps} asked for)"
         lost = sum(self.trainee.diverged)
-        if talks and len(means) == 1:
+        if is_task and len(means) == 1:
             result = f"{means[0]:.{decimals}f}"
         elif self.alone:
             result = f"{means[0]:.{decimals}f} ± {scores.std():.{decimals}f}"
         else:
             result = f"IQM {interquartile_mean(means):.{decimals}f}, worst {min(means):.{decimals}f} of "
             result += counted(len(means), "seed") + (f", {lost} diverged" if lost else "")
-        if talks:
+        if is_task:
             return f"{done}: {config.card.score(config.env)} {result}"
         episodes = counted(scores.shape[1], "episode")
         return f"{done}: {result} over {episodes}" if self.alone else f"{done}: {result}, {episodes} each"

@@ -259,14 +259,14 @@ def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm
 def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Makes what is to be trained, brings it to where a checkpoint left it, and trains it."""
     set_threads(config.threads)
-    talks = config.card.is_task
-    if talks:
+    is_task = config.card.is_task
+    if is_task:
         config = dataclasses.replace(config, seeds=config.seeds or 1)
     elif config.seeds is not None and config.processes is None:
         # Kept in the configuration: when resumed, members have the same company.
         config = dataclasses.replace(config, processes=number_of_processes(config.seeds, config.device))
     # First: what uses global random numbers in spite of all must not meet those of the training.
-    obstacle = None if talks else why_not_rewindable(lambda: adapt(gym.make(config.env)))
+    obstacle = None if is_task else why_not_rewindable(lambda: adapt(gym.make(config.env)))
     trainee = _make_trainee(config)
     try:
         if state is not None:
