@@ -19,7 +19,6 @@ from gsrl.distributions import FactoredCategorical
 
 __all__ = [
     "actor_loss",
-    "advantage_learning_target",
     "critic_loss",
     "discounted_sums",
     "entropy_coefficient_loss",
@@ -92,26 +91,6 @@ def policy_traces(policy: FactoredCategorical, taken: Tensor) -> Tensor:
         taken: One-hot, ``[B, n, K]``.
     """
     return (policy.mask.sum(-1) * (policy.probs * taken).sum(-1)).clamp_max(1.0).prod(-1)
-
-
-def advantage_learning_target(target: Tensor, value_of_taken: Tensor, value: Tensor, coefficient: float) -> Tensor:
-    r"""A critic's target that widens the gaps between the values of choices, by about 1 / (1 - coefficient).
-
-    .. math:: y' = y + \alpha\, (\bar Q(s, a) - \bar V(s)), \qquad \bar V(s) = \mathbb{E}_{A \sim \pi}[\bar Q(s, A)]
-
-    Where actions matter little, one at a time, errors of a critic are larger than the gaps, and decide. What is added
-    is 0 in the mean over the policy's choices: values of states stay what they are, and those of choices are apart.
-
-    Source: Bellemare et al. 2016, "Increasing the Action Gap" (1512.04860), Eq. 9, after Baird 1999, with the
-    policy's value in the place of the largest. Biased, for values of choices; what is best stays the best.
-
-    Args:
-        target: y, ``[B]``.
-        value_of_taken: The target critics' value of the actions taken, ``[B]``.
-        value: Theirs of the states, ``[B]``.
-        coefficient: Alpha, in [0, 1).
-    """
-    return target + coefficient * (value_of_taken - value)
 
 
 def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_clip: float | None = None) -> Tensor:

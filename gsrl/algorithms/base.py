@@ -85,8 +85,8 @@ class Algorithm(BaseAlgorithm):
     """Constructor arguments that a saved model holds; each is an attribute of the same name."""
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """Settings whose defaults have changed, or that are new, and what they were: see :meth:`earlier_settings`."""
-    EARLIER_THAN: ClassVar[Mapping[int, Mapping[str, Any]]] = {}
-    """The same of those that changed with a set of defaults that files name, by its number."""
+    EARLIER_THAN_2: ClassVar[Mapping[str, Any]] = {}
+    """The same of those that changed from the first to the second set of defaults that files name."""
     REFUSED: ClassVar[Mapping[str, str]]
     """Arguments of Stable-Baselines3, or of its policies, that the algorithm does not have, and why."""
     FIXED: ClassVar[Mapping[str, str]] = {
@@ -669,9 +669,8 @@ class Algorithm(BaseAlgorithm):
     @classmethod
     def earlier_settings(cls, settings: Mapping[str, Any], policy_class: Any, defaults: int) -> dict[str, Any]:
         """Settings of a file, completed by the defaults of when it was written; 0: by those that had no number yet."""
-        for number, values in cls.EARLIER_THAN.items():
-            if defaults < number:
-                settings = {**values, **settings}
+        if defaults < 2:
+            settings = {**cls.EARLIER_THAN_2, **settings}
         if defaults > 0:
             return dict(settings)
         settings = {**cls.EARLIER, **settings}

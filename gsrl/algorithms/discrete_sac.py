@@ -113,9 +113,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         target_entropy_ratio: Share of the largest entropy, in [0, 1], used with ``target_entropy="auto"``.
         critics: ``"min"`` or ``"mean"`` of the critics, see :func:`gsrl.values.combine_critics`.
         entropy_in_target: Whether the critics' target holds the entropy bonus, see :func:`gsrl.values.soft_value`.
-        advantage_learning: How far the gaps between the values of choices are widened, in [0, 1), see
-            :func:`gsrl.losses.advantage_learning_target`; 0: not at all. It has no effect where the critic is a network
-            of the action, whose expectation is sampled.
         q_clip: Bound on how far a value may move from the target network's, see :func:`gsrl.losses.critic_loss`; None:
             unbounded.
         max_grad_norm: Largest gradient norm of the actor, of the critics, and of a learned entropy coefficient, each by
@@ -157,13 +154,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "ent_coef": "auto",
         "critics": "min",
         "entropy_in_target": True,
-        "advantage_learning": 0.0,
         "exploration_eps": 0.0,
     }
-    EARLIER_THAN: ClassVar[Mapping[int, Mapping[str, Any]]] = {
-        2: {"estimator": "straight-through"},
-        3: {"advantage_learning": 0.0},
-    }
+    EARLIER_THAN_2: ClassVar[Mapping[str, Any]] = {"estimator": "straight-through"}
     REFUSED: ClassVar[Mapping[str, str]] = {
         "action_noise": "the policy explores by its own entropy, and by exploration_eps",
         "replay_buffer_class": "the agent has its own replay buffer",
@@ -214,7 +207,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         target_entropy_ratio: float = 0.2,
         critics: CriticCombination = "mean",
         entropy_in_target: bool = False,
-        advantage_learning: float = 0.5,
         q_clip: float | None = None,
         max_grad_norm: float | None = None,
         target_update_interval: int = 1,
@@ -259,7 +251,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         self.target_entropy_ratio = target_entropy_ratio
         self.critics = critics
         self.entropy_in_target = entropy_in_target
-        self.advantage_learning = advantage_learning
         self.q_clip = q_clip
         self.max_grad_norm = max_grad_norm
         self.target_update_interval = target_update_interval
@@ -310,7 +301,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.estimator,
             critics=self.critics,
             entropy_in_target=self.entropy_in_target,
-            advantage_learning=self.advantage_learning,
             q_clip=self.q_clip,
             relative_entropy=kind_of_entropy(self.ent_coef) == "relative",
         )
@@ -364,7 +354,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             self.learner.change_loss("relative_entropy", kind_of_entropy(self.ent_coef) == "relative")
         elif name in ("target_entropy", "target_entropy_ratio"):
             self._set_target_entropy()
-        elif name in ("critics", "entropy_in_target", "advantage_learning", "q_clip"):
+        elif name in ("critics", "entropy_in_target", "q_clip"):
             self.learner.change_loss(name, getattr(self, name))
         elif name == "max_grad_norm":
             self.learner.max_grad_norm = self.max_grad_norm
@@ -408,8 +398,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise TypeError(f"n_step_correction must be True or False, but got {self.n_step_correction!r}.")
         if not 0 <= self.exploration_eps <= 1:
             raise ValueError(f"exploration_eps must be in [0, 1], but got {self.exploration_eps}.")
-        if not 0 <= self.advantage_learning < 1:
-            raise ValueError(f"advantage_learning must be at least 0 and below 1, but got {self.advantage_learning}.")
         if not 0 <= self.tau <= 1:
             raise ValueError(f"tau must be in [0, 1], but got {self.tau}.")
         for name in ("q_clip", "max_grad_norm"):

@@ -14,7 +14,6 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Noise
 from gsrl.losses import (
     actor_loss,
-    advantage_learning_target,
     critic_loss,
     entropy_coefficient_loss,
     lambda_target,
@@ -22,7 +21,7 @@ from gsrl.losses import (
     soft_target,
 )
 from gsrl.replay import ReplayBatch
-from gsrl.values import ActionValues, CriticCombination, combine_critics
+from gsrl.values import ActionValues, CriticCombination
 
 __all__ = ["EntropyCoefficient", "SACLoss"]
 
@@ -89,8 +88,6 @@ class SACLoss(nn.Module):
         critics: How the critics are combined, in the target and for the actor, see
             :func:`gsrl.values.combine_critics`.
         entropy_in_target: Whether the critic's target holds the entropy, see :func:`gsrl.values.soft_value`.
-        advantage_learning: See :func:`gsrl.losses.advantage_learning_target`. Where expectations of values are sampled
-            it has no effect: gaps would drown in the noise.
         q_clip: See :func:`gsrl.losses.critic_loss`.
         relative_entropy: Whether alpha is in units of what choices differ by: that of factor i at state s is then
             :math:`c\, \sigma_i(s) / \log k_i(s)`, with c what ``entropy_coefficient`` says, :math:`\sigma_i(s)` of
@@ -115,7 +112,6 @@ class SACLoss(nn.Module):
         *,
         critics: CriticCombination = "min",
         entropy_in_target: bool = True,
-        advantage_learning: float = 0.0,
         q_clip: float | None = None,
         relative_entropy: bool = False,
     ) -> None:
@@ -128,7 +124,6 @@ class SACLoss(nn.Module):
         self.estimator = estimator
         self.critics = critics
         self.entropy_in_target = entropy_in_target
-        self.advantage_learning = advantage_learning
         self.q_clip = q_clip
 
     def forward(
@@ -152,15 +147,9 @@ class SACLoss(nn.Module):
         taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
         q = values(taken)
         q_target = None
-        widens = self.advantage_learning > 0 and not values.sampled
-        if widens or self.q_clip is not None:
+        if self.q_clip is not None:
             with torch.no_grad(), evaluation_mode(self.critic_target):
-                slow: ActionValues = self.critic_target(batch.observations)
-                q_target = slow(taken)
-                if widens:
-                    value = slow.soft_value(policy, coefficient, self.critics, entropy=False)
-                    of_taken = combine_critics(q_target, self.critics)
-                    target = advantage_learning_target(target, of_taken, value, self.advantage_learning)
+                q_target = self.critic_target(batch.observations)(taken)
         loss_critic = critic_loss(q, target, q_target=q_target, q_clip=self.q_clip)
 
         entropy = policy.factor_entropy()

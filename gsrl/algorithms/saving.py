@@ -17,7 +17,7 @@ from gsrl._random import default_generator_lent
 
 __all__ = ["DEFAULTS", "SavedModule"]
 
-DEFAULTS = 3
+DEFAULTS = 2
 """Which defaults hold in what is written now for arguments that are not named: files say so, those of before do not."""
 
 SelfSavedModule = TypeVar("SelfSavedModule", bound="SavedModule")

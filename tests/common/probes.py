@@ -25,7 +25,6 @@ SAC: dict[str, Any] = {
     "estimator": "exact",
     "ent_coef": 0.0,
     "critics": "min",
-    "advantage_learning": 0.0,
     "entropy_in_target": True,
     "exploration_eps": 0.0,
     "policy_kwargs": {"net_arch": [16], "layer_norm": False, "normalize_observations": False},

@@ -121,7 +121,7 @@ def test_the_critics_learn_from_the_target_networks() -> None:
 
 
 def test_rewards_and_discounts_make_the_target() -> None:
-    model = make_sac(ent_coef=0.0, advantage_learning=0.0)
+    model = make_sac(ent_coef=0.0)
     batch = random_batch()._replace(discounts=torch.zeros(8))
     model.update(batch)
     torch.testing.assert_close(model._metrics["target"], batch.rewards)
@@ -139,7 +139,6 @@ def test_the_steps_of_a_window_make_the_target(env: str, critic: str) -> None:
         reward_scale=1.0,
         ent_coef=0.1,
         critics="mean",
-        advantage_learning=0.0,
         entropy_in_target=True,
         exploration_eps=0.5,
         policy_kwargs={"net_arch": [8], "critic": critic},

@@ -46,8 +46,7 @@ def a_batch() -> ReplayBatch:
 
 @pytest.mark.parametrize("q_clip", [None, 0.1])
 def test_targets_of_critics_are_of_networks_in_evaluation_mode(q_clip: float | None) -> None:
-    how = {"critics": "min", "entropy_in_target": False, "advantage_learning": 0.0}
-    model, batch = make_sac(q_clip=q_clip, **how), a_batch()
+    model, batch = make_sac(q_clip=q_clip, critics="min", entropy_in_target=False), a_batch()
     with torch.no_grad():
         for norm in (module for module in model.policy.modules() if isinstance(module, nn.BatchNorm1d)):
             norm.running_mean.fill_(0.5)

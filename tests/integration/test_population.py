@@ -542,7 +542,7 @@ class Sampling(BaseFeaturesExtractor):
 @pytest.mark.usefixtures("recorded_soon")
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_extractors_that_sample_have_the_noise_of_their_member(n_steps: int) -> None:
-    settings = {"n_steps": n_steps, "n_step_correction": True, "advantage_learning": 0.5}
+    settings = {"n_steps": n_steps, "n_step_correction": True}
     settings["policy_kwargs"] = {"net_arch": [8], "features_extractor_class": Sampling}
     single = make_single(CARTPOLE, 1, **settings).learn(60)
     size = single.batch_size

@@ -22,7 +22,6 @@ from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
 from gsrl.heads import ActionHead
 from gsrl.losses import (
     actor_loss,
-    advantage_learning_target,
     critic_loss,
     entropy_coefficient_loss,
     lambda_target,
@@ -431,30 +430,6 @@ def textbook(
         (log_alpha,) = loss.entropy_coefficient.log_value
         coefficient_losses.append(log_alpha * (here.entropy().detach() - TARGET_ENTROPY.item()))
     return sum(critic_losses) / B, sum(actor_losses) / B, sum(coefficient_losses) / B
-
-
-@pytest.mark.parametrize("coefficient", [0.0, 0.5, 0.75])
-def test_advantage_learning_widens_gaps_and_keeps_values_of_states(coefficient: float) -> None:
-    """One state, two choices, no tomorrow: the fixed point by hand is V + (r - V) / (1 - coefficient)."""
-    rewards, probabilities = double([1.0, 0.0]), double([0.25, 0.75])
-    q = torch.zeros(2, dtype=torch.float64)
-    for _ in range(200):
-        q = advantage_learning_target(rewards, q, probabilities @ q, coefficient)
-    torch.testing.assert_close(probabilities @ q, probabilities @ rewards)
-    torch.testing.assert_close(q, 0.25 + (rewards - 0.25) / (1 - coefficient))
-
-
-@pytest.mark.parametrize("critics", ["min", "mean"])
-def test_the_target_of_advantage_learning_is_of_the_target_critics(critics: str) -> None:
-    batch = make_batch()
-    plain, loss = make_loss(critics=critics), make_loss(critics=critics, advantage_learning=0.5)
-    _, before = plain(batch, (), TARGET_ENTROPY)
-    _, after = loss(batch, (), TARGET_ENTROPY)
-    values = torch.einsum("bf,cfk->cbk", batch.observations, loss.critic_target.weight)
-    values = values.amin(0) if critics == "min" else values.mean(0)
-    value = (loss.actor(batch.observations).probs.squeeze(-2) * values).sum(-1)
-    expected = before["target"] + 0.5 * (values.gather(-1, batch.actions).squeeze(-1) - value)
-    torch.testing.assert_close(after["target"], expected.detach())
 
 
 @pytest.mark.parametrize("critics", ["min", "mean"])
