@@ -626,7 +626,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             next_noise,
             learning_rate=self.lr_schedule(self._current_progress_remaining),
             tau=self.tau if self._n_updates % self.target_update_interval == 0 else None,
-            noise=draw(self.learner.noisy, shape, self.generator),  # of extractors that sample
+            # Of extractors that sample, of which there seldom are any.
+            noise=draw(self.learner.noisy, shape, self.generator) if self.learner.noisy else {},
         )
         self.estimator.step(self._metrics["expected_q"])
 

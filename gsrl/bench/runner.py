@@ -34,7 +34,7 @@ from gsrl._progress import show_progress
 from gsrl.bench.origin import processor
 from gsrl.bench.suite import Environment, Plan, Suite, slug
 from gsrl.bench.tables import RESULTS, TABLES, Key, Rows, finished_runs, merged, read_table, rows_of, write_table
-from gsrl.bench.worker import LOG, TASK, Child, last_words
+from gsrl.bench.worker import LOG, TASK, Child, last_line
 from gsrl.runs import program
 from gsrl.runs.cards import loaded_zoo
 from gsrl.runs.config import Config, describe_session, is_finished, is_run, read_config, read_json, write_json
@@ -221,7 +221,7 @@ def collect(task: Task, folder: Path, exit_code: int) -> Outcome:
         return Outcome(task, "finished", rows)
     if exit_code == 130:
         return Outcome(task, "interrupted")
-    words = f"ended by signal {-exit_code}" if exit_code < 0 else last_words(folder)
+    words = f"ended by signal {-exit_code}" if exit_code < 0 else last_line(folder)
     return Outcome(task, "failed", message=words, log=str(folder / LOG))
 
 
@@ -302,9 +302,9 @@ def on_ray(address: str | None, processes: int | None, command: Sequence[str]) -
             raise UsageError(f"Ray cannot be started: {error}") from error
         # A list of exceptions is allowed, whatever Ray's annotation says.
         options: dict[str, Any] = {"num_cpus": 1, "max_retries": RETRIES, "retry_exceptions": [_TaskFailed]}
-        carry_out = ray.remote(**options)(_carry_out)
+        submit = ray.remote(**options)(_run_task).remote
         try:
-            left = {carry_out.remote(task, (runs / task.name).resolve(), list(command)): task for task in tasks}
+            left = {submit(task, (runs / task.name).resolve(), list(command)): task for task in tasks}
             asked = False
             while left:
                 if stop.requested and not asked:
@@ -330,7 +330,7 @@ def on_ray(address: str | None, processes: int | None, command: Sequence[str]) -
     return run
 
 
-def _carry_out(task: Task, folder: Path, command: Sequence[str]) -> Outcome:
+def _run_task(task: Task, folder: Path, command: Sequence[str]) -> Outcome:
     """What a task of Ray does: it watches over a process."""
     check_environment(task.config.env, task.config.agent)  # which imports what the one who asks has imported
     prepare(task, folder, command)

@@ -181,7 +181,7 @@ class _Reader:
         return UsageError(f"{self.path}: {key}: {reason}")
 
     @contextmanager
-    def blaming(self, key: str) -> typing.Iterator[None]:
+    def naming(self, key: str) -> typing.Iterator[None]:
         """Names file and key in front of what others have to say."""
         try:
             yield
@@ -227,7 +227,7 @@ class _Reader:
                 reason = f"{name!r} has no table [environments.{name}] in this file; {nearest(name, environments)}"
                 raise self.error(f"{key}.environments", reason)
         for name in table["agents"]:
-            with self.blaming(f"{key}.agents"):
+            with self.naming(f"{key}.agents"):
                 get_card(name)
         each = table.get("each", {})
         for agent, *values in itertools.product(table["agents"], *each.values()):
@@ -270,7 +270,7 @@ class _Reader:
         """One agent in one environment."""
         if not self.trusted:
             check_origin(environment.name, self.path)
-        with self.blaming(f"{key}, {agent} on {environment.name}"):
+        with self.naming(f"{key}, {agent} on {environment.name}"):
             env_id = check_environment(environment.name, agent)
         is_task = get_card(agent).is_task
         lockstep = is_task or (agent in in_lockstep() and options.get("lockstep", True))
@@ -304,7 +304,7 @@ class _Reader:
             processes=1 if lockstep and not is_task else None,
             compile=lockstep and not is_task and steps >= COMPILED_STEPS,
         )
-        with self.blaming(f"{key}, {agent} on {environment.name}"):
+        with self.naming(f"{key}, {agent} on {environment.name}"):
             config.check()
             _try_out(config)
         return Plan(label, seeds, config)

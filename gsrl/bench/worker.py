@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LOG", "TASK", "Child", "last_words"]
+__all__ = ["LOG", "TASK", "Child", "last_line"]
 
 TASK, LOG = "task.json", "task.log"
 
@@ -63,7 +63,7 @@ class Child:
         self._process.wait()
 
 
-def last_words(folder: Path) -> str:
+def last_line(folder: Path) -> str:
     """The last line of a task's log."""
     lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it left no word")

@@ -20,7 +20,7 @@ from gsrl.comms.games import Game, GameBatch, cross_entropy
 __all__ = ["Audience", "BroadcastGame", "Community", "Dialogue", "PopulationGame", "QuestionGame", "TargetedGame"]
 
 
-class _Around(Game):
+class _WrappedGame(Game):
     """A game around another one, with the same meanings."""
 
     def __init__(self, game: Game, name: str, size: int) -> None:
@@ -68,7 +68,7 @@ class _Around(Game):
 
 
 @register("gsrl.comms.BroadcastGame")
-class BroadcastGame(_Around):
+class BroadcastGame(_WrappedGame):
     """Broadcast: several receivers hear the same message, and each answers.
 
     The cost is the mean of theirs; an answer is right if all of them are. The receiver is an :class:`Audience`.
@@ -146,7 +146,7 @@ class TargetedGame(BroadcastGame):
 
 
 @register("gsrl.comms.PopulationGame")
-class PopulationGame(_Around):
+class PopulationGame(_WrappedGame):
     """Many to many: as many senders as receivers, paired anew at random in each batch.
 
     A batch is ``[size, batch_size // size]`` episodes, a row for each sender. :class:`gsrl.comms.SignallingGame` takes

@@ -17,7 +17,7 @@ EXPONENT = 2.0
 LONGEST = 100
 """Steps that exploration lasts at most."""
 
-LOUD = 1e6
+DOMINATING = 1e6
 """Factor of noise that logits do not count beside, while those of illegal choices still do."""
 
 
@@ -79,7 +79,7 @@ class PersistentExploration:
             generators: One of each member, which draws what it would draw alone.
 
         Returns:
-            The noise to choose them by, ``[S, n_envs, n, K]``: Gumbel noise, or what is kept, and loud.
+            The noise to choose them by, ``[S, n_envs, n, K]``: Gumbel noise, or what is kept, and dominating.
         """
         fresh = gumbel_noise(self.noise.shape, generator=generators, device=self.noise.device)
         uniform = torch.ones(self.remaining.shape, dtype=torch.float64, device=self.noise.device)
@@ -92,7 +92,7 @@ class PersistentExploration:
         self.remaining.copy_(torch.where(begins, durations, self.remaining))
         explores = self.remaining > 0
         self.remaining.sub_(explores.long())
-        return torch.where(explores[..., None, None], LOUD * self.noise, fresh)
+        return torch.where(explores[..., None, None], DOMINATING * self.noise, fresh)
 
     @classmethod
     def stacked(cls, parts: Sequence[PersistentExploration]) -> PersistentExploration:

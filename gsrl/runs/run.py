@@ -478,7 +478,7 @@ class Run:
     # Beginning and end
 
     @_system_errors_told_once()
-    def carry_out(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Trains to the end, or until it is interrupted or fails, and leaves all that is to know of it.
 
         Returns:

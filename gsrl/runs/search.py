@@ -312,7 +312,7 @@ def _find(
 ) -> dict[str, Any]:
     obstacle = why_not_rewindable(lambda: adapt(gym.make(config.env)))
     search = Search(config, grid, ladder, results, folder, state, command, obstacle)
-    summary = search.carry_out()
+    summary = search.run()
     if search.rung < len(search.rung_steps) or not ladder.confirm:
         return summary
     path = confirmation_folder(folder)

@@ -280,7 +280,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
     except BaseException:
         trainee.close()
         raise
-    return run.carry_out()
+    return run.run()
 
 
 def _make_trainee(config: Config[Any]) -> Trainee:

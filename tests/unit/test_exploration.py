@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from gsrl import FactoredCategorical, gumbel_noise
-from gsrl.replay.exploration import LONGEST, LOUD, PersistentExploration
+from gsrl.replay.exploration import DOMINATING, LONGEST, PersistentExploration
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -70,7 +70,7 @@ def test_the_rest_of_the_time_actions_are_draws_of_the_policy() -> None:
     policy = FactoredCategorical(torch.tensor([[1.0, 0.0, -1.0]]).expand(4000, 1, 3))
     exploration = PersistentExploration([0.2], (4000, 1, 3))
     noise = draw(exploration, 5, 3)[-1, 0]
-    quiet = noise.abs().amax((-2, -1)) < LOUD / 1000
+    quiet = noise.abs().amax((-2, -1)) < DOMINATING / 1000
     assert 0.4 < quiet.float().mean() < 0.9
     counts = policy.sample_indices(noise=noise)[quiet].flatten().bincount(minlength=3)
     assert stats.chisquare(counts, counts.sum() * policy.probs[0, 0].double()).pvalue > 1e-3
