@@ -22,7 +22,7 @@ from typing import Any
 
 from gsrl.runs import program
 from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
-from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TALKERS, Config, default_config, refusals
+from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TASKS, Config, default_config, refusals
 from gsrl.runs.environments import check_environment, check_origin, make_environments
 from gsrl.runs.errors import UsageError, nearest, similar
 from gsrl.runs.settings import type_name
@@ -234,7 +234,7 @@ class _Reader:
             settings = {**table.get("settings", {}), **dict(zip(each, values, strict=True))}
             label = self.label(f"{key}.label", table.get("label", "{agent}"), {"agent": agent, **settings})
             # One that talks does without some of what all have; in its own table it is a mistake.
-            common = {k: v for k, v in defaults.items() if not get_card(agent).is_task or k not in NOT_FOR_TALKERS}
+            common = {k: v for k, v in defaults.items() if not get_card(agent).is_task or k not in NOT_FOR_TASKS}
             for name in names:
                 options = {**common, **table}
                 yield self.plan(key, agent, label, environments[name], options, settings, "steps" in table)

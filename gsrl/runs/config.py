@@ -57,7 +57,7 @@ CHANGEABLE = ("steps", "device", "checkpoint_seconds", "sessions")
 COMPILED_STEPS = 5_000
 """Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
 
-EPISODES_OF_TALKERS = 10_000
+EPISODES_OF_TASKS = 10_000
 """Episodes of an evaluation of agents that talk, where not all there are can be listed."""
 
 MOST_ENVIRONMENTS = 100_000
@@ -66,8 +66,8 @@ MOST_ENVIRONMENTS = 100_000
 MOST_THREADS = 1024
 """Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
 
-NOT_FOR_TALKERS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps")
-"""Options that agents that talk do without."""
+NOT_FOR_TASKS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps")
+"""Options that tasks do without."""
 
 Settings = TypeVar("Settings")
 
@@ -153,7 +153,7 @@ class Config(Generic[Settings]):
         if self.seeds is not None and self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
         if self.card.is_task:  # which always are, in one process, and can be compiled
-            for name in NOT_FOR_TALKERS:
+            for name in NOT_FOR_TASKS:
                 if getattr(self, name) != getattr(Config, name):
                     raise UsageError(
                         f"{option(name)} is for agents in Gymnasium's environments, and {self.agent} has its own"
@@ -190,7 +190,7 @@ def default_config(
     default = defaults(agent, env, tuned=tuned)
     steps = steps or default.steps
     if get_card(agent).is_task:
-        return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TALKERS)
+        return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TASKS)
     compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
 

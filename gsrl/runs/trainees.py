@@ -423,7 +423,10 @@ class TaskTrainee:
         self._update_seconds += time.perf_counter() - begin
         # Not the steps of now, which depend on how many are taken at a time.
         own = [count * self.model.batch_size for count in self.model.lockstep.counts]
-        self.stopped_at = [steps if diverged else None for steps, diverged in zip(own, self.diverged, strict=True)]
+        self.stopped_at = [
+            steps if diverged else stopped
+            for steps, diverged, stopped in zip(own, self.diverged, self.stopped_at, strict=True)
+        ]
         return []
 
     def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
