@@ -662,6 +662,12 @@ class _Decoder:
             case {"type": "temperature", "name": str(name), "settings": dict(settings)}:
                 return self._build(functools.partial(make_temperature, name), settings, path)
             case {"type": "estimator", "name": str(name), "settings": dict(settings)}:
+                if name not in ESTIMATORS:
+                    raise self._error(
+                        path,
+                        f"names the estimator {name!r}, which is not registered: import what registers it first, see "
+                        f"gsrl.estimators.register_estimator, or {_replacement(path)}",
+                    )
                 return self._build(functools.partial(self._estimator, name), settings, path)
             case {"type": "unresolved", "name": str() | None as name, "repr": str(text)}:
                 return self._unresolved(name, text, path)

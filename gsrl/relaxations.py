@@ -343,7 +343,14 @@ def replace_value(soft: Tensor, hard: Tensor) -> Tensor:
     """Returns a tensor with the value of ``hard`` and the gradient of ``soft``: the straight-through step.
 
     Exact wherever ``soft`` is finite, because the difference is taken first; ``hard + soft - soft.detach()`` is not.
-    Nothing that autograd saved is written to.
+    Nothing that autograd saved is written to. As an estimate of the gradient of E[f(hard)] it is biased in general.
+
+    Example::
+
+        one_hot = policy.sample()  # an objective sees real choices,
+        sample = replace_value(policy.probs, one_hot)  # and its slope reaches the probabilities
+
+    Source: Bengio et al. 2013 (1308.3432).
 
     Args:
         soft: The tensor that is differentiated.

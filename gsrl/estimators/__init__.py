@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import inspect
+import re
+from typing import Any, TypeVar
 
-from gsrl.estimators.base import Estimator, Noise, Objective
+from gsrl.estimators.base import (
+    Estimator,
+    Noise,
+    Objective,
+    attach_gradient,
+    evaluate,
+    gradient_only,
+    replace_rows,
+    value_and_slope,
+)
 from gsrl.estimators.control_variate import MuProp, Rebar, Relax, RelaxedControl
 from gsrl.estimators.coupled import ARM, ARSM, DisARM
 from gsrl.estimators.exact import Exact, LocalExpectation
@@ -13,6 +24,7 @@ from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, Straight
 from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
 from gsrl.estimators.straight_through import DecoupledStraightThrough, GappedStraightThrough, GumbelRao, ReinMax
 from gsrl.estimators.unordered_set import UnorderedSet
+from gsrl.relaxations import replace_value
 
 __all__ = [
     "ARM",
@@ -40,8 +52,17 @@ __all__ = [
     "ScoreFunction",
     "StraightThrough",
     "UnorderedSet",
+    "attach_gradient",
+    "evaluate",
+    "gradient_only",
     "make_estimator",
+    "register_estimator",
+    "replace_rows",
+    "replace_value",
+    "value_and_slope",
 ]
+
+EstimatorClass = TypeVar("EstimatorClass", bound=type[Estimator])
 
 ESTIMATORS: dict[str, type[Estimator]] = {
     cls.name: cls
@@ -66,7 +87,54 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         UnorderedSet,
     )
 }
-"""Every estimator by its name."""
+"""Every estimator by its name; :func:`register_estimator` adds one."""
+
+
+def register_estimator(cls: EstimatorClass) -> EstimatorClass:
+    """Adds an estimator of one's own to those that have a name; to be used as a decorator.
+
+    The name is then known to :func:`make_estimator`, to agents and channels, to the command line, and to files: what
+    was saved with the estimator can be loaded wherever the name is registered. Nothing is imported to find it.
+
+    Example::
+
+        @register_estimator
+        class Mine(Pathwise):
+            name = "mine"
+            source = "unpublished"
+
+            def _sample(self, policy, noise):
+                return replace_value(policy.probs, policy.sample(noise=noise))
+
+
+        agent = DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="mine")
+
+    Args:
+        cls: A class with a ``name`` of its own, whose constructor needs no arguments, but for ``n`` and ``K`` of one
+            that is ``shaped``.
+
+    Returns:
+        The class itself.
+
+    Raises:
+        TypeError: ``cls`` is no subclass of :class:`Estimator`, lacks one of its methods, or needs arguments.
+        ValueError: The name is no word, or that of another estimator.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Estimator)):
+        raise TypeError(f"cls must be a subclass of gsrl.estimators.Estimator, but got {cls!r}.")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise TypeError(f"cls must have all methods of an estimator, but {cls.__name__} lacks {missing}.")
+    for each in inspect.signature(cls).parameters.values():
+        optional = each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        if not optional and not (cls.shaped and each.name in ("n", "K")):
+            raise TypeError(f"{each.name} of {cls.__name__} must have a default, for a name is all that it is made of.")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"name must be a word, hyphens allowed, but {cls.__name__} has {name!r}.")
+    if ESTIMATORS.setdefault(name, cls) is not cls:
+        raise ValueError(f"name must be that of no other estimator, but got {name!r}, that of {ESTIMATORS[name]!r}.")
+    return cls
 
 
 def make_estimator(name: str, *, shape: tuple[int, int] | None = None, **settings: Any) -> Estimator:

@@ -179,7 +179,18 @@ def draw_noise_in_lockstep(
 
 
 def evaluate(f: Objective, configurations: Tensor) -> Tensor:
-    """Calls ``f`` on ``[M, *batch, n, K]``, floating, and checks that it returns ``[M, *batch]``, floating."""
+    """Calls ``f``, and checks what it returns.
+
+    Args:
+        f: See :data:`Objective`.
+        configurations: ``[M, *batch, n, K]``, floating.
+
+    Returns:
+        ``[M, *batch]``.
+
+    Raises:
+        ValueError: ``configurations``, or what ``f`` returned, is not floating; ``f`` returned another shape.
+    """
     if not configurations.is_floating_point():
         raise ValueError(
             f"configurations must have the dtype of the policy's logits, for f takes floating rows, but got "
@@ -212,7 +223,14 @@ def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor
 
 
 def replace_rows(one_hot: Tensor) -> Tensor:
-    """Replaces one row at a time by each choice: ``[*batch, n, K]`` to ``[n * K, *batch, n, K]``, choices innermost."""
+    """Replaces one row at a time by each choice.
+
+    Args:
+        one_hot: ``[*batch, n, K]``.
+
+    Returns:
+        ``[n * K, *batch, n, K]``, choices innermost.
+    """
     n, K = one_hot.shape[-2:]
     ones = [1] * (one_hot.dim() - 2)
     row = torch.eye(n, dtype=torch.bool, device=one_hot.device).reshape(n, 1, *ones, n, 1)
@@ -221,7 +239,17 @@ def replace_rows(one_hot: Tensor) -> Tensor:
 
 
 def gradient_only(weights: Tensor, variables: Tensor) -> Tensor:
-    """Returns zeros whose ``backward`` sends ``weights``, held fixed, to ``variables``, which must be finite."""
+    """Returns zeros whose ``backward`` sends ``weights``, held fixed, to ``variables``.
+
+    Example::
+
+        cost = f(one_hot)
+        cost = cost + gradient_only(cost, policy.log_prob(one_hot))  # REINFORCE: the value is that of f
+
+    Args:
+        weights: Of any shape.
+        variables: Of a shape that broadcasts with it, finite.
+    """
     return weights.detach() * (variables - variables.detach())
 
 
@@ -233,6 +261,9 @@ def attach_gradient(cost: Tensor, policy: FactoredCategorical, gradient: Tensor)
     Args:
         cost: ``[*batch]``. Its own gradient is kept.
         policy: Distribution with batch shape ``[*batch]``.
-        gradient: ``[*batch, n, K]``, finite.
+        gradient: ``[*batch, n, K]``, finite. No gradient reaches it.
+
+    Returns:
+        ``[*batch]``, of the dtype of ``cost``.
     """
     return cost + gradient_only(gradient, policy.finite_logits).sum((-2, -1)).to(cost.dtype)

@@ -25,10 +25,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from gsrl.algorithms.base import Algorithm
 from gsrl.algorithms.extractors import SmallCNN
-from gsrl.estimators import make_estimator
+from gsrl.estimators import ESTIMATORS, make_estimator
 from gsrl.learning import Task
 from gsrl.runs.errors import UsageError, nearest
-from gsrl.runs.settings import Setting, is_schedule, make_settings, parameters, setting_of
+from gsrl.runs.settings import Setting, is_schedule, make_settings, parameters, plain_type, setting_of
 from gsrl.schedules import ExponentialSchedule
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "defaults",
     "full_name",
     "get_card",
+    "has_temperature",
     "in_lockstep",
     "load_zoo",
     "loaded_zoo",
@@ -157,11 +158,20 @@ class Card:
 
     # Settings
 
-    @cached_property
+    @property
     def Settings(self) -> type[Any]:
         """The frozen dataclass of its settings."""
-        chosen = {name: self._setting(name) for name in self.names or self._all_names()}
-        return make_settings(self.name, chosen, lambda values: (restored, (self.name, values, tuple(_ZOO))))
+        registered = tuple(ESTIMATORS)  # which it offers
+        if registered not in self._made:
+            chosen = {name: self._setting(name) for name in self.names or self._all_names()}
+            self._made[registered] = make_settings(
+                self.name, chosen, lambda values: (restored, (self.name, values, tuple(_ZOO)))
+            )
+        return self._made[registered]
+
+    @cached_property
+    def _made(self) -> dict[tuple[str, ...], type[Any]]:
+        return {}
 
     def _all_names(self) -> list[str]:
         algorithm, *others = self._constructors
@@ -180,7 +190,9 @@ class Card:
         return [name for name in dict.fromkeys(found) if name not in left_out and not name.startswith("_")]
 
     def _setting(self, name: str) -> Setting:
-        return setting_of(name, self._constructors, self.own.get(name, Setting()).over(SETTINGS.get(name, Setting())))
+        own = self.own.get(name, Setting()).over(SETTINGS.get(name, Setting()))
+        found = setting_of(name, self._constructors, own)
+        return _with_registered(found) if name == "estimator" else found
 
     @property
     def _constructors(self) -> tuple[type[Any], ...]:
@@ -309,7 +321,8 @@ class Card:
         values |= self.fixed
         if "temperature" in values and "estimator" in values:
             given, name = values["temperature"], values["estimator"]
-            values["temperature"] = TEMPERATURES.get(name) if given is None or name not in TEMPERATURES else given
+            default = TEMPERATURES.get(name) if given is None else given
+            values["temperature"] = default if has_temperature(name) else None
         return values | {name: make(env, settings) for name, make in self.made.items()}
 
 
@@ -517,7 +530,23 @@ def with_estimator() -> list[str]:
     return [name for name in in_lockstep() if "estimator" in parameters(get_card(name).constructor)]
 
 
+def has_temperature(estimator: str) -> bool:
+    """Returns whether an estimator's constructor takes a ``temperature``.
+
+    Args:
+        estimator: Its name; one that is not in :data:`gsrl.estimators.ESTIMATORS`, such as ``"auto"``, has none.
+    """
+    return estimator in ESTIMATORS and "temperature" in parameters(ESTIMATORS[estimator])
+
+
 # Arguments
+
+
+def _with_registered(setting: Setting) -> Setting:
+    """The setting of an estimator, with the names of those that are not the library's."""
+    others = tuple(name for name, cls in ESTIMATORS.items() if not cls.__module__.startswith("gsrl."))
+    kind: Any = Literal[others]
+    return dataclasses.replace(setting, type=plain_type(setting.type | kind)) if others else setting
 
 
 def _checked(setting: dataclasses.Field[Any], value: Any, *, counts: bool) -> Any:

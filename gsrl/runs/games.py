@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gsrl.comms import DIAL, AttributeValueGame, Channel, DiscriminationGame, Game, LewisGame, SignallingGame
 from gsrl.comms.riddle import SwitchRiddle, all_visits, optimal_return
+from gsrl.runs.cards import has_temperature
 
 __all__ = [
     "CHANNEL",
@@ -65,11 +66,12 @@ def make_game(env: str, settings: Any) -> Game:
 def make_channel(env: str, settings: Any) -> Channel:
     """Builds the channel between sender and receiver."""
     name, given = settings.estimator, settings.temperature
-    options: dict[str, Any] = {}
-    if name in TEMPERATURES:
-        options["temperature"] = TEMPERATURES[name] if given is None else given
-    elif given is not None:
+    if given is not None and not has_temperature(name):
         raise ValueError(f"temperature must be None with {name}, which has none, but got {given}")
+    options: dict[str, Any] = {}
+    temperature = TEMPERATURES.get(name) if given is None else given
+    if temperature is not None:
+        options["temperature"] = temperature
     if name == "reinforce":
         options["baseline"] = settings.baseline
     if name in ("rloo", "unordered-set"):

@@ -18,7 +18,7 @@ from gsrl.callbacks import STATISTICS, GradientDiagnosticsCallback, actor_proble
 from gsrl.diagnostics import Comparison, CriticSlope, adapt, compare, critic_slope
 from gsrl.estimators import ESTIMATORS, Estimator, make_estimator
 from gsrl.objectives import Problem, make_objective
-from gsrl.runs.cards import with_estimator
+from gsrl.runs.cards import has_temperature, with_estimator
 from gsrl.runs.config import read_config
 from gsrl.runs.environments import make_environments
 from gsrl.runs.errors import UsageError, nearest
@@ -52,9 +52,6 @@ MAX_CALLS = 4096
 NUM_SAMPLES = 10
 """Of the estimators that take several samples; the unordered set at most half of all configurations."""
 
-RELAXED = ("gumbel-softmax", "st-gumbel", "straight-through", "rebar")
-"""Estimators of which only the temperature is set."""
-
 ADAPTED = ("rebar", "relax")
 """Estimators that are fitted to the problem before they are measured."""
 
@@ -81,13 +78,11 @@ def fitting_estimators(
     """
     configurations = K**n if configurations is None else configurations
     settings: dict[str, dict[str, Any]] = {
-        **{name: {"temperature": temperature} for name in RELAXED},
+        **{name: {"temperature": temperature} for name in ESTIMATORS if has_temperature(name)},
         "decoupled-st": {"forward_temperature": 2 * temperature, "backward_temperature": temperature},
-        "gapped-st": {"temperature": temperature, "gap": 1.0},
         "gumbel-rao": {"temperature": temperature, "num_samples": NUM_SAMPLES},
         "reinmax": {"temperature": max(1.0, temperature)},
         "rloo": {"num_samples": NUM_SAMPLES},
-        "relax": {"temperature": temperature},
         "unordered-set": {"num_samples": _unordered(configurations)},
     }
     unfit = _unfit(n, K, configurations)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import math
 import pickle
 from typing import Any, Literal
 
 import pytest
+from torch import Tensor
 
 pytest.importorskip("tyro")
 
 import run_agent
-from gsrl import DiscreteSAC, Reinforce
-from gsrl.runs import cards
+from gsrl import DiscreteSAC, FactoredCategorical, Reinforce
+from gsrl.estimators import LocalExpectation, Pathwise, replace_value
+from gsrl.runs import cards, gradients
 from gsrl.runs.cards import Card, get_card
 from gsrl.runs.environments import make_environments
 from gsrl.runs.errors import UsageError
 from gsrl.runs.search import parse_grid
 from gsrl.runs.settings import Setting, parameters, plain_type, read_value, type_name
+from tests.common.estimators import registered
 
 
 class Curious(Reinforce):
@@ -61,6 +65,44 @@ def test_an_argument_of_a_constructor_is_a_setting_everywhere(
         parse_grid(["curiosity=.1,.2"], settings)
     assert "| `curiosity` | `0.25` | How much so. |" in curious.table().splitlines()
     assert curious.make(make_environments("CartPole-v1", 1, 0), settings, seed=0).curiosity == 0.5
+
+
+class Soft(Pathwise):
+    name, source = "soft-st", "a test"
+
+    def _sample(self, policy: FactoredCategorical, noise: Any) -> Tensor:
+        return replace_value(policy.probs, policy.sample(noise=noise))
+
+
+class Hard(LocalExpectation):
+    name = "hard-expectation"
+
+
+def test_an_estimator_that_is_registered_is_one_of_the_command_line() -> None:
+    def temperature(name: str, **given: Any) -> float:
+        card = get_card("gumbel-sac")
+        agent = card.make(make_environments("CartPole-v1", 1, 0), card.Settings(estimator=name, **given), seed=0)
+        assert agent.estimator.name == name
+        return float(agent.estimator.settings["temperature"]()) if agent.estimator.settings else math.nan
+
+    before = get_card("dial").Settings()
+    with registered(Soft), registered(Hard):
+        for name in ("discrete-sac", "gumbel-sac", "signalling", "dial"):
+            (kind,) = (each.type for each in dataclasses.fields(get_card(name).Settings) if each.name == "estimator")
+            assert read_value("soft-st", kind) == "soft-st"
+        assert temperature("soft-st") == 1.0  # its own default
+        assert temperature("soft-st", temperature=0.25) == 0.25
+        assert math.isnan(temperature("hard-expectation", temperature=0.25))
+        card = get_card("signalling")
+        settings = card.Settings(estimator="soft-st", temperature=0.25, meanings=3)
+        assert card.make("lewis", settings, seeds=[0]).channel.estimator.temperature() == 0.25
+        with pytest.raises(ValueError, match="temperature must be None with hard-expectation, which has none"):
+            card.make("lewis", card.Settings(estimator="hard-expectation", temperature=1.0, meanings=3), seeds=[0])
+        chosen = gradients.choose_estimators(("soft-st", "hard-expectation"), gradients.make_problem("cubic", {}), 0.3)
+        assert chosen["soft-st"].settings["temperature"]() == 0.3
+        with pytest.raises(UsageError, match=r"unknown estimator 'soft_st'; did you mean soft-st\?"):
+            gradients.choose_estimators(("soft_st",), gradients.make_problem("cubic", {}), 0.3)
+    assert get_card("dial").Settings() == before
 
 
 def test_settings_are_copied_and_sent_to_other_processes() -> None:

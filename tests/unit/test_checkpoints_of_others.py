@@ -21,7 +21,9 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from gsrl._version import __version__
 from gsrl.checkpoint import CheckpointError, check_entries, fitting, load, save
+from gsrl.estimators import StraightThrough
 from tests.common.checkpoints import round_trip, same
+from tests.common.estimators import registered
 
 # Unresolved values
 
@@ -274,7 +276,23 @@ def test_names_outside_the_table(name: str) -> None:
 
 def test_builds_that_fail_name_their_place() -> None:
     with pytest.raises(CheckpointError, match=r'estimator cannot be built \(.*\'nothing\'.*\{"estimator": ...\}'):
-        load(written({"estimator": {"type": "estimator", "name": "nothing", "settings": {}}}))
+        load(written({"estimator": {"type": "estimator", "name": "rloo", "settings": {"nothing": 1}}}))
+
+
+def test_an_estimator_is_found_where_it_is_registered_and_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(StraightThrough):
+        name = "mine"
+
+    file = io.BytesIO()
+    with registered(Mine):
+        save(file, {"estimator": Mine(0.5)})
+        loaded = load(io.BytesIO(file.getvalue()))["estimator"]
+        assert type(loaded) is Mine
+        assert loaded.temperature() == 0.5
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} is imported"))
+    for trusted in (False, True):
+        with pytest.raises(CheckpointError, match=r"estimator names the estimator 'mine', which is not registered: "):
+            load(io.BytesIO(file.getvalue()), trusted=trusted)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])

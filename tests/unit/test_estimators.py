@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from gsrl.algorithms import DiscreteSAC
+from gsrl.comms import Channel
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import (
     ARM,
@@ -15,6 +17,7 @@ from gsrl.estimators import (
     RLOO,
     DecoupledStraightThrough,
     DisARM,
+    Estimator,
     Exact,
     GappedStraightThrough,
     GumbelRao,
@@ -30,10 +33,11 @@ from gsrl.estimators import (
     StraightThrough,
     UnorderedSet,
     make_estimator,
+    register_estimator,
 )
 from gsrl.relaxations import conditional_gumbel, gumbel_max, gumbel_noise
 from gsrl.temperature import ExponentialTemperature, LearnedTemperature
-from tests.common.estimators import TEMPERATURE, vjp
+from tests.common.estimators import TEMPERATURE, registered, vjp
 
 # The registry.
 
@@ -64,6 +68,68 @@ def test_registry():
 def test_unknown_name_lists_the_names():
     with pytest.raises(ValueError, match=r"name must be one of \[.*'rloo'.*\], but got 'st-gumble'"):
         make_estimator("st-gumble")
+
+
+@pytest.fixture
+def own():
+    """A registered estimator of nobody's."""
+
+    class Own(StraightThrough):
+        name = "own-st"
+
+    with registered(Own):
+        yield Own
+
+
+def test_a_registered_name_is_one_of_all(own):
+    assert type(make_estimator("own-st", temperature=0.5)) is own
+    with pytest.raises(ValueError, match=r"'own-st'.*, but got 'own_st'. Did you mean 'own-st'\?"):
+        make_estimator("own_st")
+    assert type(DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="own-st").estimator) is own
+    assert type(Channel(3, estimator="own-st", temperature=2.0).estimator) is own
+    assert register_estimator(own) is own
+
+
+class Incomplete(Estimator):
+    name = "incomplete"
+
+
+class Demanding(STGumbel):
+    name = "demanding"
+
+    def __init__(self, strength):
+        super().__init__()
+
+
+class Shaped(StraightThrough):
+    name = "shaped"
+    shaped = True
+
+    def __init__(self, n, K, **how):
+        super().__init__(**how)
+
+
+@pytest.mark.parametrize(
+    ("cls", "error", "message"),
+    [
+        (dict, TypeError, "cls must be a subclass of gsrl.estimators.Estimator, but got <class 'dict'>"),
+        (Exact(), TypeError, r"cls must be a subclass of gsrl.estimators.Estimator, but got Exact\(\)"),
+        (Incomplete, TypeError, "cls must have all methods of an estimator, but Incomplete lacks _expectation"),
+        (Demanding, TypeError, "strength of Demanding must have a default"),
+        (type("Own", (STGumbel,), {}), ValueError, "must be that of no other estimator, but got 'st-gumbel'"),
+        (type("Own", (STGumbel,), {"name": "two words"}), ValueError, "name must be a word, .* Own has 'two words'"),
+    ],
+)
+def test_what_is_no_estimator_of_its_own_is_not_registered(cls, error, message):
+    known = dict(ESTIMATORS)
+    with pytest.raises(error, match=message):
+        register_estimator(cls)
+    assert known == ESTIMATORS
+
+
+def test_one_that_is_shaped_is_given_its_shape():
+    with registered(Shaped):
+        assert type(make_estimator("shaped", shape=(2, 3), temperature=0.5)) is Shaped
 
 
 def test_unknown_setting():
