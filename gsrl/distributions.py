@@ -211,6 +211,18 @@ class FactoredCategorical(Distribution):
         support = support.reshape(K**n, *(1 for _ in self.batch_shape), n, K)
         return support.expand(K**n, *self.batch_shape, n, K) if expand else support
 
+    def support_log_probs(self) -> Tensor:
+        """Log-probabilities of :meth:`enumerate_support`, ``[K**n, *batch]``, in nats: outer sums over the factors.
+
+        They are those of :meth:`log_prob`, but for rounding, without a matrix for each configuration and batch row.
+        """
+        if self.n == 0:
+            return self.logits.sum((-2, -1)).unsqueeze(0)
+        first, *others = self.logits.movedim((-2, -1), (0, 1)).unbind(0)
+        for other in others:
+            first = (first.unsqueeze(1) + other).flatten(0, 1)
+        return first
+
     def expand(
         self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None
     ) -> FactoredCategorical:

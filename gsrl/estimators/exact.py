@@ -18,7 +18,8 @@ class Exact(Estimator):
               \nabla_\theta \mathbb{E}[f] = \sum_D f(D) \nabla_\theta P_\theta(D)
 
     Unbiased, without variance. ``K**n`` calls of ``f``, in one batch; refused above ``gsrl.distributions.MAX_SUPPORT``.
-    The choice for a single factor whose values come all at once.
+    The choice for a single factor whose values come all at once. All batch rows have the same configurations: ``f`` is
+    given a view whose strides over the batch are 0, and may compute once what depends on nothing else.
     """
 
     name = "exact"
@@ -31,11 +32,8 @@ class Exact(Estimator):
         return ()
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Noise) -> Tensor:
-        support = policy.enumerate_support()
-        values = evaluate(f, support)
-        if policy.n == 1:  # the same numbers at half the cost: configurations are choices
-            return (values * policy.probs.squeeze(-2).movedim(-1, 0)).sum(0)
-        return (policy.log_prob(support).exp() * values).sum(0)
+        values = evaluate(f, policy.enumerate_support())
+        return (values * policy.support_log_probs().exp()).sum(0)
 
 
 class LocalExpectation(Estimator):

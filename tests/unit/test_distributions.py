@@ -107,6 +107,21 @@ def test_support_shapes_and_total_probability(batch):
         close(policy.log_prob(policy.enumerate_support(expand)).exp().sum(0), torch.ones(batch))
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all legal", "masked"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_support_log_probs_are_those_of_the_support(n, batch, mask):
+    logits = normal(*batch, 3, 4)[..., :n, :].double().requires_grad_()
+    policy = FactoredCategorical(logits, None if mask is None else mask[:n])
+    found, expected = policy.support_log_probs(), policy.log_prob(policy.enumerate_support())
+    assert found.shape == (4**n, *batch)
+    close(found, expected)
+    weights = torch.linspace(-1, 1, 4**n).double().reshape(-1, *(1 for _ in batch))
+    sums = [(each.exp() * weights).sum() for each in (found, expected)]
+    slopes = [torch.autograd.grad(each, logits, retain_graph=True)[0] for each in sums]
+    close(*slopes)
+
+
 def test_support_is_refused_above_the_limit():
     assert FactoredCategorical(torch.zeros(16, 2)).enumerate_support().shape[0] == MAX_SUPPORT
     with pytest.raises(ValueError, match="at most 65536, but got n = 17, K = 2"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -319,6 +320,45 @@ def test_exact_of_one_factor_is_the_sum_over_configurations_bit_for_bit(K, maske
     assert torch.equal(expectation, expected)
     gradients = [torch.autograd.grad(value.mean(), logits, retain_graph=True)[0] for value in (expectation, expected)]
     assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_of_several_factors_is_the_sum_over_configurations(masked):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    slope = torch.randn(5, 12, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([[True, False, True, True], [False, False, True, False], [True] * 4])
+
+    def f(one_hot):
+        return torch.tanh((one_hot.flatten(-2) * slope).sum(-1))
+
+    def exact(logits):
+        return Exact().expectation(FactoredCategorical(logits, mask if masked else None), f)
+
+    policy = FactoredCategorical(logits, mask if masked else None)
+    expected = torch.zeros(5, dtype=torch.float64)
+    for choices in itertools.product(range(4), repeat=3):
+        configuration = torch.nn.functional.one_hot(torch.tensor(choices), 4).double()
+        probability = (policy.probs * configuration).sum(-1).prod(-1)
+        expected = expected + probability * f(configuration.expand(5, 3, 4))
+    torch.testing.assert_close(exact(logits), expected)
+    gradient, by_hand = (torch.autograd.grad(value.sum(), logits)[0] for value in (exact(logits), expected))
+    torch.testing.assert_close(gradient, by_hand)
+    if masked:
+        assert not gradient[:, ~mask].any()
+    mapped = torch.func.vmap(torch.func.grad(lambda each: exact(each).sum()))(logits.expand(2, 5, 3, 4))
+    torch.testing.assert_close(mapped, by_hand.expand(2, 5, 3, 4))
+
+
+def test_exact_gives_one_support_to_all_batch_rows():
+    shapes = []
+
+    def f(one_hot):
+        shapes.append((tuple(one_hot.shape), one_hot.stride()[:-2]))
+        return one_hot[..., 0, 0]
+
+    Exact().expectation(FactoredCategorical(torch.zeros(2, 3, 4, 2)), f)
+    assert shapes == [((16, 2, 3, 4, 2), (8, 0, 0))]
 
 
 def test_exact_by_hand():
