@@ -19,10 +19,15 @@ from gsrl.bench.look import markdown_table
 from gsrl.bench.origin import made_by, origin
 from gsrl.runs.run import set_threads
 
-__all__ = ["RESULTS", "ROOT", "Rows", "calls_in", "in_turns", "markdown", "record", "repeated", "start", "write_page"]
+__all__ = [
+    *("BLUE", "GREY", "ORANGE", "RESULTS", "ROOT"),
+    *("Rows", "calls_in", "in_turns", "markdown", "record", "repeated", "start", "write_page"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 STYLE: dict[str, Any] = {
     "axes.spines.right": False,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.studies.common import Rows
-from benchmarks.studies.comms import attributes, evidence, lengths, lewis
+from benchmarks.studies.comms import lengths
 from benchmarks.studies.peers import egg_loop
 from benchmarks.studies.speed import games as speed_of_games
 
@@ -46,24 +46,6 @@ def test_rows_are_kept_and_found(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "new" / "rows.csv")["samples"].tolist() == [math.inf, 5.0]
 
 
-def test_medians_of_seeds_some_of_which_never_got_there() -> None:
-    assert evidence.median([1000.0, 3000.0, math.inf]) == "3,000"
-    assert evidence.median([1000.0, math.inf, math.inf]) == "never"
-    assert evidence.share_of([True, False, True]) == "2/3"
-    budget, reference = pd.Series([8000.0, 8000.0]), pd.Series([500.0, 1500.0])
-    assert attributes.ratio(pd.Series([2000.0, 3000.0]), reference, budget) == "2.5"
-    assert attributes.ratio(pd.Series([2000.0, math.inf]), reference, budget) == "> 8.0"
-    assert attributes.ratio(budget, pd.Series([math.inf, math.inf]), budget) == ""
-
-
-def test_ceilings_and_calls() -> None:
-    assert lewis.Case(10, 5, 1).ceiling == 0.5
-    assert lewis.Case(5, 10, 1).ceiling == 1.0
-    calls = {name: lewis.calls_of(lewis.estimator_of(name, lewis.CASES[0]), 5) for name in lewis.ESTIMATORS}
-    one = {"gumbel-softmax", "st-gumbel", "gumbel-rao", "gapped-st", "reinmax", "reinforce"}
-    assert calls == {**dict.fromkeys(one, 1), "exact": 5, "rloo": 4}
-
-
 @pytest.mark.parametrize(
     ("probabilities", "vocabulary", "length", "expected"),
     [
@@ -82,34 +64,6 @@ def test_an_optimal_code_needs_enough_messages() -> None:
 
 
 # The scripts
-
-
-def test_lewis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = (lewis.Case(3, 3, 60, batch=16, hidden=8), lewis.Case(4, 2, 8, batch=16, hidden=8))
-    monkeypatch.setattr(lewis, "CASES", cases)
-    rows = run_twice(lewis.main, "lewis", tmp_path, seeds=2)
-    assert len(rows) == 2 * len(lewis.ESTIMATORS) * 2
-    assert (rows["accuracy"] <= np.minimum(1, rows["symbols"] / rows["meanings"])).all()
-    reached = np.isfinite(rows["samples_to_95"])
-    assert (rows["samples_to_95"][reached] % (rows["calls"] * rows["batch"] * lewis.INTERVAL)[reached] == 0).all()
-    page = (tmp_path / "lewis.md").read_text(encoding="utf-8")
-    assert "n = 3, K = 3: 960 samples" in page
-    assert "share of the ceiling" in page
-
-
-def test_estimators_with_many_calls_get_equal_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lewis, "MOST_CALLS", 3)
-    case = lewis.Case(3, 3, 12, batch=8, hidden=8)
-    exact, rloo = (lewis.train(case, name, 1).iloc[0] for name in ("exact", "rloo"))
-    assert (exact["calls"], exact["samples"], math.isnan(exact["accuracy_at_equal_updates"])) == (3, 96, False)
-    assert (rloo["calls"], rloo["samples"], math.isnan(rloo["accuracy_at_equal_updates"])) == (4, 96, True)
-
-
-def test_attributes(tmp_path: Path) -> None:
-    rows = run_twice(attributes.main, "attributes", tmp_path, seeds=2, updates=8)
-    assert rows["estimator"].tolist() == ["st-gumbel"] * 2 + ["reinforce"] * 2 + ["rloo"] * 2
-    assert rows["samples"].unique().tolist() == [8 * 128]
-    assert rows[list(attributes.MEASURES)].abs().le(1).all(axis=None)
 
 
 def test_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,24 +4,25 @@ Twenty meanings, the one of rank r with a probability in proportion to 1 / r, an
 which each cost something. There are :math:`5^0 + 5^1 + 5^2 = 31` messages, the empty one among them. The optimal code
 is exact: the shortest messages for the most probable meanings. Beside it stand agents whose symbols cost nothing.
 
-Seeds train in lock-step with ``st-gumbel``.
+Seeds train in lock-step with ``st-gumbel``. All figures are of hard messages; seconds are those of the processor.
 
     python benchmarks/studies/comms/lengths.py [--seeds 10]
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.studies.common import Rows, start, write_page
-from benchmarks.studies.comms import evidence
+from benchmarks.studies.common import BLUE, GREY, ORANGE, RESULTS, Rows, start, write_page
 from gsrl._files import save_figure
+from gsrl.bench.stats import interval
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.temperature import ExponentialTemperature
 
@@ -85,7 +86,9 @@ def train(case: PowerLaw, seeds: int) -> pd.DataFrame:
         learning_rate=case.learning_rate,
         device="cpu",
     )
-    seconds = evidence.learn(games, case.updates, case.updates)
+    begin = time.process_time()
+    games.learn(case.updates, log_interval=case.updates)
+    seconds = round((time.process_time() - begin) / seeds, 3)
     result = games.evaluate()
     return pd.DataFrame(
         {
@@ -102,16 +105,26 @@ def train(case: PowerLaw, seeds: int) -> pd.DataFrame:
     )
 
 
+def mean_interval(values: pd.Series) -> str:
+    """The mean over seeds with its 95 % bootstrap interval."""
+
+    def mean(*strata: NDArray[Any], axis: int) -> NDArray[Any]:
+        return np.asarray(strata[0].mean(axis=axis))
+
+    estimate, low, high = interval([values.to_numpy(float)], mean)
+    return f"{estimate:z.3f} [{low:z.3f}, {high:z.3f}]"
+
+
 def lines_of(table: pd.DataFrame) -> pd.DataFrame:
     """A line for each cost."""
     return pd.DataFrame(
         [
             {
                 "cost of a symbol (nats)": cost,
-                "mean length": evidence.mean_interval(group["mean_length"]),
+                "mean length": mean_interval(group["mean_length"]),
                 "optimal code": f"{group['optimal_mean_length'].iloc[0]:.3f}",
                 "times the optimum": f"{(group['mean_length'] / group['optimal_mean_length']).mean():.3f}",
-                "accuracy": evidence.mean_interval(group["accuracy"]),
+                "accuracy": mean_interval(group["accuracy"]),
                 "meanings understood": f"{group['understood'].mean():.1f} of {group['meanings'].iloc[0]}",
                 "scrambled": f"{group['scrambled'].mean():.3f}",
                 "seconds a game": f"{group['seconds'].iloc[0]:.1f}",
@@ -125,17 +138,17 @@ def draw(lengths: pd.DataFrame) -> Figure:
     """Each seed's mean length against its accuracy."""
     figure = Figure(figsize=(4.0, 3.0))
     axes = figure.subplots()
-    colours = (evidence.ORANGE, evidence.BLUE, evidence.GREY)
+    colours = (ORANGE, BLUE, GREY)
     for colour, (cost, group) in zip(colours, lengths.groupby("length_cost", sort=False), strict=False):
         axes.plot(group["mean_length"], group["accuracy"], "o", ms=4, alpha=0.6, color=colour, label=f"cost {cost:g}")
     for optimum in lengths["optimal_mean_length"].unique():
-        axes.axvline(optimum, color=evidence.GREY, lw=0.8)
+        axes.axvline(optimum, color=GREY, lw=0.8)
     axes.set(xlabel="mean length (line: optimal code)", ylabel="accuracy")
     axes.legend()
     return figure
 
 
-def main(*, seeds: int = 10, out: Path = evidence.RESULTS) -> None:
+def main(*, seeds: int = 10, out: Path = RESULTS / "comms") -> None:
     """Trains what is missing, keeps each row, and writes page and picture.
 
     Args:

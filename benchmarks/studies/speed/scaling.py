@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 import gsrl
-from benchmarks.studies.common import RESULTS, Rows, calls_in, in_turns, record, repeated, start
+from benchmarks.studies.common import BLUE, ORANGE, RESULTS, Rows, calls_in, in_turns, record, repeated, start
 from benchmarks.studies.speed.batches import random_batch
 from gsrl._files import save_figure
 from gsrl.learning.learner import EAGER_UPDATES
@@ -134,7 +134,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draws the milliseconds against members, width and batch."""
     figure = Figure(figsize=(9.6, 3.2))
     panels = figure.subplots(1, 3, sharey=True)
-    one, sixteen = ("#0072B2", ", S = 1"), ("#D55E00", ", S = 16")
+    one, sixteen = (BLUE, ", S = 1"), (ORANGE, ", S = 16")
     contents = (
         ("members", ((MEMBERS, ("#000000", "")),)),
         ("width", ((WIDTHS[1], one), (WIDTHS[16], sixteen))),
