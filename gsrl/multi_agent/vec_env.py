@@ -191,6 +191,8 @@ class ParallelVecEnv:
         self.worlds: Worlds = _Separate(self.spaces, first, make_env, self.num_worlds) if batched is None else batched
         self.joint = self.spaces.joint(self.num_worlds)
         self._is_reset = False
+        shape = self.joint.masks.shape
+        self._first_choices = shape[-1] * np.arange(np.prod(shape[:-1])).reshape(shape[:-1])  # in flat masks
         self.seed("environment")
 
     def seed(self, role: Role, *index: int) -> None:
@@ -255,16 +257,16 @@ class ParallelVecEnv:
             raise TypeError(f"actions must be integers, but got an array of dtype {actions.dtype}.")
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, [B, A, n], but got shape {actions.shape}.")
-        # A negative one, read as unsigned, is larger than any number of choices.
-        within = actions.astype(np.uint64, copy=False) < self.spaces.K
-        choices = np.where(within, actions, 0).astype(np.int64, copy=False)
-        legal = np.take_along_axis(self.joint.masks, choices[..., None], -1)[..., 0] & within
-        if not legal.all():
+        masks = self.joint.masks
+        is_within = (actions >= 0) & (actions < self.spaces.K)
+        choices = actions.astype(np.int64, copy=False)
+        if not (is_within.all() and masks.reshape(-1).take(choices + self._first_choices).all()):
+            legal = is_within & np.take_along_axis(masks, np.where(is_within, choices, 0)[..., None], -1)[..., 0]
             world, agent, factor = np.argwhere(~legal)[0].tolist()
             raise ValueError(
                 f"actions must be legal, but {self.spaces.agents[agent]} of world {world} took choice "
-                f"{actions[world, agent, factor]} of factor {factor}, of which "
-                f"{self.joint.masks[world, agent, factor].nonzero()[0].tolist()} are legal."
+                f"{choices[world, agent, factor]} of factor {factor}, of which "
+                f"{masks[world, agent, factor].nonzero()[0].tolist()} are legal."
             )
         return choices
 
