@@ -27,7 +27,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
-from gsrl.multi_agent import Joint, TeamSpaces
+from gsrl.multi_agent import Joint, Speech, TeamSpaces
 
 __all__ = ["MPEEnv", "MPEWorlds", "ReferenceEnv", "SpeakerListenerEnv", "SpreadEnv"]
 
@@ -315,6 +315,10 @@ class SpeakerListenerEnv(MPEEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "speaker_listener_v0", "render_modes": []}
+    speech: ClassVar[dict[str, Speech]] = {
+        "speaker_0": Speech(factors=(0,), private=(0, 1, 2)),
+        "listener_0": Speech(heard=(8, 9, 10)),
+    }
 
     def __init__(self, max_cycles: int = 25) -> None:
         super().__init__({"speaker_0": 3, "listener_0": 11}, {"speaker_0": 3, "listener_0": MOVES}, max_cycles)
@@ -328,7 +332,8 @@ class ReferenceEnv(MPEEnv):
     """Two who move and speak; each sees the colour of the goal of the other, one of three landmarks.
 
     An agent observes its velocity, where the landmarks are, the colour, and the word that the other said at the step
-    before, one-hot: 2 + 6 + 3 + 10. Its action is ``move + 5 * word``. With d the distance between an agent and its
+    before, one-hot: 2 + 6 + 3 + 10. Its action is ``move + 5 * word``, which
+    :class:`gsrl.multi_agent.SplitActions` shows as two choices. With d the distance between an agent and its
     goal, the reward of the one who *knows* this goal is -d, by a share of ``local_ratio``, and the mean of both by the
     rest. It equals ``mpe2``'s ``simple_reference_v3``.
 
@@ -338,6 +343,14 @@ class ReferenceEnv(MPEEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "reference_v0", "render_modes": []}
+    action_factors: ClassVar[dict[str, dict[str, int]]] = {
+        "agent_0": {"move": MOVES, "say": 10},
+        "agent_1": {"move": MOVES, "say": 10},
+    }
+    speech: ClassVar[dict[str, Speech]] = {
+        "agent_0": Speech(heard=tuple(range(11, 21)), private=(8, 9, 10)),
+        "agent_1": Speech(heard=tuple(range(11, 21)), private=(8, 9, 10)),
+    }
 
     def __init__(self, local_ratio: float = 0.5, max_cycles: int = 25) -> None:
         self.local_ratio = _share(local_ratio)

@@ -1,6 +1,17 @@
 """Teams: agents in worlds of PettingZoo's Parallel interface, as arrays."""
 
+from gsrl.multi_agent.speech import CommWrapper, Speech, SplitActions
 from gsrl.multi_agent.vec_env import Joint, ParallelVecEnv, TeamSpaces, Worlds
 from gsrl.multi_agent.wrappers import ParallelWrapper, TurnBased
 
-__all__ = ["Joint", "ParallelVecEnv", "ParallelWrapper", "TeamSpaces", "TurnBased", "Worlds"]
+__all__ = [
+    "CommWrapper",
+    "Joint",
+    "ParallelVecEnv",
+    "ParallelWrapper",
+    "Speech",
+    "SplitActions",
+    "TeamSpaces",
+    "TurnBased",
+    "Worlds",
+]

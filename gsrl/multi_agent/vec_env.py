@@ -7,7 +7,7 @@ observations of ``O`` numbers, and actions of ``n`` factors with ``K`` choices, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -18,12 +18,13 @@ from gsrl.checks import EnvironmentDataError, checked_end, checked_observation, 
 from gsrl.masking import MASK_KEY, to_matrix
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["ACTIVE_KEY", "Joint", "ParallelVecEnv", "TeamSpaces", "Worlds", "given_mask"]
+__all__ = ["ACTIVE_KEY", "Joint", "ParallelVecEnv", "Step", "TeamSpaces", "Worlds", "given_mask", "without_mask"]
 
 ACTIVE_KEY = "active"
 """Where an agent's info says whether it is on turn; without it, it is."""
 
-Step = tuple["Joint", NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
+Step: TypeAlias = tuple["Joint", NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
+"""A joint, and of each agent ``[B, A]`` its reward, whether it terminated, and whether it was truncated."""
 
 
 class Joint(NamedTuple):
@@ -44,8 +45,9 @@ class Worlds(Protocol):
     Worlds do not begin anew by themselves.
     """
 
-    over: NDArray[np.bool_]
-    """Which episodes are over, ``[B]``: they are reset before the next step."""
+    @property
+    def over(self) -> NDArray[np.bool_]:
+        """Which episodes are over, ``[B]``: they are reset before the next step."""
 
     def reset(self, worlds: NDArray[np.int64], seeds: Sequence[int] | None) -> Joint:
         """Begins these worlds anew, each from its seed; None: its random numbers go on. Returns their rows alone."""
@@ -65,7 +67,9 @@ class TeamSpaces:
 
     Attributes:
         agents: Names of all agents, in the order of the arrays.
+        index: The place of each, by name.
         codecs: Of the action space of each.
+        observation_spaces: Of each, without masks.
         sizes: Numbers in the observation of each.
         O: The largest of these.
         n: Factors of an action, the largest number of any agent.
@@ -354,7 +358,7 @@ class _Separate:
         if has_left and agent not in observations:
             return
         i, observation = self.team.index[agent], _entry("observations", observations, agent, world)
-        joint.observations[row, i, : self.team.sizes[i]] = self.team.flat(i, _without_mask(observation), world)
+        joint.observations[row, i, : self.team.sizes[i]] = self.team.flat(i, without_mask(observation), world)
         info = infos.get(agent, {})
         if has_left or not info.get(ACTIVE_KEY, True):
             return
@@ -388,7 +392,8 @@ def _is_flat(space: Any) -> bool:
     return isinstance(space, spaces.Space) and space.is_np_flattenable
 
 
-def _without_mask(observation: Any) -> Any:
+def without_mask(observation: Any) -> Any:
+    """An observation without the mask in it, of what :attr:`TeamSpaces.observation_spaces` says."""
     if isinstance(observation, Mapping) and MASK_KEY in observation:
         rest = {key: value for key, value in observation.items() if key != MASK_KEY}
         return rest["observation"] if list(rest) == ["observation"] else rest

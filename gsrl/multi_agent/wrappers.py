@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -14,9 +14,10 @@ from gsrl.masking import MASK_KEY
 from gsrl.multi_agent.vec_env import ACTIVE_KEY, given_mask
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["ParallelWrapper", "TurnBased"]
+__all__ = ["ParallelWrapper", "Returned", "TurnBased"]
 
-Returned = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]
+Returned: TypeAlias = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]
+"""Observations, rewards, terminated, truncated and infos, by agent."""
 
 
 class ParallelWrapper:
