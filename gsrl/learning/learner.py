@@ -166,6 +166,7 @@ class Update:
         betas: See :class:`Learner`.
         eps: As above.
         max_grad_norm: As above.
+        rates: As above.
         alive: Which members are updated, bool ``[S]``; None: tensors have no dimension of members.
         compile: As above.
         record: Whether gradients are recorded, where they may be and nothing is compiled.
@@ -183,6 +184,7 @@ class Update:
         betas: tuple[float, float],
         eps: float,
         max_grad_norm: float | None,
+        rates: Mapping[str, float],
         alive: Tensor | None = None,
         compile: bool = False,
         record: bool = True,
@@ -192,6 +194,9 @@ class Update:
         self.betas, self.eps, self.max_grad_norm = betas, eps, max_grad_norm
         self.norms: dict[str, Tensor] = {}
         named = structure.named
+        self.rates = {name: _rate(name, rates) for name in named}
+        each = [tensors.parameters.new_full((p.numel(),), self.rates[name]) for name, p in named.items()]
+        self._flat_rates = torch.cat(each) if rates else None
         self.views = _Views(
             _split(named, tensors.parameters),
             _split(named, tensors.exp_avg),
@@ -241,6 +246,8 @@ class Update:
         if self.max_grad_norm is not None:
             for name, group in self.structure.groups.items():
                 self.norms[name] = clip_by_norm_(gradient[..., group], self.max_grad_norm)
+        if self._flat_rates is not None:
+            step = step * self._flat_rates
         adam_(parameters, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
         if tau is not None:
             for source, target in zip(self.structure.sources, targets, strict=True):
@@ -266,7 +273,7 @@ class Update:
             parameter, exp_avg, exp_avg_sq = (
                 each[name].view(gradient.shape) for each in (views.parameters, views.exp_avg, views.exp_avg_sq)
             )
-            adam_(parameter, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
+            adam_(parameter, gradient, exp_avg, exp_avg_sq, (step * self.rates[name], epsilon), self.betas)
         for source, targets in zip(self.structure.sources, views.targets, strict=True):
             sources = [x for name, x in views.parameters.items() if _child(name) == source]
             for x, target in zip(sources, targets.values(), strict=True):
@@ -322,6 +329,7 @@ class Learner:
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         max_grad_norm: Largest norm of the gradient of each child of ``loss``; None: no clipping.
+        rates: What Adam's step size is multiplied by, by the path of a module or parameter below ``loss``; 1 elsewhere.
         compile: Whether updates are compiled; the first one then takes some seconds. Where that fails, a warning says
             why, and updates stay eager.
         record: Whether updates that are not compiled are recorded, for arguments whose shapes come again. Results are
@@ -336,13 +344,17 @@ class Learner:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         max_grad_norm: float | None = None,
+        rates: Mapping[str, float] = MappingProxyType({}),
         compile: bool = False,
         record: bool = True,
     ) -> None:
-        self.loss, self.betas, self.eps = loss, betas, eps
+        self.loss, self.betas, self.eps, self.rates = loss, betas, eps, dict(rates)
         self._max_grad_norm, self._compile, self._record = max_grad_norm, compile, record
         self._count: int | Tensor = 0
         self.structure = _Structure.of(loss, targets)
+        for path in self.rates:
+            if not any(_is_below(name, path) for name in self.structure.named):
+                raise ValueError(f"rates must be of paths of trained parameters of the loss, but got {path!r}.")
         flat = _flatten(self.structure.named)
         gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
         following = [_flatten(followers) for followers in self.structure.followers]
@@ -357,6 +369,7 @@ class Learner:
             betas=self.betas,
             eps=self.eps,
             max_grad_norm=self.max_grad_norm,
+            rates=self.rates,
             compile=self._compile,
             record=self._record,
         )
@@ -577,6 +590,16 @@ def _split(named: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
 def _flatten(named: Mapping[str, Tensor]) -> Tensor:
     """One flat tensor ``[P]`` of all that these hold."""
     return torch.cat([p.detach().reshape(-1) for p in named.values()])
+
+
+def _is_below(name: str, path: str) -> bool:
+    return f"{name}.".startswith(f"{path}.")
+
+
+def _rate(name: str, rates: Mapping[str, float]) -> float:
+    """That of the longest path that a parameter is below."""
+    paths = [path for path in rates if _is_below(name, path)]
+    return rates[max(paths, key=len)] if paths else 1.0
 
 
 def _child(name: str) -> str:

@@ -98,7 +98,7 @@ class Lockstep:
         for index, learner in enumerate(self.learners):
             rows = Tensors(*tree_map(itemgetter(index), tuple(stacked)))
             learner.become_row(rows, self._counts[index])
-        settings: dict[str, Any] = {name: getattr(first, name) for name in ("betas", "eps", "max_grad_norm")}
+        settings: dict[str, Any] = {name: getattr(first, name) for name in ("betas", "eps", "max_grad_norm", "rates")}
         self._update = Update(first.loss, first.structure, stacked, alive=self.alive, compile=self.compile, **settings)
 
     def __len__(self) -> int:
@@ -365,7 +365,7 @@ def _check_alike(learners: Sequence[Learner]) -> None:
     """Raises unless settings and shapes are those of the first learner."""
     first = learners[0]
     for index, other in enumerate(learners):
-        for name in ("betas", "eps", "max_grad_norm"):
+        for name in ("betas", "eps", "max_grad_norm", "rates"):
             if getattr(other, name) != getattr(first, name):
                 raise ValueError(
                     f"{name} must be the same for all members, but member {index} has {getattr(other, name)!r} "

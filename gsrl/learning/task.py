@@ -46,6 +46,7 @@ class Task(ABC):
         tensorboard_log: Folder for TensorBoard; None: there is no log.
         verbose: 1: what is logged is printed, of the first member.
         targets: See :class:`gsrl.learning.Learner`.
+        rates: As above.
         make_generator: Makes the torch generator of a seed, on the CPU; None: one of "noise".
         rngs: NumPy generators that each member has, by name, and their roles, see :mod:`gsrl._random`.
         alone: Whether there is a single member, without a dimension of members in what :meth:`collect` returns: its
@@ -84,6 +85,7 @@ class Task(ABC):
         tensorboard_log: str | None = None,
         verbose: int = 0,
         targets: Sequence[tuple[str, str]] = (),
+        rates: Mapping[str, float] = MappingProxyType({}),
         make_generator: Callable[[int], torch.Generator] | None = None,
         rngs: Mapping[str, Role] = MappingProxyType({}),
         alone: bool = False,
@@ -111,7 +113,9 @@ class Task(ABC):
         if _saved is not None:
             self.check_saved(_saved)
         learners = [
-            Learner(self._initialised(seed), targets, max_grad_norm=max_grad_norm, compile=compile and alone)
+            Learner(
+                self._initialised(seed), targets, max_grad_norm=max_grad_norm, rates=rates, compile=compile and alone
+            )
             for seed in self.seeds
         ]
         generators = None if make_generator is None else [make_generator(seed) for seed in self.seeds]

@@ -88,7 +88,7 @@ SETTINGS = {
 NO_SETTINGS = {
     *("policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "seeds", "device"),
     *("compile", "observation_space", "action_space", "lr_schedule", "activation_fn", "normalize_images"),
-    *("features_extractor_class", "features_extractor_kwargs", "targets", "make_generator", "rngs", "alone"),
+    *("features_extractor_class", "features_extractor_kwargs", "targets", "rates", "make_generator", "rngs", "alone"),
 }
 """Arguments of constructors that are none: what builds an agent gives them, or nobody."""
 

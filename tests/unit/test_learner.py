@@ -534,3 +534,34 @@ def test_what_a_stranger_wrote_is_not_recorded() -> None:
 def test_the_earlier_name_of_the_module_warns() -> None:
     with pytest.warns(DeprecationWarning, match=r"gsrl\.learner is now gsrl\.learning"):
         assert importlib.import_module("gsrl.learner").Learner is Learner
+
+
+# Rates
+
+
+def test_parts_of_a_loss_have_rates_of_their_own() -> None:
+    """As torch's Adam with groups does, alone and in lock-step."""
+    rates = {"first": 3.0, "first.2.bias": 0.5, "second": 0.0}
+    theirs = Regression()
+    groups = [
+        {"params": [p], "lr": 1e-2 * (0.5 if name == "first.2.bias" else 3.0 if name.startswith("first") else 0.0)}
+        for name, p in theirs.named_parameters()
+        if p.requires_grad
+    ]
+    optimizer = torch.optim.Adam(groups)
+    alone, compiled = (Learner(Regression(), rates=rates, compile=compile) for compile in (False, True))
+    together = Lockstep([Learner(Regression(seed), rates=rates) for seed in (0, 1)])
+    for step in range(5):
+        optimizer.zero_grad()
+        theirs(inputs(step))[0].backward()
+        optimizer.step()
+        for learner in (alone, compiled):
+            learner.update(inputs(step), learning_rate=1e-2)
+        together.update(inputs(step).repeat(2, 1, 1), learning_rate=1e-2)
+    for name, expected in theirs.named_parameters():
+        for own in (alone.loss, compiled.loss, together.losses[0]):
+            torch.testing.assert_close(own.get_parameter(name), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="paths of trained parameters of the loss, but got 'follower'"):
+        Learner(Regression(), rates={"follower": 2.0})
+    with pytest.raises(ValueError, match="rates must be the same for all members"):
+        Lockstep([Learner(Regression(), rates=rates), Learner(Regression())])
