@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gsrl._version import __version__
+from gsrl.runs import program
+
 __all__ = ["main"]
 
 OURS = ("agents", "envs", "gsrl")
@@ -26,11 +29,18 @@ def main(
     Returns:
         The exit code, see :func:`gsrl.runs.cli.main`; 1 where a package is missing.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    program.name, program.root = name, root
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(program.overview(), end="")
+        return 0
+    if argv == ["--version"]:
+        print(f"gsrl {__version__}")
+        return 0
     try:
-        from gsrl.runs import cli, program
+        from gsrl.runs import cli
         from gsrl.runs.cards import load_zoo
 
-        program.name, program.root = name, root
         for module in zoo:
             load_zoo(module)
     except ModuleNotFoundError as error:

@@ -326,7 +326,7 @@ def register(name: str) -> Callable[[Class], Class]:
     return add
 
 
-# The tables: what a name in a file may mean. Lookups are exact; a name is never imported or taken apart.
+# The tables: what a name in a file may mean. Lookups are exact; a name is never imported.
 
 _CLASSES: dict[str, type] = {}
 _CLASS_NAMES: dict[type, str] = {}
@@ -351,6 +351,9 @@ _EARLIER_NAMES = {
     "gsrl.comms.topologies.QuestionGame": "gsrl.comms.QuestionGame",
 }
 """What classes were called in files by the modules that they were in, and what they are called now."""
+
+_HOMES = {"gsrl": "gsrl.algorithms", "gsrl.comms": "gsrl.comms"}
+"""Packages of the library that register classes, by what their names begin with: nobody need have imported them."""
 
 
 def _add_class(name: str, cls: type) -> None:
@@ -709,7 +712,11 @@ class _Decoder:
         return make_estimator(name, **settings)
 
     def _class(self, name: str, path: KeyPath) -> type:
-        cls = _CLASSES.get(_EARLIER_NAMES.get(name, name))
+        name = _EARLIER_NAMES.get(name, name)
+        home = name.rpartition(".")[0]
+        if name not in _CLASSES and home in _HOMES:
+            importlib.import_module(_HOMES[home])
+        cls = _CLASSES.get(name)
         if cls is None:
             raise self._error(
                 path, f"names the class {name}, which is not one of those gsrl restores: {_replacement(path)}"

@@ -585,3 +585,6 @@ def _is_small_image(space: spaces.Space) -> bool:
         return False
     _, side, _ = sorted(space.shape)  # there are fewer channels than pixels
     return side in SMALL_IMAGES and (space.dtype == np.bool_ or is_image_space(space))
+
+
+import_module("gsrl.runs.library")  # which registers the cards that come with the library, made of what is above

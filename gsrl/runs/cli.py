@@ -1,20 +1,4 @@
-"""The command line: train and evaluate agents, measure gradient estimators, and compare.
-
-{gsrl} train      train an agent (discrete-sac on CartPole-v1 unless told otherwise), or resume a run
-{gsrl} search     search settings by successive halving, many agents in lock-step
-{gsrl} eval       evaluate the model of a run
-{gsrl} plot       draw the learning curve of a run again, or those of several side by side
-{gsrl} protocol   print and draw the language of a run of signalling agents
-{gsrl} gradients  measure gradient estimators, on a test problem or on the agent of a run
-{gsrl} bench      run a suite of agents, environments and seeds, or go on with one
-{gsrl} report     say what came out of it: tables, pictures, and a page to read
-{gsrl} list       list the agents, or say where one is tuned
-
-Each command has --help; `train --agent X --env Y --help` shows the settings of that agent, tuned for that environment.
-More agents come from installed packages, by entry points `gsrl.agents`, and from a module that is named by --zoo.
---path FOLDER lets modules of a folder be found, those of environments `module:Id` too. --version says which version of
-gsrl this is.
-"""
+"""The command line: train and evaluate agents, measure gradient estimators, and compare."""
 
 from __future__ import annotations
 
@@ -41,7 +25,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from gsrl._version import __version__
 from gsrl.checkpoint import CheckpointError
 from gsrl.comms import DIAL
 from gsrl.diagnostics import Comparison
@@ -251,30 +234,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         the command line cannot be used; 130 when it was interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["-h"], ["--help"], ["help"]):
-        print(__doc__.partition("\n\n")[2].format(gsrl=program.typed()), end="")
-        return 0
-    if argv == ["--version"]:
-        print(f"gsrl {__version__}")
-        return 0
-    commands = {
-        "train": _train,
-        "search": _search,
-        "eval": _evaluate,
-        "plot": _plot,
-        "protocol": _protocol,
-        "gradients": _gradients,
-        "bench": _bench,
-        "report": _report_benchmark,
-        "list": _list,
-    }
     try:
         argv = _find_more(argv)
         # Without a command, options are those of train.
         name = argv.pop(0) if argv and not argv[0].startswith("-") else "train"
-        if name not in commands:
-            raise UsageError(f"unknown command {name!r}; {nearest(name, commands)}")
-        return commands[name](argv)
+        if name not in program.COMMANDS:
+            raise UsageError(f"unknown command {name!r}; {nearest(name, program.COMMANDS)}")
+        command: Callable[[list[str]], int] = globals()[f"_{name}_command"]
+        return command(argv)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 1
@@ -386,7 +353,7 @@ def _in_a_sentence(answer: str, command: str) -> str:
     return f"{text}; {program.name} {command} --help explains it"
 
 
-def _train(argv: list[str]) -> int:
+def _train_command(argv: list[str]) -> int:
     # Agent and environment say which other options there are, and their defaults.
     parser = _Parser()
     parser.add_argument("--agent", default=DEFAULT_AGENT)
@@ -415,7 +382,7 @@ def _train(argv: list[str]) -> int:
     return _report(start(config, folder, [program.name, "train", *argv]), folder)
 
 
-def _search(argv: list[str]) -> int:
+def _search_command(argv: list[str]) -> int:
     parser = _Parser()
     parser.add_argument("--agent", default=DEFAULT_AGENT)
     parser.add_argument("--env", default="CartPole-v1")
@@ -552,7 +519,7 @@ def _lost(summary: Mapping[str, Any]) -> str:
     return f"; diverged, and counted as they were before: seed {', '.join(lost)}" if lost else ""
 
 
-def _evaluate(argv: list[str]) -> int:
+def _eval_command(argv: list[str]) -> int:
     options = _read_options(EvalOptions, "eval", argv)
     config = read_config(options.run, trusted=options.trust)
     card = config.card
@@ -601,7 +568,7 @@ def _evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _plot(argv: list[str]) -> int:
+def _plot_command(argv: list[str]) -> int:
     options = tyro.cli(PlotOptions, prog=f"{program.name} plot", args=argv)
     if not options.runs:
         raise UsageError("plot needs the folder of a run, or of several")
@@ -612,7 +579,7 @@ def _plot(argv: list[str]) -> int:
     return 0
 
 
-def _protocol(argv: list[str]) -> int:
+def _protocol_command(argv: list[str]) -> int:
     options = _read_options(ProtocolOptions, "protocol", argv)
     found = language.language_of(options.run, options.seed)
     written = found.write(options.out or found.folder)
@@ -622,7 +589,7 @@ def _protocol(argv: list[str]) -> int:
     return 0
 
 
-def _gradients(argv: list[str]) -> int:
+def _gradients_command(argv: list[str]) -> int:
     options = _read_options(GradientsOptions, "gradients", argv)
     if not 0 < options.temperature < math.inf:
         raise UsageError(f"--temperature must be positive and finite, but got {options.temperature}")
@@ -682,7 +649,7 @@ def _fitted(comparison: Comparison, title: str, console: Console) -> Table:
     return table
 
 
-def _bench(argv: list[str]) -> int:
+def _bench_command(argv: list[str]) -> int:
     options = _read_options(BenchOptions, "bench", argv)
     from gsrl.bench import runner
     from gsrl.bench.suite import read_suite
@@ -715,7 +682,7 @@ def _bench(argv: list[str]) -> int:
     return 130 if summary.interrupted else int(bool(summary.failed))
 
 
-def _report_benchmark(argv: list[str]) -> int:
+def _report_command(argv: list[str]) -> int:
     options = _read_options(ReportOptions, "report", argv)
     from gsrl.bench.report import write
 
@@ -724,7 +691,7 @@ def _report_benchmark(argv: list[str]) -> int:
     return 0
 
 
-def _list(argv: list[str]) -> int:
+def _list_command(argv: list[str]) -> int:
     options = _read_options(ListOptions, "list", argv)
     if options.agent is not None:
         card = get_card(options.agent)

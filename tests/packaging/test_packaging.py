@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import gsrl
+from gsrl.comms import Channel
 from tests.common.wheels import ROOT, build, run_python
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -122,7 +124,9 @@ def test_wheel_imports_without_the_extras(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path)
     extras = sorted(import_names([*EXTRAS["cli"], *EXTRAS["bench"]]) - {"gsrl"})
     # A None in sys.modules makes the import of that name fail, as if it were not installed.
-    code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import gsrl; print(gsrl.__file__)"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import gsrl; gsrl.Reinforce; print(gsrl.__file__)"
+    )
     printed = run_python(code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert printed == str(tmp_path / "gsrl" / "__init__.py")
 
@@ -167,6 +171,40 @@ def test_importing_gsrl_needs_core_dependencies_only() -> None:
         if (names := set(absolute_imports(parse(path), run_on_import_only=True)) - allowed)
     }
     assert offenders == {}
+
+
+def test_help_and_version_import_nothing_that_takes_time() -> None:
+    code = """
+import sys
+from gsrl.__main__ import main
+codes = [main(argv) for argv in ([], ["--help"], ["help"], ["--version"])]
+print(codes, sorted({"torch", "gymnasium", "numpy", "stable_baselines3", "tyro"} & {*sys.modules}))
+"""
+    assert run_python(code, cwd=ROOT).splitlines()[-1] == "[0, 0, 0, 0] []"
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    block = next(node for node in parse(ROOT / "gsrl" / "__init__.py").body if isinstance(node, ast.If))
+    for_type_checkers = {
+        (node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert for_type_checkers == {(f"gsrl.{module}", name) for module, names in gsrl._MODULES.items() for name in names}
+    assert {name for _, name in for_type_checkers} | {"__version__"} == {*gsrl.__all__}
+    assert {*gsrl.__all__, "estimators", "losses"} <= {*dir(gsrl)}
+    for module, name in for_type_checkers:
+        assert getattr(gsrl, name) is getattr(sys.modules[module], name)
+    for module in gsrl._MODULES:
+        assert attrgetter(module)(gsrl) is sys.modules[f"gsrl.{module}"]
+    with pytest.raises(AttributeError, match="module 'gsrl' has no attribute 'Gumbel'"):
+        _ = gsrl.Gumbel
+
+
+def test_files_are_read_whatever_was_imported_before(tmp_path: Path) -> None:
+    """Classes register themselves when their module is imported, which nobody need have done."""
+    classes = [gsrl.DiscreteSAC.policy_aliases["MlpPolicy"], Channel]
+    gsrl.checkpoint.save(tmp_path / "classes.zip", classes)
+    code = "from gsrl import checkpoint; print([cls.__name__ for cls in checkpoint.load('classes.zip')])"
+    assert run_python(code, cwd=tmp_path, PYTHONPATH=str(ROOT)) == "['DiscreteSACPolicy', 'Channel']"
 
 
 def test_constraints_pin_a_supported_version_of_every_requirement() -> None:
