@@ -46,17 +46,23 @@ class Estimator(nn.Module, ABC):
     Attributes:
         name: The name that :func:`gsrl.make_estimator` knows.
         biased: Whether the estimate is biased for a general ``f``.
-        calls: How many configurations ``f`` is evaluated at for one estimate: an expression in Python, of ``n``, ``K``
-            and the estimator's :attr:`settings`.
         source: Where it was published.
         shaped: Whether the constructor needs ``n`` and ``K`` of the policies it will see.
     """
 
     name: ClassVar[str]
     biased: ClassVar[bool]
-    calls: ClassVar[str]
     source: ClassVar[str]
     shaped: ClassVar[bool] = False
+
+    @abstractmethod
+    def calls(self, n: int, K: int) -> int:
+        """Returns how many configurations ``f`` is evaluated at for one estimate; several may go in one batched call.
+
+        Args:
+            n: Factors of the policy.
+            K: Choices of each factor.
+        """
 
     def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...] | None:
         """The shape that the noise of one estimate must have: the policy's, unless a class says otherwise.

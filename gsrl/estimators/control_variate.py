@@ -70,6 +70,10 @@ class RelaxedControl(Estimator):
         super().__init__()
         self.control = control
 
+    def calls(self, n: int, K: int) -> int:
+        """1: the sample. What c evaluates comes to that, and is counted by a subclass."""
+        return 1
+
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         dtype = policy.logits.dtype
         # Finite, and still exactly 0 in every softmax where a choice is illegal.
@@ -159,12 +163,15 @@ class Rebar(RelaxedControl):
     """
 
     name = "rebar"
-    calls = "2"
     source = "1703.07370"
 
     def __init__(self, eta: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__(RelaxedObjective(eta, temperature))
         self._settings: dict[str, Any] = {"eta": eta, "temperature": temperature}
+
+    def calls(self, n: int, K: int) -> int:
+        """2: the sample, and soft rows."""
+        return 2
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -248,7 +255,6 @@ class Relax(RelaxedControl):
     """
 
     name = "relax"
-    calls = "1 + add_objective"
     source = "1711.00123 Eq. 8"
     shaped = True
 
@@ -273,6 +279,10 @@ class Relax(RelaxedControl):
             "add_objective": add_objective,
             "seed": seed,
         }
+
+    def calls(self, n: int, K: int) -> int:
+        """1: the sample; and soft rows, with ``add_objective``."""
+        return 1 + int(self._settings["add_objective"])
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         expected, given = (self._settings["n"], self._settings["K"]), tuple(policy.event_shape)
@@ -302,8 +312,11 @@ class MuProp(Estimator):
 
     name = "muprop"
     biased = False
-    calls = "2"
     source = "1511.05176"
+
+    def calls(self, n: int, K: int) -> int:
+        """2: the sample, and the mean."""
+        return 2
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot, probs = policy.sample(noise=noise), policy.probs.detach()

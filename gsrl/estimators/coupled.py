@@ -19,7 +19,10 @@ class _Antithetic(Estimator):
     """A pair of samples of binary factors, from logistic noise and from the same noise with its sign changed."""
 
     biased = False
-    calls = "2"
+
+    def calls(self, n: int, K: int) -> int:
+        """2: the sample and its antithetic one."""
+        return 2
 
     def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
         """``[*batch, n]``."""
@@ -106,8 +109,11 @@ class ARSM(Estimator):
 
     name = "arsm"
     biased = False
-    calls = "K * (K - 1) / 2 + 1"
     source = "1905.01413"
+
+    def calls(self, n: int, K: int) -> int:
+        """``K (K - 1) / 2 + 1``: the sample, and one for each pair of choices that is exchanged."""
+        return K * (K - 1) // 2 + 1
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         K, device = policy.K, noise.device

@@ -24,8 +24,11 @@ class Exact(Estimator):
 
     name = "exact"
     biased = False
-    calls = "K**n"
     source = "the definition of the expectation"
+
+    def calls(self, n: int, K: int) -> int:
+        """``K**n``: all configurations."""
+        return K**n
 
     def draw_noise(self, policy: FactoredCategorical, generator: torch.Generator | None = None) -> Noise:
         """Nothing is random: an empty tuple."""
@@ -50,8 +53,11 @@ class LocalExpectation(Estimator):
 
     name = "local-expectation"
     biased = False
-    calls = "n * K"
     source = "1503.01494"
+
+    def calls(self, n: int, K: int) -> int:
+        """``n K``: every choice of every factor."""
+        return n * K
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise)

@@ -28,7 +28,6 @@ class Pathwise(Estimator):
     """
 
     biased = True
-    calls = "1"
     temperature: Tensor | Temperature
 
     def __init__(self, temperature: float | Tensor | Temperature = 1.0) -> None:
@@ -38,6 +37,10 @@ class Pathwise(Estimator):
             self.register_buffer("temperature", temperature, persistent=False)
         else:
             self.temperature = as_temperature(temperature)
+
+    def calls(self, n: int, K: int) -> int:
+        """1: the sample."""
+        return 1
 
     def sample(
         self, policy: FactoredCategorical, noise: Noise | None = None, generator: torch.Generator | None = None

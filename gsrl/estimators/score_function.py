@@ -77,7 +77,6 @@ class Reinforce(ScoreFunction):
     """
 
     name = "reinforce"
-    calls = "1"
     source = "Williams 1992 Theorem 1"
 
     total: Tensor
@@ -93,6 +92,10 @@ class Reinforce(ScoreFunction):
         if baseline == "running-mean":
             self.register_buffer("total", torch.zeros(()))
             self.register_buffer("weight", torch.zeros(()))
+
+    def calls(self, n: int, K: int) -> int:
+        """1: the sample."""
+        return 1
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot, log_prob = self.draw(policy, noise)
@@ -153,7 +156,6 @@ class RLOO(ScoreFunction):
     """
 
     name = "rloo"
-    calls = "num_samples"
     source = "Kool et al. 2019; 2010.10436"
 
     def __init__(self, num_samples: int = 10) -> None:
@@ -161,6 +163,10 @@ class RLOO(ScoreFunction):
         if num_samples < 2:
             raise ValueError(f"num_samples must be at least 2, for a sample needs another one, but got {num_samples}.")
         self.num_samples = num_samples
+
+    def calls(self, n: int, K: int) -> int:
+        """``m``: the samples."""
+        return self.num_samples
 
     def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
         """``[m, *batch, n, K]``: noise of every sample."""

@@ -46,7 +46,6 @@ class UnorderedSet(Estimator):
 
     name = "unordered-set"
     biased = False
-    calls = "num_samples if num_samples < K**n else K**n"
     source = "2002.06043"
 
     def __init__(self, num_samples: int = 10) -> None:
@@ -54,6 +53,10 @@ class UnorderedSet(Estimator):
         if not 2 <= num_samples <= MAX_SUBSET:
             raise ValueError(f"num_samples must be from 2 to {MAX_SUBSET}, but got {num_samples}.")
         self.num_samples = num_samples
+
+    def calls(self, n: int, K: int) -> int:
+        """``m``, or ``K**n`` if that is less."""
+        return min(self.num_samples, K**n)
 
     def noise_shape(self, policy: FactoredCategorical) -> tuple[int, ...]:
         """``[*batch, n, m, K]``: noise of every beam's children."""

@@ -245,8 +245,10 @@ class Doubled(Estimator):
 
     name = "doubled"
     biased = True
-    calls = "K^n"
     source = "this test"
+
+    def calls(self, n: int, K: int) -> int:
+        return K**n
 
     def _expectation(self, policy: FactoredCategorical, f: Any, noise: Any) -> Tensor:
         support = policy.enumerate_support()

@@ -55,12 +55,14 @@ class Alternating(Estimator):
 
     name = "alternating"
     biased = True
-    calls = "2"
     source = "this test"
 
     def __init__(self, mean: float = 2.0, spread: float = 1.0, random: bool = True) -> None:
         super().__init__()
         self.mean, self.spread, self.random = mean, spread, random
+
+    def calls(self, n, K):
+        return 2
 
     def draw_noise(self, policy, generator=None):
         signs = 1.0 - 2.0 * (torch.arange(policy.batch_shape.numel()) % 2)
@@ -253,12 +255,14 @@ class Given(Estimator):
 
     name = "given"
     biased = False
-    calls = "0"
     source = "this test"
 
     def __init__(self, gradient: Tensor) -> None:
         super().__init__()
         self.gradient = gradient
+
+    def calls(self, n, K):
+        return 0
 
     def draw_noise(self, policy, generator=None):
         return ()

@@ -241,15 +241,22 @@ class FalselyUnbiased(_Broken):
 
 
 class FalselyOneCall(RLOO):
-    calls = "1"
+    def calls(self, n, K):
+        return 1
 
 
-class FormulaOfOtherCalls(RLOO):
-    calls = "n * num_samples"
+class CountOfOtherCalls(RLOO):
+    def calls(self, n, K):
+        return n * self.num_samples
 
 
-class CallsInProse(RLOO):
-    calls = "m"
+class CallsInWords(RLOO):
+    calls = "num_samples"
+
+
+class FractionOfCalls(RLOO):
+    def calls(self, n, K):
+        return self.num_samples / 1
 
 
 class NoiseUnchecked(ARM):
@@ -361,8 +368,9 @@ BROKEN = {
     Unnamed: "attribute name",
     FalselyUnbiased: "unbiased gradient must have the mean",
     FalselyOneCall: "evaluated at 10 configurations",
-    FormulaOfOtherCalls: "calls is 'n \\* num_samples', 30, but f was evaluated at 10 configurations",
-    CallsInProse: "calls must be an expression of .*num_samples.*NameError",
+    CountOfOtherCalls: r"calls\(3, \d\) is 30, but f was evaluated at 10 configurations",
+    CallsInWords: "calls must be a method of n and K, but is 'num_samples'",
+    FractionOfCalls: r"calls\(\d, \d\) is 10.0, but f was evaluated at 10 configurations",
     NoiseUnchecked: "noise of shape .* must be a ValueError",
     NoiseOfAnotherShape: "draw_noise must return a tensor of noise_shape",
     AnotherValueWithoutGradient: "under torch.no_grad",
@@ -444,8 +452,11 @@ def test_suite_asks_only_for_supported_shapes():
 
 
 class _WithOneHot(Estimator):
-    name, biased, calls, source = "with-one-hot", False, "1", "a user's own"
+    name, biased, source = "with-one-hot", False, "a user's own"
     dtype = torch.float32
+
+    def calls(self, n, K):
+        return 1
 
     def _expectation(self, policy, f, noise):
         indices = (policy.logits.detach() + noise).argmax(-1)

@@ -115,7 +115,7 @@ class Shaped(StraightThrough):
     [
         (dict, TypeError, "cls must be a subclass of gsrl.estimators.Estimator, but got <class 'dict'>"),
         (Exact(), TypeError, r"cls must be a subclass of gsrl.estimators.Estimator, but got Exact\(\)"),
-        (Incomplete, TypeError, "cls must have all methods of an estimator, but Incomplete lacks _expectation"),
+        (Incomplete, TypeError, "cls must have all methods of an estimator, but Incomplete lacks _expectation, calls"),
         (Demanding, TypeError, "strength of Demanding must have a default"),
         (type("Own", (STGumbel,), {}), ValueError, "must be that of no other estimator, but got 'st-gumbel'"),
         (type("Own", (STGumbel,), {"name": "two words"}), ValueError, "name must be a word, .* Own has 'two words'"),
