@@ -109,9 +109,9 @@ class SignallingEnv(ParallelEnv[str, Any, Any]):
     ``info["action_mask"]`` says whose turn it is: who is not to act has one legal choice, 0.
 
     Args:
-        game: See :class:`SignallingRounds`, as the rest.
-        channel: As above.
-        split: As above.
+        game: See :class:`SignallingRounds`.
+        channel: See :class:`SignallingRounds`.
+        split: See :class:`SignallingRounds`.
         render_mode: ``"ansi"``: :meth:`render` returns a line about the episode; None: there is nothing to see.
     """
 

@@ -489,10 +489,10 @@ class SignallingGame(Task):
             index: Of the game.
             episodes: How many are drawn.
             seed: Of the draws.
-            split: See :meth:`evaluate`, as those that follow.
+            split: See :meth:`evaluate`.
             listed: Whether each meaning is played once instead.
-            scramble: As above.
-            deterministic: As above.
+            scramble: Whether receivers hear messages of other episodes.
+            deterministic: Whether the most probable symbols are sent; otherwise they are sampled.
             validate_args: Whether what is not finite is an error.
         """
         loss = self.agents(index)

@@ -194,11 +194,11 @@ class QuestionGame(Game):
     ``"lstm"``, and the channel's length at least 2.
 
     Args:
-        attributes: See :class:`Game`, as all.
-        values: As above.
-        held_out: As above.
-        split_seed: As above.
-        prior: As above.
+        attributes: ``A``, attributes of a meaning.
+        values: ``V``, values of each attribute, at least 2.
+        held_out: Share of the meanings that are never trained on, see :class:`Game`.
+        split_seed: Decides which ones.
+        prior: Weight of each meaning, ``[V ** A]``; None: all are equally likely.
     """
 
     exhaustive = False

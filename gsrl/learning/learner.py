@@ -164,11 +164,11 @@ class Update:
         structure: Of the loss.
         tensors: What it reads and writes.
         betas: See :class:`Learner`.
-        eps: As above.
-        max_grad_norm: As above.
-        rates: As above.
+        eps: See :class:`Learner`.
+        max_grad_norm: See :class:`Learner`.
+        rates: See :class:`Learner`.
         alive: Which members are updated, bool ``[S]``; None: tensors have no dimension of members.
-        compile: As above.
+        compile: See :class:`Learner`.
         record: Whether gradients are recorded, where they may be and nothing is compiled.
 
     Attributes:

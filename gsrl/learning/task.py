@@ -46,7 +46,7 @@ class Task(ABC):
         tensorboard_log: Folder for TensorBoard; None: there is no log.
         verbose: 1: what is logged is printed, of the first member.
         targets: See :class:`gsrl.learning.Learner`.
-        rates: As above.
+        rates: See :class:`gsrl.learning.Learner`.
         make_generator: Makes the torch generator of a seed, on the CPU; None: one of "noise".
         rngs: NumPy generators that each member has, by name, and their roles, see :mod:`gsrl._random`.
         alone: Whether there is a single member, without a dimension of members in what :meth:`collect` returns: its
@@ -271,9 +271,9 @@ class Task(ABC):
         """What :meth:`play` finds of every member, by default scores ``[S, episodes]``; the same at each call.
 
         Args:
-            episodes: See :meth:`play`, as the rest.
-            seed: As above.
-            **how: As above.
+            episodes: Of each member.
+            seed: Of the episodes.
+            **how: What else :meth:`play` takes.
         """
         return np.stack([self.play(index, episodes, seed, **how) for index in range(len(self.seeds))])
 
@@ -342,7 +342,7 @@ class Task(ABC):
             device: Of the networks.
             compile: Whether updates are compiled.
             tensorboard_log: See the constructor.
-            verbose: As above.
+            verbose: See the constructor.
             custom_objects: Values that take the place of saved ones, such as modules that are not gsrl's own.
             trusted: Whether classes that gsrl does not know are imported. This runs code of the file's choosing.
 
