@@ -208,8 +208,9 @@ class Task(ABC):
         total = until if total is None else total
         with show_progress(until, self.steps, shown=progress_bar) as bar:
             while self.steps < until and bool(self.lockstep.alive.any()):
-                self._update(max(0.0, 1 - self.steps / total))
-                bar.update(self.batch_size)
+                before = self.steps
+                self._update(max(0.0, 1 - before / total))
+                bar.update(self.steps - before)
                 if self.num_updates % log_interval == 0:
                     self._log()
                     if callback is not None and callback(self) is False:

@@ -1,5 +1,6 @@
 """Teams: agents in worlds of PettingZoo's Parallel interface, as arrays."""
 
+from gsrl.multi_agent.sac import MultiAgentSAC
 from gsrl.multi_agent.speech import CommWrapper, Speech, SplitActions
 from gsrl.multi_agent.vec_env import Joint, ParallelVecEnv, TeamSpaces, Worlds
 from gsrl.multi_agent.wrappers import ParallelWrapper, TurnBased
@@ -7,6 +8,7 @@ from gsrl.multi_agent.wrappers import ParallelWrapper, TurnBased
 __all__ = [
     "CommWrapper",
     "Joint",
+    "MultiAgentSAC",
     "ParallelVecEnv",
     "ParallelWrapper",
     "Speech",

@@ -170,6 +170,7 @@ class ParallelVecEnv:
     Attributes:
         spaces: Agents, and how their spaces become arrays.
         joint: What is to be acted on.
+        over: Which episodes ended by the last step, ``[B]``.
         worlds: The worlds themselves.
 
     Raises:
@@ -194,6 +195,7 @@ class ParallelVecEnv:
         batched = first.batched(self.num_worlds) if hasattr(first, "batched") else None
         self.worlds: Worlds = _Separate(self.spaces, first, make_env, self.num_worlds) if batched is None else batched
         self.joint = self.spaces.joint(self.num_worlds)
+        self.over = np.zeros(self.num_worlds, np.bool_)
         self._is_reset = False
         shape = self.joint.masks.shape
         self._first_choices = shape[-1] * np.arange(np.prod(shape[:-1])).reshape(shape[:-1])  # in flat masks
@@ -218,6 +220,7 @@ class ParallelVecEnv:
         self.joint = self.worlds.reset(np.arange(self.num_worlds), self._next_seeds)
         self._next_seeds = None
         self._is_reset = True
+        self.over = np.zeros(self.num_worlds, np.bool_)
         return self.joint
 
     def step(self, actions: NDArray[np.int64]) -> Step:
@@ -241,7 +244,7 @@ class ParallelVecEnv:
             raise RuntimeError("reset must be called before step.")
         actions = self._checked(np.asarray(actions))
         step = after, _, terminated, truncated = self.worlds.step(actions)
-        over = self.worlds.over
+        self.over = over = self.worlds.over.copy()
         gone = (terminated | truncated) & ~over[:, None]
         is_over, are_gone = over.any(), gone.any()
         if is_over or are_gone:

@@ -201,6 +201,7 @@ def test_worlds_are_over_one_by_one() -> None:
     for _ in range(4):
         env.step(first_choices(env))
         times.append(env.joint.observations[:, 1, 0].tolist())
+        assert env.over.tolist() == [time == 0 for time in times[-1]]
     assert times == [[0, 1, 1], [0, 0, 2], [0, 1, 0], [0, 0, 1]]
 
 

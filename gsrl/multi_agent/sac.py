@@ -1,0 +1,472 @@
+"""Soft actor-critics of a team, which learn from one replay, and act each by itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gsrl import checkpoint
+from gsrl._random import seed_sequence
+from gsrl._settings import fixed
+from gsrl.algorithms.sac_loss import EntropyCoefficient
+from gsrl.checks import check_finite, largest
+from gsrl.distributions import FactoredCategorical
+from gsrl.estimators import Estimator, make_estimator
+from gsrl.estimators.base import draw_noise_in_lockstep
+from gsrl.learning import Mapped, Task
+from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss
+from gsrl.multi_agent.speech import Speech
+from gsrl.multi_agent.vec_env import ParallelVecEnv
+from gsrl.normalization import GROWTH, RunningMoments
+from gsrl.relaxations import gumbel_noise
+from gsrl.replay import Column, Ring
+
+__all__ = ["MultiAgentSAC"]
+
+WORLDS_AT_ONCE = 128
+"""Of an evaluation."""
+
+LOGGED_EPISODES = 200
+"""Of an evaluation in the middle of the training."""
+
+FLAG, REAL = np.dtype(np.bool_), np.dtype(np.float32)
+
+
+@fixed(
+    *("seeds", "estimator", "critic", "critics_see", "others", "n_envs", "batch_size", "buffer_size", "hidden"),
+    *("gamma", "target_entropy_ratio", "signalling_bonus", "max_grad_norm"),
+)
+class MultiAgentSAC(Task):
+    r"""Soft actor-critics of a team with discrete actions, each with a policy and critics of its own; several seeds.
+
+    Agents are a dimension of all tensors: the gradient of all actors is one
+    ``estimator.expectation(policy [B, A, n, K], f)``, whose ``f`` says in row (b, i) what agent i's action is worth to
+    it, given what the others do. So every estimator of gsrl serves, and actions, messages among them, are choices in
+    training and in evaluation alike. Spaces may differ by agent; masks are kept everywhere, and an agent that has left
+    enters no loss. See :class:`gsrl.multi_agent.sac_loss.TeamSACLoss`.
+
+    Between two updates each member's worlds make one step, with actions drawn from the policies. Teams of different
+    seeds share nothing: each has the initialisation, worlds and noise of its seed, whatever its company, and parameters
+    differ by rounding alone. A team whose loss is not finite is reported by a warning and frozen.
+
+    A file holds replay too. The episodes that last when the state is taken end there: the team goes on with new ones,
+    as the team that is made of the file does.
+
+    Args:
+        env: A function that makes a world: an environment of PettingZoo's Parallel interface in which all agents that
+            are there act at once, see :class:`gsrl.multi_agent.ParallelVecEnv`.
+        seeds: Of each team.
+        estimator: Of the actors' gradients: a name, or an estimator of which each team gets a copy.
+        critic: ``"network"``: of observations and actions, the own one among them; ``"choices"``: with the values of
+            all own choices as outputs, so that the ``exact`` gradient costs one call; for actions of one factor.
+        critics_see: ``"all"``: the observations and actions of all agents, which only training needs; ``"own"``: those
+            of the agent alone, so that each learns independently of the others.
+        others: Whether an actor sees the others act as they do now, ``"current"``, or as in replay, ``"replayed"``.
+        speech: What agents say, hear and alone know, by name; None: what the environment says.
+        n_envs: Worlds of each team, and steps between updates.
+        batch_size: Transitions in an update.
+        learning_rate: Adam's step size, or a function of the share of the training that remains, from 1 down to 0.
+        gamma: Discount factor.
+        polyak: By which share target critics follow at each update.
+        buffer_size: Transitions kept for replay.
+        learning_starts: Steps with uniformly random actions before the first update.
+        hidden: Widths of all networks.
+        target_entropy_ratio: Share of the largest entropy that is left by masks, to which the alpha of each agent and
+            factor steers.
+        signalling_bonus: What a nat that messages tell is worth, in units of return, see
+            :func:`gsrl.multi_agent.sac_loss.signalling`.
+        max_grad_norm: Largest norm of the gradient of all actors, of all critics and of the alphas; None: no clipping.
+        device: Of the networks.
+        compile: Whether the update is compiled, see :class:`gsrl.learning.Learner`.
+        tensorboard_log: Folder for TensorBoard; None: there is no log.
+        verbose: 1: what is logged is printed, of the first team.
+
+    Attributes:
+        lockstep: The teams: their losses, learners and generators, and who still learns.
+        vec_env: The worlds of all teams.
+        replay: What they have seen.
+
+    Raises:
+        TypeError: ``env`` makes no Parallel environment with discrete actions.
+        ValueError: An argument is out of its range, or agents have no messages, but ``signalling_bonus`` is not 0.
+
+    Example:
+        >>> team = MultiAgentSAC(SpeakerListenerEnv, seeds=(0, 1), signalling_bonus=1.0)  # doctest: +SKIP
+        >>> team.learn(130_000).evaluate(1000).sum(-1).mean(1)  # doctest: +SKIP
+    """
+
+    SETTINGS = (
+        *("seeds", "estimator", "critic", "critics_see", "others", "n_envs", "batch_size"),
+        *("learning_rate", "gamma", "polyak", "buffer_size", "learning_starts", "hidden", "target_entropy_ratio"),
+        *("signalling_bonus", "max_grad_norm"),
+    )
+    unit, score, member = "step", "return", "team"
+
+    def __init__(
+        self,
+        env: Callable[[], Any],
+        seeds: Sequence[int] = (0,),
+        *,
+        estimator: str | Estimator = "st-gumbel",
+        critic: Literal["network", "choices"] = "network",
+        critics_see: Literal["all", "own"] = "all",
+        others: Literal["current", "replayed"] = "current",
+        speech: Mapping[str, Speech] | None = None,
+        n_envs: int = 32,
+        batch_size: int = 128,
+        learning_rate: float | Callable[[float], float] = 3e-3,
+        gamma: float = 0.95,
+        polyak: float = 0.01,
+        buffer_size: int = 100_000,
+        learning_starts: int = 2000,
+        hidden: Sequence[int] = (64, 64),
+        target_entropy_ratio: float = 0.2,
+        signalling_bonus: float = 0.0,
+        max_grad_norm: float | None = None,
+        device: torch.device | str = "auto",
+        compile: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        _saved: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.critic, self.critics_see, self.others = critic, critics_see, others
+        self.n_envs, self.gamma, self.polyak, self.buffer_size = n_envs, gamma, polyak, buffer_size
+        self.learning_starts, self.hidden = learning_starts, list(hidden)
+        self.target_entropy_ratio, self.signalling_bonus = target_entropy_ratio, signalling_bonus
+        self._check_settings()
+        self._make_env = env
+        self.vec_env = ParallelVecEnv(env, n_envs, seeds)
+        team = self.team = self.vec_env.spaces
+        self.speech = Speech.of(env(), speech)
+        if signalling_bonus and not any(each.factors for each in self.speech.values()):
+            raise ValueError(
+                f"signalling_bonus must be 0 where no agent says anything, but got {signalling_bonus}: say in speech "
+                "which factors of actions are messages."
+            )
+        if critic == "choices" and team.n > 1:
+            raise ValueError(f"critic must be 'network' for actions of several factors, here {team.n}, got 'choices'.")
+        shape = (team.n, team.K)
+        made = make_estimator(estimator, shape=shape) if isinstance(estimator, str) else estimator
+        if not isinstance(made, Estimator):
+            raise TypeError(f"estimator must be a name or an estimator, but got {type(made).__name__}.")
+        self.estimator = made
+        super().__init__(
+            seeds,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            device=device,
+            compile=compile,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            targets=[("critic", "critic_target")],
+            rngs={"explore": "exploration"},
+            _saved=_saved,
+        )
+        self.replay = Ring(
+            buffer_size,
+            transition_columns(team.n, team.K, len(team.agents), team.O),
+            n_envs,
+            num_members=len(self.seeds),
+            generator=[np.random.default_rng(seed_sequence(seed, "data")) for seed in self.seeds],
+        )
+        self._stepped = [
+            (index, loss.estimator) for index, loss in enumerate(self.lockstep.losses) if loss.estimator.state_dict()
+        ]
+        self._heard = np.zeros((len(team.agents), team.O), np.bool_)
+        for i, agent in enumerate(team.agents):
+            self._heard[i, list(self.speech[agent].heard)] = True
+        self._moments = RunningMoments(len(self.seeds), (len(team.agents), team.O))
+        self._normalized_at = 0.0
+        self._num_steps, self._begins = 0, True
+        self._act = Mapped(self.lockstep, _act, ["actor", "normalizer"], "acting")
+
+    def _check_settings(self) -> None:
+        choices = {"critic": ("network", "choices"), "critics_see": ("all", "own"), "others": ("current", "replayed")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, but got {getattr(self, name)!r}.")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must hold widths of at least 1, but got {self.hidden}.")
+        for name in ("gamma", "polyak", "target_entropy_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
+        if not 0 <= self.signalling_bonus < float("inf"):
+            raise ValueError(f"signalling_bonus must be finite and at least 0, but got {self.signalling_bonus}.")
+        if not isinstance(self.learning_starts, int) or self.learning_starts < 1:
+            raise ValueError(f"learning_starts must be an integer of at least 1, but got {self.learning_starts!r}.")
+
+    def make_loss(self, seed: int) -> TeamSACLoss:
+        """The loss of a team, with its networks."""
+        team = self.team
+        sizes = (len(team.agents), team.O, team.n, team.K, self.hidden)
+        return TeamSACLoss(
+            TeamActor(*sizes),
+            TeamCritic(*sizes, sees_all=self.critics_see == "all", per_choice=self.critic == "choices"),
+            EntropyCoefficient(n=len(team.agents) * team.n),
+            copy.deepcopy(self.estimator),
+            team,
+            self.speech,
+            others_are_current=self.others == "current",
+            target_entropy_ratio=self.target_entropy_ratio,
+            signalling_bonus=self.signalling_bonus,
+        )
+
+    # Training
+
+    @property
+    def steps(self) -> int:
+        """Steps of each team so far, in all its worlds together."""
+        return self._num_steps * self.n_envs
+
+    def tau(self) -> float:
+        """Polyak's coefficient."""
+        return self.polyak
+
+    def advance(self, metrics: Mapping[str, Tensor]) -> None:
+        """Advances estimators with a state."""
+        for index, estimator in self._stepped:
+            estimator.step(metrics["expected_q"][index])
+
+    def collect(self) -> tuple[Any, ...]:
+        """Lets the worlds make a step, and draws transitions and noise of all teams, ``[S, B, ...]``."""
+        if self._begins:
+            if self._num_steps:
+                self.vec_env.seed("resumption", self.steps)
+                self.replay.end_episodes()
+            self.vec_env.reset()
+            self._begins = False
+        while self.steps < self.learning_starts:
+            self._step_worlds(is_random=True)
+        self._step_worlds(is_random=False)
+        self._normalize()
+        return (self._sample(), *self._draw_noise())
+
+    def _apart(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What is of all worlds, by team."""
+        return array.reshape(len(self.seeds), self.n_envs, *array.shape[1:])
+
+    def _step_worlds(self, is_random: bool) -> None:
+        joint = self.vec_env.joint
+        observations, masks = self._apart(joint.observations), self._apart(joint.masks)
+        if is_random:
+            scores = np.stack([rng.random(masks.shape[1:]) for rng in self.rngs["explore"]])
+            actions = np.where(masks, scores, -1.0).argmax(-1)
+        else:
+            noise = gumbel_noise(masks.shape, generator=self.lockstep.generators).to(self.device)
+            given = (torch.as_tensor(array.copy()).to(self.device) for array in (observations, masks))
+            actions = self._chosen(self._act(*given, noise), observations, masks)
+        after, rewards, terminated, truncated = self.vec_env.step(actions.reshape(joint.masks.shape[:-1]))
+        check_finite(torch.from_numpy(after.observations), after.observations.shape[:1])
+        check_finite(torch.from_numpy(rewards), rewards.shape[:1], "rewards")
+        waited = ~joint.active & after.active
+        if waited.any():
+            agent = self.team.agents[int(waited.any(0).argmax())]
+            raise ValueError(
+                f"env must let all agents act at every step while they are there, but {agent} had to wait for its turn."
+            )
+        self.replay.append(
+            {
+                "observations": joint.observations,
+                "masks": joint.masks,
+                "actions": actions.reshape(joint.masks.shape[:-1]),
+                "rewards": rewards,
+                "terminated": terminated,
+                "truncated": truncated,
+                "active": joint.active,
+                "next_observations": after.observations,
+                "next_masks": after.masks,
+            }
+        )
+        self._moments.add(observations)
+        self._num_steps += 1
+
+    def _chosen(self, scores: Tensor, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The choices with the largest scores; teams of which one is NaN are frozen, and take what is legal."""
+        values: NDArray[np.float32] = scores.cpu().numpy()
+        broken = np.isnan(values).reshape(len(values), -1).any(1)
+        for index in np.flatnonzero(broken).tolist():
+            self.lockstep.alive[index] = False
+        if broken.any():
+            values = np.where(masks, np.nan_to_num(values, nan=0.0, neginf=0.0), -np.inf)
+        choices: NDArray[np.int64] = values.argmax(-1)
+        return choices
+
+    def _normalize(self) -> None:
+        """Normalises observations anew where there are enough new ones; messages are left as they are."""
+        count = float(self._moments.count.flat[0])
+        if count <= (1 + GROWTH) * self._normalized_at:
+            return
+        self._normalized_at = count
+        mean, deviation = np.where(self._heard, 0.0, self._moments.mean), self._moments.deviation()
+        for index in np.flatnonzero(self.lockstep.alive.cpu()).tolist():
+            own = np.where(self._heard, 1.0, deviation[index])
+            self.lockstep.losses[index].normalizer.set_(mean[index], own)
+
+    def _sample(self) -> TeamBatch:
+        indices = self.replay.draw(self.batch_size)
+
+        def drawn(name: str) -> Tensor:
+            return torch.from_numpy(self.replay.gather(name, indices)).to(self.device)
+
+        return TeamBatch(
+            drawn("observations"),
+            drawn("masks"),
+            drawn("actions").long(),
+            drawn("rewards"),
+            self.gamma * (~drawn("terminated")).float(),
+            drawn("active").float(),
+            drawn("next_observations"),
+            drawn("next_masks"),
+        )
+
+    def _draw_noise(self) -> tuple[Any, Tensor, Tensor]:
+        team, generators = self.team, self.lockstep.generators
+        shape = (self.batch_size, len(team.agents), team.n, team.K)
+        blank = FactoredCategorical(torch.zeros(shape), validate_args=False)
+        noise = draw_noise_in_lockstep(self.estimator, blank, generators)
+        others, after = (gumbel_noise((len(generators), *shape), generator=generators) for _ in range(2))
+        on_device = noise.to(self.device) if isinstance(noise, Tensor) else tuple(x.to(self.device) for x in noise)
+        return on_device, others.to(self.device), after.to(self.device)
+
+    def figures(self) -> dict[str, NDArray[np.float64]]:
+        """Mean over episodes and agents of the return."""
+        return {"mean_return": self.evaluate(LOGGED_EPISODES).mean((1, 2))}
+
+    # Execution
+
+    def play(  # type: ignore[override]
+        self, index: int, episodes: int, seed: int, *, scramble: bool = False, env: Callable[[], Any] | None = None
+    ) -> NDArray[np.float64]:
+        """Returns of the agents ``[N, A]`` in episodes that are the same for all teams, with the most probable choices.
+
+        Args:
+            index: Of the team.
+            episodes: N.
+            seed: Of the episodes.
+            scramble: Whether what each agent hears at a step is exchanged among the episodes that go on: a return that
+                survives this was not got by talking.
+            env: A function that makes a world to play in; None: that of the training.
+        """
+        if not isinstance(episodes, int) or episodes < 1:
+            raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
+        at_once = min(episodes, WORLDS_AT_ONCE)
+        worlds = ParallelVecEnv(env or self._make_env, at_once, (seed,))
+        rng, parts = np.random.default_rng(seed_sequence(seed, "evaluation")), []
+        for batch in range(-(-episodes // at_once)):
+            worlds.seed("evaluation", batch)
+            joint = worlds.reset()
+            returns, going = np.zeros(joint.active.shape), np.ones(at_once, np.bool_)
+            while going.any():
+                observations = self._scrambled(joint.observations, going, rng) if scramble else joint.observations
+                _, rewards, _, _ = worlds.step(self.predict(observations, joint.masks, index))
+                returns += rewards * going[:, None]
+                going &= ~worlds.over
+                joint = worlds.joint
+            parts.append(returns)
+        worlds.close()
+        return np.concatenate(parts)[:episodes]
+
+    def _scrambled(
+        self, observations: NDArray[np.float32], going: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        exchanged, (rows,) = observations.copy(), going.nonzero()
+        order = rng.permutation(rows)
+        exchanged[rows] = np.where(self._heard, observations[order], observations[rows])
+        return exchanged
+
+    @torch.no_grad()
+    def predict(self, observations: NDArray[np.float32], masks: NDArray[np.bool_], index: int = 0) -> NDArray[np.int64]:
+        """The most probable choices ``[B, A, n]`` of a team.
+
+        Args:
+            observations: Of a joint, ``[B, A, O]``.
+            masks: Likewise, ``[B, A, n, K]``.
+            index: Of the team.
+
+        Raises:
+            gsrl.checks.NonFiniteError: An observation or a parameter is not finite.
+        """
+        loss = self.lockstep.losses[index]
+        given = torch.from_numpy(observations).to(self.device)
+        policy = loss.actor(loss.normalizer(given), torch.from_numpy(np.array(masks)).to(self.device))
+        return largest(policy.logits, given, loss)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes while the teams learn, replay too; the episodes that last end here."""
+        self._begins = True
+        moments = {name: getattr(self._moments, name).copy() for name in ("count", "mean", "squares")}
+        own = {"replay": self.replay.state_dict(), "moments": moments}
+        return {**super().state_dict(), **own, "num_steps": self._num_steps, "normalized_at": self._normalized_at}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`, of as many teams of the same settings.
+
+        Raises:
+            gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
+            ValueError: There is another number of teams.
+        """
+        checkpoint.check_entries(state, dict.fromkeys(("replay", "moments", "num_steps", "normalized_at")))
+        checkpoint.check_counts(state, "num_steps")
+        super().load_state_dict(state)
+        self.replay.load_state_dict(state["replay"])
+        for name, array in state["moments"].items():
+            getattr(self._moments, name)[...] = array
+        self._num_steps, self._normalized_at, self._begins = state["num_steps"], state["normalized_at"], True
+
+    def settings(self) -> dict[str, Any]:
+        """What a file holds beside the state."""
+        speech = {
+            agent: {name: list(places) for name, places in asdict(each).items()} for agent, each in self.speech.items()
+        }
+        return {**super().settings(), "speech": speech}
+
+    @classmethod
+    def of_saved(cls, tree: Mapping[str, Any], *given: Any, **how: Any) -> Self:
+        """Teams with the settings of a file."""
+        speech = {
+            agent: Speech(**{name: tuple(places) for name, places in each.items()})
+            for agent, each in tree["speech"].items()
+        }
+        return super().of_saved(tree, *given, speech=speech, **how)
+
+
+def transition_columns(n: int, K: int, agents: int, inputs: int) -> dict[str, Column]:
+    """What replay keeps of a joint transition.
+
+    That is ``agents * (8 * inputs + 2 * n * K + n * c + 8)`` bytes, with c = 1 for up to 256 choices and 2 above: of
+    each agent two observations, two masks, an action, a reward, three flags and the mark of the ring.
+
+    Args:
+        n: Factors.
+        K: Choices.
+        agents: ``A``.
+        inputs: ``O``.
+    """
+    return {
+        "observations": Column((agents, inputs), REAL),
+        "masks": Column((agents, n, K), FLAG),
+        "actions": Column((agents, n), np.min_scalar_type(K - 1)),
+        "rewards": Column((agents,), REAL),
+        "terminated": Column((agents,), FLAG),
+        "truncated": Column((agents,), FLAG),
+        "active": Column((agents,), FLAG),
+        "next_observations": Column((agents, inputs), REAL),
+        "next_masks": Column((agents, n, K), FLAG),
+    }
+
+
+def _act(loss: TeamSACLoss, observations: Tensor, masks: Tensor, noise: Tensor) -> Tensor:
+    """Scores ``[B, A, n, K]``, whose largest are drawn actions."""
+    policy = loss.actor(loss.normalizer(observations), masks)
+    scores: Tensor = policy.perturbed(noise=noise)
+    return scores

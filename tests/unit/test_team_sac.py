@@ -1,0 +1,399 @@
+"""The loss of a team: what each agent's critics and actor learn from, beside the loss of one agent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from gsrl import FactoredCategorical, gumbel_noise, make_estimator
+from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
+from gsrl.multi_agent import Speech, TeamSpaces
+from gsrl.multi_agent.sac import transition_columns
+from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss, signalling
+from gsrl.replay import ReplayBatch, Ring
+from gsrl.values import ActionValues, ChoiceValues, NetworkValues
+
+O, N, K, B, HIDDEN = 3, 2, 4, 16, [8, 6]
+
+
+class Agents:
+    """As many agents as wanted, of equal spaces."""
+
+    def __init__(self, count: int, n: int = N, sizes: list[int] | None = None) -> None:
+        self.possible_agents = [f"agent_{i}" for i in range(count)]
+        self.sizes, self.n = sizes or [O] * count, n
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Box(-1.0, 1.0, (self.sizes[self.possible_agents.index(agent)],))
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.MultiDiscrete([K] * self.n)
+
+
+def make_loss(
+    count: int, n: int = N, speech: dict[str, Speech] | None = None, per_choice: bool = False, **settings: Any
+) -> TeamSACLoss:
+    torch.manual_seed(0)
+    env = Agents(count, n)
+    sizes = (count, O, n, K, HIDDEN)
+    loss = TeamSACLoss(
+        TeamActor(*sizes),
+        TeamCritic(*sizes, sees_all=settings.pop("sees_all", True), per_choice=per_choice),
+        EntropyCoefficient(0.3, n=count * n),
+        make_estimator(settings.pop("estimator", "st-gumbel")),
+        TeamSpaces(env),
+        Speech.of(env, speech or {}),
+        **settings,
+    )
+    with torch.no_grad():
+        for parameter in loss.critic_target.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return loss
+
+
+def make_batch(count: int, n: int = N, seed: int = 0) -> TeamBatch:
+    g = torch.Generator().manual_seed(seed)
+    masks = torch.rand(2, B, count, n, K, generator=g) < 0.7
+    actions = torch.randint(K, (B, count, n), generator=g)
+    masks[0].scatter_(-1, actions.unsqueeze(-1), True)
+    masks[1, ..., 0] = True
+    ends = (torch.rand(B, count, generator=g) < 0.8).float()
+    observations = torch.randn(2, B, count, O, generator=g)
+    rewards = torch.randn(B, count, generator=g)
+    active = torch.ones(B, count)
+    return TeamBatch(observations[0], masks[0], actions, rewards, 0.9 * ends, active, observations[1], masks[1])
+
+
+def make_noise(count: int, n: int = N) -> list[Tensor]:
+    g = torch.Generator().manual_seed(5)
+    return [gumbel_noise((B, count, n, K), generator=g) for _ in range(3)]
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(*weight.shape)
+    with torch.no_grad():
+        layer.weight.copy_(weight.T)
+        layer.bias.copy_(bias.flatten())
+    return layer
+
+
+class Joint(nn.Module):
+    """Critics of all that a :class:`TeamCritic` of agent ``agent`` sees, in the order of agents."""
+
+    def __init__(self, critic: TeamCritic, agent: int, agents: int) -> None:
+        super().__init__()
+        nets = []
+        for c in range(critic.critics):
+            i = c * agents + agent
+            first = critic.of_rest.weight[i]
+            if critic.of_own is not None:  # the own action between those of the others
+                place = agents * O + agent * critic.own
+                first = torch.cat([first[:place], critic.of_own.weight[i], first[place:]])
+            assert critic.of_rest.bias is not None
+            parts: list[nn.Module] = [linear(first, critic.of_rest.bias[i])]
+            for layer in critic.layers:
+                assert isinstance(layer, type(critic.of_rest))
+                assert layer.bias is not None
+                parts += [nn.ReLU(), linear(layer.weight[i], layer.bias[i])]
+            nets.append(nn.Sequential(*parts))
+        self.nets = nn.ModuleList(nets)
+        self.per_choice = critic.of_own is None
+
+    def forward(self, observations: Tensor) -> ActionValues:
+        if self.per_choice:
+            return ChoiceValues(torch.stack([net(observations).unsqueeze(1) for net in self.nets]))
+        fixed = [{name: p.detach() for name, p in net.named_parameters()} for net in self.nets]
+
+        def inputs(flat: Tensor) -> Tensor:
+            return torch.cat([observations.expand(len(flat), *observations.shape), flat], -1)
+
+        return NetworkValues(
+            lambda flat: torch.stack([net(inputs(flat)).squeeze(-1) for net in self.nets]),
+            lambda flat: torch.stack(
+                [
+                    torch.func.functional_call(net, own, inputs(flat)).squeeze(-1)
+                    for net, own in zip(self.nets, fixed, strict=True)
+                ]
+            ),
+        )
+
+
+class Blocks(nn.Module):
+    """The actors of all agents as one, each of which sees its own observation."""
+
+    def __init__(self, actor: TeamActor, agents: int) -> None:
+        super().__init__()
+        nets = []
+        for i in range(agents):
+            parts: list[nn.Module] = []
+            for layer in actor.layers:
+                each: Any = layer
+                parts += [nn.ReLU()] * bool(parts) + [linear(each.weight[i], each.bias[i])]
+            nets.append(nn.Sequential(*parts))
+        self.nets, self.shape = nn.ModuleList(nets), (actor.n, actor.K)
+
+    def forward(self, observations: Tensor, masks: Tensor) -> FactoredCategorical:
+        own = observations.unflatten(-1, (len(self.nets), O)).unbind(-2)
+        logits = [net(x).unflatten(-1, self.shape) for net, x in zip(self.nets, own, strict=True)]
+        return FactoredCategorical(torch.cat(logits, -2), mask=masks)
+
+
+def joint_loss(team: TeamSACLoss, agents: int, agent: int = 0, **settings: Any) -> SACLoss:
+    """SAC's loss of all choices of all agents together, with the networks of a team; critics are those of one agent."""
+    critic, target = (Joint(each, agent, agents) for each in (team.critic, team.critic_target))
+    alpha = EntropyCoefficient(0.3, n=agents * team.actor.n)
+    estimator = make_estimator(team.estimator.name)
+    return SACLoss(Blocks(team.actor, agents), critic, target.requires_grad_(False), alpha, estimator, **settings)
+
+
+def joint_batch(batch: TeamBatch, agent: int = 0) -> ReplayBatch:
+    return ReplayBatch(
+        observations=batch.observations.flatten(1),
+        actions=batch.actions.flatten(1),
+        rewards=batch.rewards[:, agent],
+        discounts=batch.discounts[:, agent],
+        next_observations=batch.next_observations.flatten(1),
+        action_mask=batch.masks.flatten(1, 2),
+        next_action_mask=batch.next_masks.flatten(1, 2),
+    )
+
+
+def actor_gradients(team: TeamSACLoss, i: int) -> list[Tensor]:
+    found = []
+    for layer in team.actor.layers:
+        each: Any = layer
+        found += [each.weight.grad[i].T, each.bias.grad[i, 0]]
+    return found
+
+
+def critic_gradients(team: TeamSACLoss, i: int) -> list[Tensor]:
+    """Of networks i, without those of the own action."""
+    of_rest: Any = team.critic.of_rest
+    found = [of_rest.bias.grad[i, 0]]
+    for layer in team.critic.layers:
+        each: Any = layer
+        found += [each.weight.grad[i].T, each.bias.grad[i, 0]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n", "per_choice", "estimator"),
+    [(2, False, "st-gumbel"), (1, False, "reinmax"), (2, False, "rloo"), (1, True, "exact"), (2, False, "exact")],
+)
+@pytest.mark.parametrize("sees_all", [True, False])
+def test_a_team_of_one_has_the_loss_of_sac(n: int, per_choice: bool, estimator: str, sees_all: bool) -> None:
+    team = make_loss(1, n, per_choice=per_choice, estimator=estimator, sees_all=sees_all)
+    alone, batch = joint_loss(team, 1), make_batch(1, n)
+    noise, noise_of_team = (
+        alone.estimator.draw_noise(FactoredCategorical(torch.zeros(*shape, n, K)), torch.Generator().manual_seed(3))
+        for shape in ((B,), (B, 1))
+    )
+    _, others, after = make_noise(1, n)
+    loss, _ = team(batch, noise_of_team, others, after)
+    expected, _ = alone(joint_batch(batch), noise, 0.2 * batch.masks[:, 0].sum(-1).log(), after[:, 0])
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    expected.backward()
+    blocks: Any = alone.actor
+    for mine, theirs in zip(actor_gradients(team, 0), blocks.nets[0].parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.grad, rtol=1e-5, atol=1e-6)
+    joint: Any = alone.critic
+    for c in range(2):
+        for mine, theirs in zip(critic_gradients(team, c), list(joint.nets[c].parameters())[1:], strict=True):
+            torch.testing.assert_close(mine, theirs.grad, rtol=1e-5, atol=1e-6)
+        first = joint.nets[c][0].weight.grad.T
+        torch.testing.assert_close(team.critic.of_rest.weight.grad[c], first[:O], rtol=1e-5, atol=1e-6)  # type: ignore[index]
+        if team.critic.of_own is not None:
+            torch.testing.assert_close(team.critic.of_own.weight.grad[c], first[O:], rtol=1e-5, atol=1e-6)  # type: ignore[index]
+    torch.testing.assert_close(
+        team.entropy_coefficient.log_value.grad, alone.entropy_coefficient.log_value.grad, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_team_with_one_reward_learns_as_one_agent_with_an_actor_in_blocks() -> None:
+    agents = 3
+    team = make_loss(agents, entropy_in_target=False)
+    with torch.no_grad():  # all agents have the critics of agent 0, who see the actions in the order of agents
+        for critic in (team.critic, team.critic_target):
+            nets: Any = Joint(critic, 0, agents).nets
+            for c, net in enumerate(nets):
+                for i in range(agents):
+                    row, own, start = c * agents + i, critic.own, agents * O + i * critic.own
+                    weight = net[0].weight.T
+                    critic.of_rest.weight[row] = torch.cat([weight[:start], weight[start + own :]])
+                    assert critic.of_own is not None
+                    critic.of_own.weight[row] = weight[start : start + own]
+                    assert critic.of_rest.bias is not None
+                    critic.of_rest.bias[row] = net[0].bias
+                    for layer, linear_layer in zip(critic.layers, [net[2], net[4]], strict=True):
+                        each: Any = layer
+                        each.weight[row], each.bias[row] = linear_layer.weight.T, linear_layer.bias
+    batch = make_batch(agents)
+    batch = batch._replace(
+        rewards=batch.rewards[:, :1].expand(-1, agents), discounts=batch.discounts[:, :1].expand(-1, agents)
+    )
+    noise, _, after = make_noise(agents)
+    loss, metrics = team(batch, noise, noise, after)  # what the others do is drawn with what one does oneself
+    loss.backward()
+    alone = joint_loss(team, agents, entropy_in_target=False)
+    target_entropy = 0.2 * batch.masks.sum(-1).log().flatten(1)
+    expected, known = alone(joint_batch(batch), noise.flatten(1, 2), target_entropy, after.flatten(1, 2))
+    expected.backward()
+    torch.testing.assert_close(metrics["critic_loss"], known["critic_loss"].expand(agents), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(metrics["expected_q"], known["expected_q"].mean().expand(agents), rtol=1e-6, atol=1e-6)
+    blocks: Any = alone.actor
+    joint: Any = alone.critic
+    for i in range(agents):
+        for mine, theirs in zip(actor_gradients(team, i), blocks.nets[i].parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs.grad, rtol=1e-5, atol=1e-6)
+        for c in range(2):
+            for mine, theirs in zip(
+                critic_gradients(team, c * agents + i), list(joint.nets[c].parameters())[1:], strict=True
+            ):
+                torch.testing.assert_close(mine, theirs.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        team.entropy_coefficient.log_value.grad, alone.entropy_coefficient.log_value.grad, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"others_are_current": False}, {"sees_all": False}])
+def test_the_values_of_an_agent_reach_no_other_actor(settings: dict[str, Any]) -> None:
+    found = []
+    for factor in (1.0, 50.0):
+        team = make_loss(3, **settings)
+        with torch.no_grad():
+            for parameter in team.critic.parameters():
+                parameter[[1, 4]] *= factor  # both critics of agent 1
+        team(make_batch(3), *make_noise(3))[0].backward()
+        found.append([actor_gradients(team, i) for i in range(3)])
+    for i in range(3):
+        same = all(torch.equal(a, b) for a, b in zip(found[0][i], found[1][i], strict=True))
+        assert same == (i != 1)
+
+
+def test_what_an_inactive_agent_saw_is_not_learned_from() -> None:
+    batch = make_batch(2)
+    batch.active[::2, 1] = 0.0
+    rows = slice(1, None, 2)
+    noise = make_noise(2)
+    team, half = make_loss(2), make_loss(2)
+    _, metrics = team(batch, *noise)
+    loss, expected = half(TeamBatch(*(each[rows] for each in batch)), *(each[rows] for each in noise))
+    for name in ("critic_loss", "entropy", "q", "expected_q"):
+        torch.testing.assert_close(metrics[name][1], expected[name][1])
+    team(batch._replace(rewards=batch.rewards + 1e6 * (1 - batch.active)), *noise)[0].backward()
+    loss.backward()
+    for mine, theirs in zip(actor_gradients(team, 1), actor_gradients(half, 1), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_an_agent_by_itself_is_told_nothing_of_the_others() -> None:
+    team, batch, noise = make_loss(2, sees_all=False), make_batch(2), make_noise(2)
+    _, metrics = team(batch, *noise)
+    g = torch.Generator().manual_seed(9)
+    other = batch.observations.clone()
+    other[:, 1] = torch.randn(B, O, generator=g)
+    _, changed = team(batch._replace(observations=other, actions=batch.actions.flip(-1)), *noise)
+    assert metrics["expected_q"][0] == changed["expected_q"][0]
+    assert metrics["expected_q"][1] != changed["expected_q"][1]
+    together = make_loss(2)
+    assert together(batch, *noise)[1]["q"][0] != together(batch._replace(observations=other), *noise)[1]["q"][0]
+
+
+def test_others_are_seen_as_they_were_or_as_they_are() -> None:
+    batch, noise = make_batch(2), make_noise(2)
+    again = batch._replace(actions=batch.masks.float().argmax(-1))
+    for current in (True, False):
+        team = make_loss(2, others_are_current=current)
+        one, other = (team(each, *noise)[1]["expected_q"] for each in (batch, again))
+        assert torch.equal(one, other) == current
+
+
+# What messages tell
+
+
+def policy_of(probs: Tensor) -> FactoredCategorical:
+    return FactoredCategorical(probs.log())
+
+
+def told(probs: Tensor) -> Tensor:
+    """By policies ``[B, K]`` of a single agent with one message."""
+    policy = policy_of(probs[:, None, None])
+    weights = torch.full((len(probs), 1), 1 / len(probs))
+    return signalling(policy, policy, weights, torch.tensor([True]), torch.ones(1, 1))
+
+
+def test_what_messages_tell_by_hand() -> None:
+    certain = torch.eye(3)[torch.arange(30) % 3]
+    torch.testing.assert_close(told(certain), torch.tensor([math.log(3)]))
+    torch.testing.assert_close(told(torch.eye(3)[:1].expand(6, 3)), torch.zeros(1))
+    torch.testing.assert_close(told(torch.full((6, 4), 0.25)), torch.zeros(1), atol=1e-6, rtol=0)
+    # Two states and two symbols, right with probability .9: ln 2 - H(.9).
+    noisy = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    torch.testing.assert_close(told(noisy), torch.tensor([math.log(2) - entropy]))
+
+
+def test_a_message_about_what_all_can_see_tells_nothing_of_what_is_private() -> None:
+    """Places 0 and 1 are seen by all, place 2 by the agent alone. One speaks of place 0, the other of place 2."""
+    speech = {f"agent_{i}": Speech(factors=(0,), private=(2,)) for i in range(2)}
+    team = make_loss(2, 1, speech, signalling_bonus=1.0)
+    with torch.no_grad():
+        for parameter in team.actor.parameters():
+            parameter.zero_()
+        layers: Any = team.actor.layers
+        for i, place in enumerate((0, 2)):  # symbol 0 where it is positive, else symbol 1
+            layers[0].weight[i, place, 0], layers[0].weight[i, place, 1] = 1.0, -1.0
+            for unit in range(2):
+                layers[1].weight[i, unit, unit], layers[2].weight[i, unit, unit] = 1.0, 200.0
+            layers[2].bias[i, 0, 2:] = -200.0
+    batch = make_batch(2, 1)
+    signs = torch.ones(B, 2, O)
+    signs[B // 2 :] = -1.0
+    batch = batch._replace(observations=signs, masks=torch.ones_like(batch.masks))
+    shared = team(batch, *make_noise(2, 1))[1]["signalling"]
+    torch.testing.assert_close(shared, torch.tensor([0.0, math.log(2)]), atol=1e-5, rtol=0)
+
+
+def test_the_bonus_moves_messages_alone() -> None:
+    speech = {"agent_0": Speech(factors=(1,))}
+    found = []
+    for bonus in (0.0, 5.0):
+        team = make_loss(2, speech=speech, signalling_bonus=bonus)
+        team(make_batch(2), *make_noise(2))[0].backward()
+        found.append([actor_gradients(team, 0)[-1], actor_gradients(team, 1)[-1]])
+    change = (found[1][0] - found[0][0]).view(N, K)
+    assert change[0].abs().max() == 0
+    assert change[1].abs().max() > 1e-4
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_what_an_agent_alone_knows_may_be_all_that_it_sees() -> None:
+    """A short observation is padded, and what is padding is not what others can see."""
+    env = Agents(2, sizes=[2, 3])
+    speech = Speech.of(env, {"agent_0": Speech((0,), private=(0, 1)), "agent_1": Speech((0,), private=(0, 1))})
+    sizes = (2, O, N, K, HIDDEN)
+    actor, critic = TeamActor(*sizes), TeamCritic(*sizes, sees_all=True, per_choice=False)
+    team = TeamSACLoss(
+        actor,
+        critic,
+        EntropyCoefficient(n=4),
+        make_estimator("st-gumbel"),
+        TeamSpaces(env),
+        speech,
+        signalling_bonus=1.0,
+    )
+    assert team.private.tolist() == [[True, True, True], [True, True, False]]
+
+
+@pytest.mark.parametrize(("agents", "n", "K", "inputs"), [(2, 1, 5, 11), (3, 2, 300, 7)])
+def test_the_bytes_of_a_transition(agents: int, n: int, K: int, inputs: int) -> None:
+    ring = Ring(40, transition_columns(n, K, agents, inputs), n_envs=4, generator=np.random.default_rng(0))
+    stored = sum(array.nbytes for array in ring.columns.values()) + ring.closed.nbytes
+    assert stored == 40 * agents * (8 * inputs + 2 * n * K + n * (1 if K <= 256 else 2) + 8)
