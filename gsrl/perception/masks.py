@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import GumbelSoftmax, Noise, Pathwise, make_estimator
+from gsrl.estimators import Estimator, GumbelSoftmax, Noise, Pathwise, make_estimator
 from gsrl.relaxations import replace_value
 from gsrl.temperature import ExponentialTemperature, Temperature
 
-__all__ = ["GumbelSoftMask", "keep_or_drop"]
+__all__ = ["GumbelSoftMask", "keep_or_drop", "make_pathwise"]
 
 
 def keep_or_drop(logits: Tensor, mask: Tensor | None = None, *, validate_args: bool = False) -> FactoredCategorical:
@@ -62,8 +63,10 @@ class GumbelSoftMask(nn.Module):
         ValueError: There is no such estimator, or it has no differentiable samples.
     """
 
+    estimator: Any
+
     def __init__(
-        self, temperature: float | Temperature | None = None, estimator: str | Pathwise = "gumbel-softmax"
+        self, temperature: float | Temperature | None = None, estimator: str | Estimator = "gumbel-softmax"
     ) -> None:
         super().__init__()
         if not isinstance(estimator, str) and temperature is not None:
@@ -73,8 +76,7 @@ class GumbelSoftMask(nn.Module):
             )
         if isinstance(estimator, str):
             falling = ExponentialTemperature(1.0, 0.1, 10_000) if temperature is None else temperature
-            how = {"backward_temperature" if estimator == "decoupled-st" else "temperature": falling}
-            estimator = _pathwise(estimator, how)
+            estimator = make_pathwise(estimator, falling)
         if not isinstance(estimator, Pathwise):
             raise TypeError(f"estimator must be a name, or a pathwise estimator, but got {type(estimator).__name__}.")
         self.estimator = estimator
@@ -140,9 +142,13 @@ class GumbelSoftMask(nn.Module):
         self.estimator.step(torch.zeros(()))
 
 
-def _pathwise(name: str, settings: dict[str, float | Temperature]) -> Pathwise:
-    """The estimator of a name, if it has differentiable samples."""
+def make_pathwise(name: str, temperature: float | Temperature) -> Pathwise:
+    """Builds the estimator of a name, with a temperature of its gradient, if it has differentiable samples.
+
+    Raises:
+        ValueError: There is no such estimator, or it has none.
+    """
     found = type(make_estimator(name, shape=(1, 2)))
     if not issubclass(found, Pathwise):
         raise ValueError(f"estimator must have differentiable samples, as st-gumbel has, but {name} has none.")
-    return found(**settings)
+    return found(**{"backward_temperature" if name == "decoupled-st" else "temperature": temperature})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl._validation import is_concrete, is_number
-from gsrl.estimators import Estimator, GumbelSoftmax, Noise, Pathwise, ScoreFunction, make_estimator
+from gsrl.estimators import Estimator, GumbelSoftmax, Pathwise, ScoreFunction, make_estimator
 from gsrl.perception.masks import keep_or_drop
 from gsrl.relaxations import gumbel_noise, replace_value
 
@@ -232,7 +232,6 @@ class KeepPredictor(nn.Module):
 
     def __init__(self, width: int, hidden: int = 16) -> None:
         super().__init__()
-        self.hidden = hidden
         self.inner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU())
         self.outer = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Linear(hidden, 2))
 
@@ -398,6 +397,9 @@ class TokenPruner(nn.Module):
     """
 
     noise: Any = None
+    encoder: Any
+    estimator: Any
+    ranking: Any
 
     def __init__(
         self,
@@ -419,7 +421,7 @@ class TokenPruner(nn.Module):
             raise ValueError(f"per must be 'image' or 'batch', but got {per!r}.")
         self.stages = _checked_stages(stages, len(encoder.layers), N)
         self.encoder, self.choose, self.per = encoder, choose, per
-        self.num_tokens, self.width = N, width
+        self.num_tokens, self.width, self.hidden = N, width, hidden
         self.counts = [_count(share, N) for share in self.stages.values()]
         self.estimator = _checked_estimator(estimator, choose)
         self.ranking = ranking
@@ -427,7 +429,7 @@ class TokenPruner(nn.Module):
 
     # Noise and temperature
 
-    def draw_noise(self, batch_shape: Sequence[int], generator: torch.Generator | None = None) -> tuple[Noise, ...]:
+    def draw_noise(self, batch_shape: Sequence[int], generator: torch.Generator | None = None) -> tuple[Any, ...]:
         """Draws the noise of one call: of each stage, that of the estimator for ``[*batch_shape, N, 2]``.
 
         Args:
@@ -455,7 +457,7 @@ class TokenPruner(nn.Module):
         self,
         inputs: Tensor,
         mask: Tensor | None = None,
-        noise: tuple[Noise, ...] | None = None,
+        noise: tuple[Any, ...] | None = None,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
         gather: bool | None = None,
@@ -545,18 +547,18 @@ class TokenPruner(nn.Module):
 
     def _noise(
         self,
-        noise: tuple[Noise, ...] | None,
+        noise: tuple[Any, ...] | None,
         batch: int,
         generator: torch.Generator | None,
         deterministic: bool,
         device: torch.device,
-    ) -> tuple[Noise, ...]:
+    ) -> tuple[Any, ...]:
         """Noise of each stage; none where nothing is random."""
         if deterministic or self.choose == "top-k":
             return ()
         noise = self.noise if noise is None else noise
         if noise is None:
-            return tuple(each.to(device) for each in self.draw_noise((batch,), generator))  # type: ignore[union-attr]
+            return tuple(each.to(device) for each in self.draw_noise((batch,), generator))
         expected = [None if isinstance(each, tuple) else tuple(each.shape) for each in self._template(batch)]
         given = [tuple(each.shape) for each in noise if isinstance(each, Tensor)]
         if given != expected:
@@ -635,7 +637,7 @@ class TokenPruner(nn.Module):
     def _share(self, stage: int) -> float:
         return list(self.stages.values())[stage]
 
-    def _template(self, batch: int) -> tuple[Noise, ...]:
+    def _template(self, batch: int) -> tuple[Any, ...]:
         """What noise looks like, without drawing it."""
         shape = self.estimator.noise_shape(keep_or_drop(torch.zeros(batch, self.num_tokens, device="meta")))
         like = (batch, self.num_tokens, 2) if shape is None or isinstance(self.estimator, ScoreFunction) else shape
@@ -677,8 +679,7 @@ class TokenPruner(nn.Module):
         for index, layer in enumerate(self.encoder.layers):
             if index in self.stages:
                 if self.ranking is None:
-                    hidden = self.predictors[stage].hidden
-                    total += 2 * tokens * (self.width * hidden + 2 * hidden * hidden + 2 * hidden)
+                    total += 2 * tokens * self.hidden * (self.width + 2 * self.hidden + 2)
                 tokens = self.counts[stage]
                 stage += 1
             total += _block_flops(layer, tokens + prefix)
@@ -857,8 +858,8 @@ def _at(noise: Any, places: Tensor | None) -> Any:
 def _stem_flops(network: VisionTransformer) -> int:
     """Of all that is not a block."""
     _, height, width = network.image_shape
-    weights = sum(each.numel() for each in network.conv.parameters() if each.dim() > 1) if network.conv else 0
-    products = height * width * weights + network.num_tokens * network.project.weight.numel()
+    pixels = 0 if network.conv is None else height * width
+    products = pixels * STEM_CHANNELS * network.image_shape[0] * 9 + network.num_tokens * network.project.weight.numel()
     return 2 * (products + network.head.weight.numel())
 
 

@@ -215,6 +215,8 @@ def refusals(agent: str, settings: Any) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{agent} cannot be made: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_short_of_memory(error):
             raise

@@ -12,6 +12,8 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.comms import DIAL, Channel, DiscriminationGame, LewisGame, SignallingGame
+from gsrl.perception.classifier import PrunedClassifier
+from gsrl.perception.data import DATASETS
 from gsrl.runs import games
 from gsrl.runs.cards import DISCRETE, Card, TaskCard, register
 from gsrl.runs.settings import Setting
@@ -306,8 +308,28 @@ _NO_COMMUNICATION = dataclasses.replace(
     without=("temperature", "vocabulary", "length", "entropy_bonus"),
 )
 
+# Perception
+
+_PRUNED_VIT = TaskCard(
+    name="pruned-vit",
+    algorithm=PrunedClassifier,
+    summary="a vision transformer that learns which of its tokens are worth reading",
+    source='Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", 2021',
+    without=("temperature",),
+    own={
+        "estimator": Setting(
+            "st-gumbel",
+            Literal["st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax"],
+        )
+    },
+    made={"dataset": lambda env, settings: env},
+    environments=dict.fromkeys(DATASETS, "accuracy"),
+    condition="hard choices",
+    unit="image",
+)
+
 for _card in (
     *(_DISCRETE_SAC, _GUMBEL_SAC, _EXACT_SAC, _REINFORCE, _BASELINE, _RLOO, _RELAX),
-    *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION),
+    *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION, _PRUNED_VIT),
 ):
     register(_card)

@@ -417,7 +417,7 @@ class TaskTrainee:
         """Trains to the end of the update that reaches so many steps; no episode is told of, there are thousands."""
         begin = time.perf_counter()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"the (game|team) of seed \d+ diverged")  # which the run tells
+            warnings.filterwarnings("ignore", r"the \w+ of seed \d+ diverged")  # which the run tells
             updates = -(-(steps - self.steps) // self.model.batch_size)
             self.agent.learn(self.model, self.config.settings, updates, self.config.steps)
         self._update_seconds += time.perf_counter() - begin

@@ -40,6 +40,7 @@ OPTIONS = {
     "sac": [*SAC, "--env", "Pendulum-v1"],
     "signalling": [*TALKING, "--estimator", "relax"],
     **dict.fromkeys(("dial", "rial", "no-communication"), TALKING),
+    "pruned-vit": ["--batch-size", "8", "--width", "8"],
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 

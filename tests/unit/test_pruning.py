@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -455,3 +457,12 @@ NONE = torch.zeros(B, 16, dtype=torch.bool)
 def test_bad_input_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_the_page_is_true() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "token-pruning.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert [tuple(kept.shape) for kept in names["pruned"].kept] == [(64, 32), (64, 16), (64, 8)]
+    assert names["pruner"].flops() < 0.3 * names["network"].flops()
