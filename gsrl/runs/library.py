@@ -12,6 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.comms import DIAL, Channel, DiscriminationGame, LewisGame, SignallingGame
+from gsrl.perception.autoencoders import ImageVAE, ImageVQVAE
 from gsrl.perception.classifier import PrunedClassifier
 from gsrl.perception.data import DATASETS
 from gsrl.runs import games
@@ -328,8 +329,44 @@ _PRUNED_VIT = TaskCard(
     unit="image",
 )
 
+# Autoencoders with discrete codes
+
+_PATHWISE: Any = Literal[
+    "st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "decoupled-st", "reinmax"
+]
+_OTHERS: Any = Literal[
+    *("exact", "local-expectation", "reinforce", "rloo", "muprop", "rebar", "relax", "arm", "disarm", "arsm"),
+    "unordered-set",
+]
+
+_CATEGORICAL_VAE = TaskCard(
+    name="categorical-vae",
+    algorithm=ImageVAE,
+    summary="a variational autoencoder whose code is categorical variables, the gradient an estimator's",
+    source='Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Jang et al., "Categorical Reparameterization '
+    'with Gumbel-Softmax", 2017',
+    own={"estimator": Setting("reinmax", _PATHWISE | _OTHERS)},
+    made={"dataset": lambda env, settings: env},
+    tuned={"digits": {"steps": 150_000}},
+    environments=dict.fromkeys(DATASETS, "bound"),
+    unit="image",
+)
+
+_VQ_VAE = TaskCard(
+    name="vq-vae",
+    algorithm=ImageVQVAE,
+    summary="an autoencoder whose vectors are quantised, by Gumbel-softmax, moving averages or straight-through",
+    source='van den Oord et al., "Neural Discrete Representation Learning", 2017; Baevski et al., "vq-wav2vec", 2020',
+    own={"estimator": Setting("st-gumbel", _PATHWISE)},
+    made={"dataset": lambda env, settings: env},
+    tuned={"digits": {"steps": 150_000}},
+    environments=dict.fromkeys(DATASETS, "PSNR"),
+    unit="image",
+)
+
 for _card in (
     *(_DISCRETE_SAC, _GUMBEL_SAC, _EXACT_SAC, _REINFORCE, _BASELINE, _RLOO, _RELAX),
-    *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION, _PRUNED_VIT),
+    *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION),
+    *(_PRUNED_VIT, _CATEGORICAL_VAE, _VQ_VAE),
 ):
     register(_card)

@@ -41,6 +41,8 @@ OPTIONS = {
     "signalling": [*TALKING, "--estimator", "relax"],
     **dict.fromkeys(("dial", "rial", "no-communication"), TALKING),
     "pruned-vit": ["--batch-size", "8", "--width", "8"],
+    "categorical-vae": [*TALKING, "--estimator", "relax"],
+    "vq-vae": TALKING,
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 

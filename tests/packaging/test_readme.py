@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/estimators.md", "docs/communication.md", "docs/tasks.md")
+PAGES = ("README.md", "docs/estimators.md", "docs/communication.md", "docs/discrete-latents.md", "docs/tasks.md")
 
 
 @dataclass(frozen=True)
