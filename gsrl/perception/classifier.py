@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl import checkpoint
+from gsrl._random import seed_of, seed_sequence
 from gsrl._settings import fixed
 from gsrl.estimators import Pathwise
 from gsrl.learning import Task
@@ -243,7 +244,9 @@ class PrunedClassifier(Task):
 
     @torch.no_grad()
     def play(self, index: int, episodes: int, seed: int, **how: Any) -> NDArray[np.float64]:
-        """Whether each of some images that are not trained on is told right, 1 or 0, with hard choices without noise.
+        """Whether each of some images that are not trained on is told right, 1 or 0, with hard choices.
+
+        There is no noise in them, unless it is all that ranks the tokens.
 
         Args:
             index: Of the member; all see the same images.
@@ -255,8 +258,9 @@ class PrunedClassifier(Task):
             raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
         pruner: TokenPruner = self.lockstep.losses[index].pruner
         images, labels = self.source.test(episodes, seed)
-        answers = [
-            pruner(part.to(self.device), deterministic=True, **how).outputs.argmax(-1)
-            for part in images.split(EVALUATED)
-        ]
+        # Of equal tokens without noise the same would be kept of every image.
+        is_random = self.ranking == "random"
+        generator = torch.Generator().manual_seed(seed_of(seed_sequence(self.seeds[index], "evaluation", seed)))
+        how = {"deterministic": not is_random, "generator": generator, **how}
+        answers = [pruner(part.to(self.device), **how).outputs.argmax(-1) for part in images.split(EVALUATED)]
         return (torch.cat(answers).cpu() == labels).numpy().astype(np.float64)
