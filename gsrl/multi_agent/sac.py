@@ -26,7 +26,7 @@ from gsrl.multi_agent.speech import Speech
 from gsrl.multi_agent.vec_env import ParallelVecEnv
 from gsrl.normalization import GROWTH, RunningMoments
 from gsrl.relaxations import gumbel_noise
-from gsrl.replay import Column, Ring
+from gsrl.replay import Column, Ring, windows
 
 __all__ = ["MultiAgentSAC"]
 
@@ -41,7 +41,7 @@ FLAG, REAL = np.dtype(np.bool_), np.dtype(np.float32)
 
 @fixed(
     *("seeds", "estimator", "critic", "critics_see", "others", "n_envs", "batch_size", "buffer_size", "hidden"),
-    *("gamma", "target_entropy_ratio", "signalling_bonus", "max_grad_norm"),
+    *("gamma", "target_entropy_ratio", "signalling_bonus", "max_grad_norm", "share", "n_steps"),
 )
 class MultiAgentSAC(Task):
     r"""Soft actor-critics of a team with discrete actions, each with a policy and critics of its own; several seeds.
@@ -69,6 +69,10 @@ class MultiAgentSAC(Task):
         critics_see: ``"all"``: the observations and actions of all agents, which only training needs; ``"own"``: those
             of the agent alone, so that each learns independently of the others.
         others: Whether an actor sees the others act as they do now, ``"current"``, or as in replay, ``"replayed"``.
+        share: Groups of agents with the same spaces, by name, that share the parameters of actors and critics; None:
+            each has its own.
+        n_steps: Largest length of the n-step returns. A window ends where any agent's part in the episode does. Biased
+            above 1, for later actions are those of older policies.
         speech: What agents say, hear and alone know, by name; None: what the environment says.
         n_envs: Worlds of each team, and steps between updates.
         batch_size: Transitions in an update.
@@ -105,7 +109,7 @@ class MultiAgentSAC(Task):
     SETTINGS = (
         *("seeds", "estimator", "critic", "critics_see", "others", "n_envs", "batch_size"),
         *("learning_rate", "gamma", "polyak", "buffer_size", "learning_starts", "hidden", "target_entropy_ratio"),
-        *("signalling_bonus", "max_grad_norm"),
+        *("signalling_bonus", "max_grad_norm", "share", "n_steps"),
     )
     unit, score, member = "step", "return", "team"
 
@@ -118,6 +122,8 @@ class MultiAgentSAC(Task):
         critic: Literal["network", "choices"] = "network",
         critics_see: Literal["all", "own"] = "all",
         others: Literal["current", "replayed"] = "current",
+        share: Sequence[Sequence[str]] | None = None,
+        n_steps: int = 1,
         speech: Mapping[str, Speech] | None = None,
         n_envs: int = 32,
         batch_size: int = 128,
@@ -140,6 +146,7 @@ class MultiAgentSAC(Task):
         self.n_envs, self.gamma, self.polyak, self.buffer_size = n_envs, gamma, polyak, buffer_size
         self.learning_starts, self.hidden = learning_starts, list(hidden)
         self.target_entropy_ratio, self.signalling_bonus = target_entropy_ratio, signalling_bonus
+        self.share, self.n_steps = None if share is None else [list(group) for group in share], n_steps
         self._check_settings()
         self._make_env = env
         self.vec_env = ParallelVecEnv(env, n_envs, seeds)
@@ -150,6 +157,7 @@ class MultiAgentSAC(Task):
                 f"signalling_bonus must be 0 where no agent says anything, but got {signalling_bonus}: say in speech "
                 "which factors of actions are messages."
             )
+        self._groups()
         if critic == "choices" and team.n > 1:
             raise ValueError(f"critic must be 'network' for actions of several factors, here {team.n}, got 'choices'.")
         shape = (team.n, team.K)
@@ -200,13 +208,38 @@ class MultiAgentSAC(Task):
                 raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
         if not 0 <= self.signalling_bonus < float("inf"):
             raise ValueError(f"signalling_bonus must be finite and at least 0, but got {self.signalling_bonus}.")
-        if not isinstance(self.learning_starts, int) or self.learning_starts < 1:
-            raise ValueError(f"learning_starts must be an integer of at least 1, but got {self.learning_starts!r}.")
+        for name in ("learning_starts", "n_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, but got {value!r}.")
+
+    def _groups(self) -> list[int]:
+        """Of each agent, the number of its parameters."""
+        team, leaders = self.team, {agent: agent for agent in self.team.agents}
+        named: set[str] = set()
+        for group in self.share or ():
+            for agent in group:
+                if agent not in team.index:
+                    raise ValueError(f"share must be of agents among {team.agents}, but names {agent!r}.")
+                if agent in named:
+                    raise ValueError(f"share must name an agent once, but names {agent} twice.")
+                if self._spaces_of(agent) != self._spaces_of(group[0]):
+                    raise ValueError(
+                        f"share must be of agents with the same spaces, but {agent} and {group[0]} differ."
+                    )
+                leaders[agent] = group[0]
+                named.add(agent)
+        first = list(dict.fromkeys(leaders.values()))
+        return [first.index(leaders[agent]) for agent in team.agents]
+
+    def _spaces_of(self, agent: str) -> tuple[Any, Any]:
+        i = self.team.index[agent]
+        return self.team.observation_spaces[i], self.team.codecs[i].space
 
     def make_loss(self, seed: int) -> TeamSACLoss:
         """The loss of a team, with its networks."""
         team = self.team
-        sizes = (len(team.agents), team.O, team.n, team.K, self.hidden)
+        sizes = (self._groups(), team.O, team.n, team.K, self.hidden)
         return TeamSACLoss(
             TeamActor(*sizes),
             TeamCritic(*sizes, sees_all=self.critics_see == "all", per_choice=self.critic == "choices"),
@@ -311,21 +344,32 @@ class MultiAgentSAC(Task):
             self.lockstep.losses[index].normalizer.set_(mean[index], own)
 
     def _sample(self) -> TeamBatch:
-        indices = self.replay.draw(self.batch_size)
-
-        def drawn(name: str) -> Tensor:
-            return torch.from_numpy(self.replay.gather(name, indices)).to(self.device)
-
-        return TeamBatch(
-            drawn("observations"),
-            drawn("masks"),
-            drawn("actions").long(),
-            drawn("rewards"),
-            self.gamma * (~drawn("terminated")).float(),
-            drawn("active").float(),
-            drawn("next_observations"),
-            drawn("next_masks"),
+        ring, agents = self.replay, len(self.team.agents)
+        starts = ring.draw(self.batch_size)
+        steps = windows.step_indices(starts, self.n_steps, ring.n_envs, ring.capacity, ring.first)  # [S, B, N]
+        groups = windows.groups(np.array(self.n_steps))
+        closing = windows.closing_steps(ring.closed.reshape(-1, agents).take(steps, axis=0).any(-1), groups)
+        last = windows.last_indices(steps, closing)
+        closing = np.repeat(closing[..., None], agents, -1)  # [S, B, A]
+        gamma = np.array(self.gamma)
+        weights = windows.reward_weights(gamma, np.ones((), REAL), self.n_steps)
+        rewards = windows.returns(ring.gather("rewards", steps).swapaxes(-1, -2), closing, weights, groups)
+        discounts = windows.bootstrap_discounts(
+            closing, ring.gather("terminated", last), windows.discounts(gamma, self.n_steps)
         )
+        return TeamBatch(
+            self._on_device(ring.gather("observations", starts)),
+            self._on_device(ring.gather("masks", starts)),
+            self._on_device(ring.gather("actions", starts)).long(),
+            self._on_device(rewards),
+            self._on_device(discounts),
+            self._on_device(ring.gather("active", starts)).float(),
+            self._on_device(ring.gather("next_observations", last)),
+            self._on_device(ring.gather("next_masks", last)),
+        )
+
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(array).to(self.device)
 
     def _draw_noise(self) -> tuple[Any, Tensor, Tensor]:
         team, generators = self.team, self.lockstep.generators

@@ -50,40 +50,56 @@ class Layer(nn.Module):
     """A linear layer of each of several networks, initialised as ``torch.nn.Linear`` is.
 
     Args:
-        count: Networks.
+        rows: Of each network, the number of its parameters, from 0 on; networks may share some.
         inputs: Of each.
         outputs: Of each.
         fan_in: Inputs of the whole layer, where this is a part of one; None: these.
         bias: Whether there is one.
     """
 
-    def __init__(self, count: int, inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True) -> None:
+    rows: Tensor
+
+    def __init__(
+        self, rows: Sequence[int], inputs: int, outputs: int, fan_in: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(fan_in or inputs)
+        count, bound = max(rows) + 1, 1 / math.sqrt(fan_in or inputs)
+        self.is_shared = count < len(rows)
+        self.register_buffer("rows", torch.tensor(rows), False)
         self.weight = nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[count, M, inputs]`` to ``[count, M, outputs]``."""
-        return x @ self.weight if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, is_fixed: bool = False) -> Tensor:
+        """Maps ``[networks, M, inputs]`` to ``[networks, M, outputs]``.
+
+        Args:
+            x: The inputs.
+            is_fixed: Whether gradients reach these alone.
+        """
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if is_fixed:
+            weight, bias = weight.detach(), None if bias is None else bias.detach()
+        if self.is_shared:
+            weight, bias = weight[self.rows], None if bias is None else bias[self.rows]
+        return x @ weight if bias is None else torch.baddbmm(bias, x, weight)
 
 
 class TeamActor(nn.Module):
     """A network for each agent, from its own observation to its policy.
 
     Args:
-        agents: ``A``.
+        groups: Of each of ``A`` agents, the number of its parameters; agents may share some.
         inputs: ``O``.
         n: Factors.
         K: Choices.
         hidden: Widths.
     """
 
-    def __init__(self, agents: int, inputs: int, n: int, K: int, hidden: Sequence[int]) -> None:
+    def __init__(self, groups: Sequence[int], inputs: int, n: int, K: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.n, self.K = n, K
-        sizes = [inputs, *hidden, n * K]
-        self.layers = nn.ModuleList(Layer(agents, *pair) for pair in pairwise(sizes))
+        self.layers = nn.ModuleList(Layer(groups, *pair) for pair in pairwise([inputs, *hidden, n * K]))
 
     def forward(self, observations: Tensor, masks: Tensor) -> FactoredCategorical:
         """The policies ``[B, A]`` at observations ``[B, A, O]`` with masks ``[B, A, n, K]``."""
@@ -113,28 +129,20 @@ class TeamValues:
         A = one_hot.shape[-3]
         own = one_hot.flatten(-2).reshape(-1, B, A, critic.own)  # [M, B, A, n K]
         M = own.shape[0]
-        if critic.outputs > 1:  # linear in the own action
+        if critic.of_own is None:  # linear in the own action
             values = self._rest(self.first).reshape(-1, A, B, critic.outputs).permute(0, 2, 1, 3)  # [C, B, A, K]
             q = torch.einsum("mbak,cbak->cmba", own, values)
         else:
             columns = own.permute(2, 0, 1, 3).reshape(A, M * B, critic.own).repeat(count // A, 1, 1)
-            first = self._layer(critic.of_own, columns).reshape(count, M, B, H) + self.first.unsqueeze(1)
+            first = critic.of_own(columns, self.is_fixed).reshape(count, M, B, H) + self.first.unsqueeze(1)
             q = self._rest(first.reshape(count, M * B, H)).reshape(-1, A, M, B).permute(0, 2, 3, 1)
         return q.reshape(-1, *one_hot.shape[:-2])
 
     def _rest(self, x: Tensor) -> Tensor:
         """All layers but the first."""
         for layer in self.critic.layers:
-            x = self._layer(layer, x.relu())
+            x = layer(x.relu(), self.is_fixed)
         return x
-
-    def _layer(self, layer: nn.Module | None, x: Tensor) -> Tensor:
-        assert isinstance(layer, Layer)
-        if not self.is_fixed:
-            y: Tensor = layer(x)
-            return y
-        weight = layer.weight.detach()
-        return x @ weight if layer.bias is None else torch.baddbmm(layer.bias.detach(), x, weight)
 
     def detach(self) -> TeamValues:
         """The same values; gradients reach the own actions alone."""
@@ -144,8 +152,11 @@ class TeamValues:
 class TeamCritic(nn.Module):
     """C networks for each agent, from what critics see, and the actions of the others and its own, to its value.
 
+    What they see begins with the agent's own part, and goes on with those of the agents behind it, round the team: so
+    agents that are alike can share parameters.
+
     Args:
-        agents: ``A``.
+        groups: Of each of ``A`` agents, the number of its parameters.
         inputs: ``O``.
         n: Factors.
         K: Choices.
@@ -156,11 +167,11 @@ class TeamCritic(nn.Module):
         critics: ``C``.
     """
 
-    others: Tensor
+    order: Tensor
 
     def __init__(
         self,
-        agents: int,
+        groups: Sequence[int],
         inputs: int,
         n: int,
         K: int,
@@ -171,25 +182,24 @@ class TeamCritic(nn.Module):
         critics: int = 2,
     ) -> None:
         super().__init__()
+        agents = len(groups)
         self.sees_all, self.critics, self.own, self.outputs = sees_all, critics, n * K, K if per_choice else 1
         seen = agents * inputs + (agents - 1) * n * K if sees_all else inputs
-        count, fan_in = critics * agents, seen + (0 if per_choice else n * K)
-        sizes = [*hidden, self.outputs]
-        self.of_rest = Layer(count, seen, hidden[0], fan_in)
-        self.of_own = None if per_choice else Layer(count, n * K, hidden[0], fan_in, bias=False)
-        self.layers = nn.ModuleList(Layer(count, *pair) for pair in pairwise(sizes))
-        others = [[j for j in range(agents) if j != i] for i in range(agents)]
-        self.register_buffer("others", torch.tensor(others, dtype=torch.int64).reshape(agents, agents - 1), False)
+        fan_in = seen + (0 if per_choice else n * K)
+        rows = [c * (max(groups) + 1) + group for c in range(critics) for group in groups]
+        self.of_rest = Layer(rows, seen, hidden[0], fan_in)
+        self.of_own = None if per_choice else Layer(rows, n * K, hidden[0], fan_in, bias=False)
+        self.layers = nn.ModuleList(Layer(rows, *pair) for pair in pairwise([*hidden, self.outputs]))
+        round_the_team = [[(i + j) % agents for j in range(agents)] for i in range(agents)]
+        self.register_buffer("order", torch.tensor(round_the_team), False)
 
     def forward(self, observations: Tensor, actions: Tensor) -> TeamValues:
         """Values at observations ``[B, A, O]``, given one-hot actions ``[B, A, n, K]``; one's own is not looked at."""
-        seen = observations.transpose(0, 1)
+        seen = observations
         if self.sees_all:
-            B, A = observations.shape[:2]
-            everything = observations.flatten(1).expand(A, B, -1)
-            rest = actions.flatten(-2)[:, self.others].flatten(2).transpose(0, 1)  # [A, B, (A - 1) n K]
-            seen = torch.cat([everything, rest], -1)
-        return TeamValues(self, self.of_rest(seen.repeat(self.critics, 1, 1)))
+            rest = actions.flatten(-2)[:, self.order[:, 1:]].flatten(2)  # [B, A, (A - 1) n K]
+            seen = torch.cat([observations[:, self.order].flatten(2), rest], -1)
+        return TeamValues(self, self.of_rest(seen.transpose(0, 1).repeat(self.critics, 1, 1)))
 
 
 class TeamSACLoss(nn.Module):

@@ -65,9 +65,27 @@ def test_targets_follow_by_their_share() -> None:
     assert 0 < distance(0.01) < distance(1.0)
 
 
+def test_returns_of_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of up to three steps, which an end of an episode, or the newest step, cuts short."""
+    team = MultiAgentSAC(lambda: SpreadEnv(2, max_cycles=4), n_steps=3, gamma=0.5, **{**SMALL, "n_envs": 1})
+    team.learn(41)
+    ring = team.replay
+    rewards, last = ring.columns["rewards"][0, :, 0], ring.size() - 1
+    for start, length in ((0, 3), (1, 3), (2, 2), (3, 1), (4, 3), (last, 1), (last - 1, min(2, 4 - (last - 1) % 4))):
+        monkeypatch.setattr(ring, "draw", lambda size, start=start: np.full((1, size), start))
+        batch = team._sample()
+        expected = sum(0.5**j * rewards[start + j] for j in range(length))
+        np.testing.assert_allclose(batch.rewards[0, 0], expected, rtol=1e-6)
+        assert batch.discounts[0, 0].tolist() == [0.5**length] * 2  # cut off, not terminated
+        after = ring.columns["next_observations"][0, start + length - 1, 0]
+        np.testing.assert_array_equal(batch.next_observations[0, 0], after)
+        np.testing.assert_array_equal(batch.observations[0, 0], ring.columns["observations"][0, start, 0])
+
+
 WORLDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "spread, exact": (SpreadEnv, {"critic": "choices", "estimator": "exact"}),
     "spread, alone": (SpreadEnv, {"critics_see": "own", "estimator": "gumbel-softmax"}),
+    "spread, shared": (SpreadEnv, {"share": [["agent_0", "agent_1", "agent_2"]], "n_steps": 3}),
     "reference, rloo": (lambda: SplitActions(ReferenceEnv()), {"estimator": "rloo", "others": "replayed"}),
     "reference, private": (lambda: SplitActions(ReferenceEnv()), {"estimator": "reinmax", "signalling_bonus": 1.0}),
     "riddle, masked": (SwitchRiddleEnv, {"estimator": "gumbel-rao"}),
@@ -121,6 +139,15 @@ def test_observations_are_normalised_and_messages_are_not() -> None:
         (SpreadEnv, {"signalling_bonus": -1.0}, ValueError, "signalling_bonus must be finite and at least 0"),
         (SpreadEnv, {"signalling_bonus": 1.0}, ValueError, "signalling_bonus must be 0 where no agent says anything"),
         (SpreadEnv, {"speech": {"agent_0": Speech(private=(18,))}}, ValueError, "private of agent_0 must be within"),
+        (SpreadEnv, {"n_steps": 0}, ValueError, "n_steps must be an integer of at least 1, but got 0"),
+        (SpreadEnv, {"share": [["bob"]]}, ValueError, "share must be of agents among .*, but names 'bob'"),
+        (SpreadEnv, {"share": [["agent_0"], ["agent_1", "agent_0"]]}, ValueError, "agent_0 twice"),
+        (
+            SpeakerListenerEnv,
+            {"share": [["speaker_0", "listener_0"]]},
+            ValueError,
+            "share must be of agents with the same spaces, but listener_0 and speaker_0 differ",
+        ),
         (SpreadEnv, {"estimator": 3}, TypeError, "estimator must be a name or an estimator, but got int"),
         (SpreadEnv, {"n_envs": 0}, ValueError, "n_envs must be an integer of at least 1, but got 0"),
         (SwitchRiddleEnv, {"critic": "choices"}, ValueError, "critic must be 'network' for actions of several factors"),

@@ -15,7 +15,7 @@ from gsrl import FactoredCategorical, gumbel_noise, make_estimator
 from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
 from gsrl.multi_agent import Speech, TeamSpaces
 from gsrl.multi_agent.sac import transition_columns
-from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss, signalling
+from gsrl.multi_agent.sac_loss import Layer, TeamActor, TeamBatch, TeamCritic, TeamSACLoss, signalling
 from gsrl.replay import ReplayBatch, Ring
 from gsrl.values import ActionValues, ChoiceValues, NetworkValues
 
@@ -37,11 +37,16 @@ class Agents:
 
 
 def make_loss(
-    count: int, n: int = N, speech: dict[str, Speech] | None = None, per_choice: bool = False, **settings: Any
+    count: int,
+    n: int = N,
+    speech: dict[str, Speech] | None = None,
+    per_choice: bool = False,
+    groups: list[int] | None = None,
+    **settings: Any,
 ) -> TeamSACLoss:
     torch.manual_seed(0)
     env = Agents(count, n)
-    sizes = (count, O, n, K, HIDDEN)
+    sizes = (groups or range(count), O, n, K, HIDDEN)
     loss = TeamSACLoss(
         TeamActor(*sizes),
         TeamCritic(*sizes, sees_all=settings.pop("sees_all", True), per_choice=per_choice),
@@ -84,16 +89,16 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 class Joint(nn.Module):
-    """Critics of all that a :class:`TeamCritic` of agent ``agent`` sees, in the order of agents."""
+    """Critics that are those of agent 0, and see everything in the order of the agents."""
 
-    def __init__(self, critic: TeamCritic, agent: int, agents: int) -> None:
+    def __init__(self, critic: TeamCritic, agents: int) -> None:
         super().__init__()
         nets = []
         for c in range(critic.critics):
-            i = c * agents + agent
+            i = c * agents
             first = critic.of_rest.weight[i]
-            if critic.of_own is not None:  # the own action between those of the others
-                place = agents * O + agent * critic.own
+            if critic.of_own is not None:  # the own action before those of the others
+                place = agents * O if critic.sees_all else O
                 first = torch.cat([first[:place], critic.of_own.weight[i], first[place:]])
             assert critic.of_rest.bias is not None
             parts: list[nn.Module] = [linear(first, critic.of_rest.bias[i])]
@@ -144,20 +149,20 @@ class Blocks(nn.Module):
         return FactoredCategorical(torch.cat(logits, -2), mask=masks)
 
 
-def joint_loss(team: TeamSACLoss, agents: int, agent: int = 0, **settings: Any) -> SACLoss:
-    """SAC's loss of all choices of all agents together, with the networks of a team; critics are those of one agent."""
-    critic, target = (Joint(each, agent, agents) for each in (team.critic, team.critic_target))
+def joint_loss(team: TeamSACLoss, agents: int, **settings: Any) -> SACLoss:
+    """SAC's loss of all choices of all agents together, with the networks of a team; critics are those of agent 0."""
+    critic, target = (Joint(each, agents) for each in (team.critic, team.critic_target))
     alpha = EntropyCoefficient(0.3, n=agents * team.actor.n)
     estimator = make_estimator(team.estimator.name)
     return SACLoss(Blocks(team.actor, agents), critic, target.requires_grad_(False), alpha, estimator, **settings)
 
 
-def joint_batch(batch: TeamBatch, agent: int = 0) -> ReplayBatch:
+def joint_batch(batch: TeamBatch) -> ReplayBatch:
     return ReplayBatch(
         observations=batch.observations.flatten(1),
         actions=batch.actions.flatten(1),
-        rewards=batch.rewards[:, agent],
-        discounts=batch.discounts[:, agent],
+        rewards=batch.rewards[:, 0],
+        discounts=batch.discounts[:, 0],
         next_observations=batch.next_observations.flatten(1),
         action_mask=batch.masks.flatten(1, 2),
         next_action_mask=batch.next_masks.flatten(1, 2),
@@ -219,16 +224,17 @@ def test_a_team_of_one_has_the_loss_of_sac(n: int, per_choice: bool, estimator: 
 def test_a_team_with_one_reward_learns_as_one_agent_with_an_actor_in_blocks() -> None:
     agents = 3
     team = make_loss(agents, entropy_in_target=False)
-    with torch.no_grad():  # all agents have the critics of agent 0, who see the actions in the order of agents
+    with torch.no_grad():  # all agents have the critics of agent 0, but that their own part comes first
         for critic in (team.critic, team.critic_target):
-            nets: Any = Joint(critic, 0, agents).nets
+            nets: Any = Joint(critic, agents).nets
             for c, net in enumerate(nets):
                 for i in range(agents):
-                    row, own, start = c * agents + i, critic.own, agents * O + i * critic.own
-                    weight = net[0].weight.T
-                    critic.of_rest.weight[row] = torch.cat([weight[:start], weight[start + own :]])
+                    row, order = c * agents + i, critic.order[i].tolist()
+                    seen, actions = net[0].weight.T.split([agents * O, agents * critic.own])
+                    rest = [*(seen.view(agents, O, -1)[order]), *actions.view(agents, critic.own, -1)[order[1:]]]
+                    critic.of_rest.weight[row] = torch.cat(rest)
                     assert critic.of_own is not None
-                    critic.of_own.weight[row] = weight[start : start + own]
+                    critic.of_own.weight[row] = actions.view(agents, critic.own, -1)[i]
                     assert critic.of_rest.bias is not None
                     critic.of_rest.bias[row] = net[0].bias
                     for layer, linear_layer in zip(critic.layers, [net[2], net[4]], strict=True):
@@ -306,6 +312,38 @@ def test_an_agent_by_itself_is_told_nothing_of_the_others() -> None:
     assert together(batch, *noise)[1]["q"][0] != together(batch._replace(observations=other), *noise)[1]["q"][0]
 
 
+def test_agents_of_a_group_share_their_parameters() -> None:
+    """Their gradients are the sums of those that each would have by itself; one by itself keeps its own."""
+    shared, apart = make_loss(3, groups=[0, 1, 0]), make_loss(3)
+    with torch.no_grad():
+        for mine, theirs in zip(shared.modules(), apart.modules(), strict=True):
+            if isinstance(mine, Layer) and isinstance(theirs, Layer):
+                for name, parameter in theirs.named_parameters():
+                    parameter.copy_(mine.get_parameter(name)[mine.rows])
+    batch, noise = make_batch(3), make_noise(3)
+    losses = [team(batch, *noise)[0] for team in (shared, apart)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    pairs: list[tuple[Any, Any, int]] = [
+        (shared.actor.layers[0], apart.actor.layers[0], 2),
+        (shared.critic.of_own, apart.critic.of_own, 4),
+    ]
+    for few, many, count in pairs:
+        assert len(few.weight) == count
+        expected = torch.zeros_like(few.weight).index_add(0, few.rows, many.weight.grad)
+        torch.testing.assert_close(few.weight.grad, expected)
+
+
+def test_agents_that_are_alike_and_share_have_the_same_values() -> None:
+    """What one sees and does, and what is around it, decides, and not its place in the team."""
+    team, batch = make_loss(3, groups=[0, 0, 0]), make_batch(3)
+    actions = torch.nn.functional.one_hot(batch.actions, K).float()
+    values = team.critic(batch.observations, actions)(actions)
+    turned = [torch.roll(each, 1, 1) for each in (batch.observations, actions)]
+    torch.testing.assert_close(team.critic(*turned)(turned[1]), torch.roll(values, 1, -1))
+
+
 def test_others_are_seen_as_they_were_or_as_they_are() -> None:
     batch, noise = make_batch(2), make_noise(2)
     again = batch._replace(actions=batch.masks.float().argmax(-1))
@@ -378,7 +416,7 @@ def test_what_an_agent_alone_knows_may_be_all_that_it_sees() -> None:
     """A short observation is padded, and what is padding is not what others can see."""
     env = Agents(2, sizes=[2, 3])
     speech = Speech.of(env, {"agent_0": Speech((0,), private=(0, 1)), "agent_1": Speech((0,), private=(0, 1))})
-    sizes = (2, O, N, K, HIDDEN)
+    sizes = ([0, 1], O, N, K, HIDDEN)
     actor, critic = TeamActor(*sizes), TeamCritic(*sizes, sees_all=True, per_choice=False)
     team = TeamSACLoss(
         actor,
