@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import tyro
+from matplotlib import style
 
 from gsrl.bench.look import markdown_table
 from gsrl.bench.origin import made_by, origin
@@ -51,7 +51,7 @@ def start(main: Callable[..., None], description: str | None) -> None:
         description: Of the study, for ``--help``.
     """
     set_threads(1)
-    mpl.rcParams.update(STYLE)
+    style.use(STYLE)
     tyro.cli(main, description=description)
 
 

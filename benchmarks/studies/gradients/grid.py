@@ -14,10 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from benchmarks.studies.common import RESULTS, Rows, start
 from gsrl.diagnostics import adapt, compare
+from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, Reinforce, make_estimator
 from gsrl.objectives import Problem, cubic
 from gsrl.runs.gradients import ADAPT_STEPS, ADAPTED, fitting_estimators
@@ -43,9 +48,14 @@ def subjects(problem: Problem) -> dict[tuple[str, float | None], Estimator]:
             chosen[name, None] = estimator
         if name == "reinforce":
             # The best that a constant baseline can do, or nearly: E[f], which is known here.
-            value = problem.expected(problem.policy().logits)
-            chosen["reinforce, b = E f", None] = Reinforce(lambda policy, value=value: value)
+            assert problem.expected is not None
+            chosen["reinforce, b = E f", None] = Reinforce(constant(problem.expected(problem.policy().logits)))
     return chosen
+
+
+def constant(value: Tensor) -> Callable[[FactoredCategorical], Tensor]:
+    """A baseline that is the same for every policy."""
+    return lambda policy: value
 
 
 def measure(problem: Problem, seed: int) -> list[dict[str, object]]:
@@ -55,7 +65,7 @@ def measure(problem: Problem, seed: int) -> list[dict[str, object]]:
     for (name, temperature), estimator in subjects(problem).items():
         if name in ADAPTED:
             adapt(estimator, policy, problem.f, ADAPT_STEPS, seed=seed)
-        options = {"exact": exact, "seed": seed, "measure_cost": False}
+        options: dict[str, Any] = {"exact": exact, "seed": seed, "measure_cost": False}
         calls = compare(policy, problem.f, {name: estimator}, 2, **options).rows[0].calls
         samples = int(min(max(WORK / (calls * n * K), SAMPLES[0]), SAMPLES[1]))
         comparison = compare(policy, problem.f, {name: estimator}, samples, **options)

@@ -53,6 +53,7 @@ SUBJECTS: dict[tuple[str, float | None], dict[str, Any]] = {
 
 def train(name: str, settings: Mapping[str, Any], problem: Problem, seeds: int, updates: int) -> Tensor:
     """Expected losses ``[updates, seeds]`` before each update; ``exact`` takes the gradient of these."""
+    assert problem.expected is not None  # as of every problem with a name
     starts = [polynomial(latents=LATENTS, seed=seed).logits for seed in range(seeds)]
     logits = torch.stack(starts).requires_grad_()
     generator = torch.Generator().manual_seed(0)
@@ -79,8 +80,9 @@ def train(name: str, settings: Mapping[str, Any], problem: Problem, seeds: int, 
     return torch.stack(losses)
 
 
-def rows_of(losses: Tensor, problem: Problem) -> list[dict[str, float]]:
+def rows_of(losses: Tensor, problem: Problem) -> list[dict[str, float | None]]:
     """One for each seed."""
+    assert problem.expected is not None
     everywhere_0 = torch.tensor([[-100.0, 100.0]]).expand(LATENTS, 2)
     optimum = problem.expected(everywhere_0).item()
     rows = []

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from benchmarks.studies.common import RESULTS, markdown, start
@@ -92,8 +92,8 @@ def factors_table(grid: pd.DataFrame, K: int) -> pd.DataFrame:
 
 def ties_table(grid: pd.DataFrame) -> pd.DataFrame:
     """Calls from which RLOO has the smaller error."""
-    subjects = [("gumbel-softmax", t) for t in (0.1, 0.5, 1.0)] + [("st-gumbel", t) for t in (0.5, 1.0)]
-    subjects += [("straight-through", 1.0), ("reinmax", None)]
+    subjects: list[tuple[str, float | None]] = [("straight-through", 1.0), ("reinmax", None)]
+    subjects[:0] = [*(("gumbel-softmax", t) for t in (0.1, 0.5, 1.0)), *(("st-gumbel", t) for t in (0.5, 1.0))]
     table = {}
     for name, temperature in subjects:
         cells = []
@@ -116,9 +116,9 @@ def draw_temperatures(grid: pd.DataFrame) -> Figure:
             rows = grid[(grid["n"] == n) & (grid["K"] == K) & (grid["estimator"] == name)]
             bias.plot(rows["temperature"], rows["relative_bias"], "o-", color=COLOURS[name], label=name)
             spread.plot(rows["temperature"], np.sqrt(rows["relative_variance"]), "o-", color=COLOURS[name])
-        for name, style in (("reinforce, b = E f", "--"), ("rloo", ":")):
+        for name, dashes in (("reinforce, b = E f", "--"), ("rloo", ":")):
             row = select(grid, n, K, name)
-            spread.axhline(np.sqrt(row["relative_variance"]), color=COLOURS[name], ls=style, label=name)
+            spread.axhline(np.sqrt(row["relative_variance"]), color=COLOURS[name], ls=dashes, label=name)
         spread.set_xlabel("temperature")
     axes[0, 0].set(xscale="log", yscale="log", ylim=(0.01, 20), ylabel="relative bias")
     axes[1, 0].set(yscale="log", ylim=(0.01, 300), ylabel="relative std, one call")
@@ -201,7 +201,7 @@ def draw_polynomial(rows: pd.DataFrame) -> Figure:
 
 def main(*, results: Path = RESULTS / "gradients") -> None:
     """Draws and prints."""
-    mpl.rcParams.update(SMALL)
+    style.use(SMALL)
     grid, rows = load_grid(results), load_polynomial(results)
     save_figure(draw_temperatures(grid), results / "bias-and-variance.png")
     save_figure(draw_factors(grid), results / "variance-by-factors.png")

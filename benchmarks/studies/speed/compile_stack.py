@@ -34,7 +34,7 @@ def through_torch_compile(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]
         node.meta.clear()
     compiled: Any = torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
     compiled(*map(trace._apart, given))  # guards are needed while it compiles
-    return compiled  # type: ignore[no-any-return]
+    return compiled
 
 
 WAYS: dict[str, tuple[Compiler, bool]] = {
@@ -47,7 +47,8 @@ WAYS: dict[str, tuple[Compiler, bool]] = {
 
 def update_of(compiler: Compiler) -> Callable[[], object]:
     """A compiled update of an agent as it comes, on one batch."""
-    trace._compile = compiler
+    module: Any = trace
+    module._compile = compiler
     model = DiscreteSAC("MlpPolicy", gym.make("CartPole-v1"), batch_size=BATCH, seed=0, device="cpu", compile=True)
     model.n_step_correction, model.replay_buffer = False, None  # the batch is of one step
     batch = random_batch(BATCH)

@@ -83,6 +83,7 @@ def updater(case: Case, mode: str) -> Callable[[], object]:
         "device": "cpu",
         "compile": mode == "compiled",
     }
+    agent: Any
     if case.members == 1:
         agent = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0, **settings)
         batch = random_batch(case.batch)

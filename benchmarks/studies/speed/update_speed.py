@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor
 
 from benchmarks.studies.common import Subject, in_turns, record, repeated, start
 from benchmarks.studies.peers.plain import PlainUpdate
@@ -32,6 +33,8 @@ UPDATES_A_ROUND = 100
 
 def sb3_batch(batch: ReplayBatch) -> ReplayBufferSamples:
     """The same as Stable-Baselines3's replay buffer gives it."""
+    assert isinstance(batch.observations, Tensor)
+    assert isinstance(batch.next_observations, Tensor)
     return ReplayBufferSamples(
         batch.observations, batch.actions, batch.next_observations, torch.zeros(BATCH, 1), batch.rewards.unsqueeze(1)
     )
