@@ -45,12 +45,12 @@ def fixed(*names: str) -> Callable[[Class], Class]:
             if value is not getattr(self, name):
                 raise AttributeError(f"{name} must stay what it was when the {cls.__name__} was built: make a new one.")
 
-        cls.change_setting = change_setting  # type: ignore[attr-defined]
-        cls.is_built = False  # type: ignore[attr-defined]
+        members: dict[str, Any] = {"change_setting": change_setting, "is_built": False}
         for name in names:
-            setting = Setting()
-            setting.__set_name__(cls, name)
-            setattr(cls, name, setting)
+            members[name] = Setting()
+            members[name].__set_name__(cls, name)
+        for name, member in members.items():
+            setattr(cls, name, member)
         return cls
 
     return decorate

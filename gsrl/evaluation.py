@@ -93,14 +93,14 @@ def evaluate_policy(
         episode_counts = np.zeros(n_envs, np.int64)
         episode_count_targets = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
         current_rewards, current_lengths = limit.returns, limit.lengths
-        observations = env.reset()
+        observations: Any = env.reset()
         masks = current_masks(env) if heeds_masks else None
         states = None
         episode_starts = np.ones(n_envs, np.bool_)
         while (unfinished := episode_counts < episode_count_targets).any():
             how: dict[str, Any] = {"action_masks": masks} if heeds_masks else {}
             actions, states = model.predict(
-                observations,  # type: ignore[arg-type]
+                observations,
                 state=states,
                 episode_start=episode_starts,
                 deterministic=deterministic,

@@ -58,7 +58,7 @@ class ActionModule(nn.Module):
         """Maps observations, and flat masks `[B, L]` where there are, to actions `[B, *action_space.shape]`."""
         mask = None
         if self.action_masks:
-            *inputs, flat = inputs  # type: ignore[assignment]
+            inputs, flat = inputs[:-1], inputs[-1]
             none = torch.zeros_like(flat[:, :1])
             mask = torch.cat([flat, none], -1)[:, self.places].bool()
         observations = inputs[0] if self.keys is None else dict(zip(self.keys, inputs, strict=True))
@@ -134,5 +134,5 @@ def save_torchscript(
     module = ActionModule(policy, deterministic=deterministic, action_masks=action_masks)
     with evaluation_mode(module), torch.no_grad(), warnings.catch_warnings():
         # Of checks of shapes, which hold for every batch.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore")
         torch.jit.trace(module, module.examples(), check_trace=deterministic).save(os.fspath(path))

@@ -218,9 +218,9 @@ def _shows_plain_masks(env: VecEnv) -> bool:
     """Whether observations have the masks as the environments gave them, neither normalised nor stacked."""
     space, normalized = env.observation_space, unwrap_vec_normalize(env)
     is_normalized = normalized is not None and normalized.norm_obs and MASK_KEY in (normalized.norm_obs_keys or ())
-    if not shows_masks(space) or is_normalized:
+    if not isinstance(space, spaces.Dict) or not shows_masks(space) or is_normalized:
         return False
-    return space[MASK_KEY].shape == (sum(OneHotCodec(env.action_space).sizes),)  # type: ignore[index]
+    return space[MASK_KEY].shape == (sum(OneHotCodec(env.action_space).sizes),)
 
 
 def _masks_are_written(env: VecEnv) -> bool:

@@ -418,8 +418,8 @@ class GymnasiumVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Returns a frame of each sub-environment, or None where it does not render."""
-        frames = self.vector_env.render()
-        return [None] * self.num_envs if frames is None else list(frames)  # type: ignore[arg-type]  # RGB arrays
+        frames: Any = self.vector_env.render()  # RGB arrays
+        return [None] * self.num_envs if frames is None else list(frames)
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether all sub-environments have an attribute; False for a vector environment without sub-environments."""

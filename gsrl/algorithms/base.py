@@ -227,8 +227,8 @@ class Algorithm(BaseAlgorithm):
 
     def _make_policy(self) -> None:
         with default_generator_lent(self._init_seed):
-            policy = self._new_policy()
-        self.policy = policy.to(self.device)  # type: ignore[assignment]
+            policy: Any = self._new_policy()
+        self.policy = policy.to(self.device)
         self.policy.generator = self.generator
 
     def _new_policy(self, **arguments: Any) -> BasePolicy:
@@ -336,7 +336,8 @@ class Algorithm(BaseAlgorithm):
             ValueError: They give masks at some resets and steps only.
         """
         self._before_reset()
-        self._last_obs = env.reset()  # type: ignore[assignment]
+        observations: Any = env.reset()  # of no tuple
+        self._last_obs = observations
         self._last_episode_starts = np.ones(env.num_envs, np.bool_)
         if self._vec_normalize_env is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
@@ -688,7 +689,10 @@ class Algorithm(BaseAlgorithm):
         settings: dict[str, Any],
     ) -> SelfAlgorithm:
         """An agent of a saved tree whose networks are not built yet."""
-        model = cls(policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings)  # type: ignore[call-arg]
+        make: Any = cls  # whose constructor has the arguments of a subclass
+        model: SelfAlgorithm = make(
+            policy=tree["policy_class"], env=env, device=device, _init_setup_model=False, **settings
+        )
         model.observation_space, model.action_space = tree["observation_space"], tree["action_space"]
         model.n_envs = tree["n_envs"] if env is None else env.num_envs
         return model

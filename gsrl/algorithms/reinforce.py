@@ -343,9 +343,10 @@ class Reinforce(Algorithm):
         **refused: Any,
     ) -> None:
         self._refuse(refused)
+        given: Any = env  # or None
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            given,
             learning_rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -502,7 +503,8 @@ class Reinforce(Algorithm):
                 self._begin_episodes(env)
                 lap("environment")
                 continue  # the episodes that were cut may have been the last
-            actions = self.policy.act(self._last_obs, self._last_masks)  # type: ignore[arg-type]
+            assert self._last_obs is not None  # _setup_learn has reset the environment
+            actions = self.policy.act(self._last_obs, self._last_masks)
             lap("acting")
             # Until the step is over: whatever ends the training here, the next one begins new episodes.
             self._last_episode_starts = np.zeros(env.num_envs, np.bool_)

@@ -125,8 +125,9 @@ class SavedModule(BaseModel):
 
 def _named(cls: type, args: tuple[Any, ...]) -> dict[str, Any]:
     """Positional arguments of a class by their names: of the first base whose constructor names them."""
+    base: Any
     for base in cls.__mro__:
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
         if not any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
             return dict(zip((parameter.name for parameter in parameters), args, strict=False))
     return {}

@@ -445,6 +445,7 @@ def _panel(name: str, entries: Sequence[Entry], **limits: Any) -> Panel:
 def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Panel], list[str]]:
     """The panel of all environments, and the labels that are not in all; neither if no label is."""
     found = [{entry.label: entry for entry in panel.entries} for panel in panels]
+    limits = np.array([(panel.low, panel.high) for panel in panels], dtype=float)
     entries, left_out = [], []
     for label in labels:
         if not all(label in each for each in found):
@@ -452,8 +453,7 @@ def _together(panels: Sequence[Panel], labels: Sequence[str]) -> tuple[list[Pane
             continue
         own = [each[label] for each in found]
         scores = tuple(
-            (entry.scores[0] - panel.low) / (panel.high - panel.low)  # type: ignore[operator]
-            for entry, panel in zip(own, panels, strict=True)
+            (entry.scores[0] - low) / (high - low) for entry, (low, high) in zip(own, limits.tolist(), strict=True)
         )
         entries.append(
             Entry(

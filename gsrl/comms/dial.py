@@ -614,7 +614,7 @@ class DIAL(Task):
         return DIALEvaluation(np.stack(returns), np.stack(lengths), None if best[0] is None else np.stack(best))
 
     @torch.no_grad()
-    def play(  # type: ignore[override]
+    def play(
         self,
         index: int,
         episodes: int,

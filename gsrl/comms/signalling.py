@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
@@ -471,7 +472,7 @@ class SignallingGame(Task):
         )
 
     @torch.no_grad()
-    def play(  # type: ignore[override]
+    def play(
         self,
         index: int,
         episodes: int,
@@ -605,4 +606,4 @@ def _sequences(seed: int) -> list[np.random.SeedSequence]:
 
 def _entropy() -> int:
     """A seed of the operating system's choosing."""
-    return int(np.random.SeedSequence().entropy % 2**63)  # type: ignore[operator]
+    return secrets.randbits(63)

@@ -223,7 +223,7 @@ def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor
     Returns:
         ``[*batch]`` and ``[*batch, n, K]``, differentiable in what ``f`` captured.
     """
-    values, pullback = torch.func.vjp(f, rows.detach())  # type: ignore[misc]
+    values, pullback = torch.func.vjp(f, rows.detach())[:2]
     (slope,) = pullback(torch.ones_like(values))
     return values, slope
 

@@ -145,14 +145,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def play(self, index: int, episodes: int, seed: int, **how: Any) -> Any:
+    def play(self, index: int, episodes: int, seed: int, *args: Any, **how: Any) -> Any:
         """How well a member does, without learning: by default an array of scores ``[episodes]``, larger is better.
 
         Args:
             index: Of the member.
             episodes: How many, or samples.
             seed: Of what is random, beside the member's own.
-            **how: Whatever else there is to say.
+            *args: Whatever else there is to say.
+            **how: The same, by name.
         """
 
     def figures(self) -> dict[str, NDArray[np.float64]]:

@@ -210,7 +210,7 @@ class Population:
         settings = dict(self.settings[index])
         if index > 0:
             settings["verbose"] = 0  # what it says, the first one has said
-        vec_env = SyncVecEnv([lambda env=env: env for env in environments])  # type: ignore[misc]
+        vec_env = SyncVecEnv([_given(env) for env in environments])
         arguments = self._member_arguments(settings)
         member: Any = self.algorithm(self.policy, vec_env, seed=self.seeds[index], device=device, **arguments)
         member.ep_info_buffer, member.ep_success_buffer = (deque(maxlen=member.stats_window_size) for _ in range(2))
@@ -225,7 +225,7 @@ class Population:
         raise NotImplementedError
 
     def _make_env_of_all(self, seeds: Sequence[int | None]) -> None:
-        env = self._vec_env_class([lambda env=env: env for env in self._environments])  # type: ignore[misc]
+        env = self._vec_env_class([_given(env) for env in self._environments])
         env._seeds = list(seeds)  # of the first reset
         self.env: VecEnv = self.algorithm._wrap_env(env)
         self._watch = StepWatch(self.env)
@@ -801,7 +801,8 @@ def _check_saved(algorithm: type[Algorithm], spaces: Sequence[gym.Space[Any]], t
     """Compares the networks of saved settings with the parameters that are there, before they take any memory."""
     names = set(inspect.signature(algorithm).parameters)
     settings = {name: value for name, value in tree["settings"][0].items() if name in names}
-    agent: Any = algorithm(tree["policy"], None, _init_setup_model=False, **settings | {"verbose": 0})  # type: ignore[call-arg]
+    make: Any = algorithm  # whose constructor has the arguments of a subclass
+    agent = make(tree["policy"], None, _init_setup_model=False, **settings | {"verbose": 0})
     agent.observation_space, agent.action_space = spaces
     for member in tree["members"]:
         agent._check_saved_policy(member["parameters"])
@@ -811,6 +812,11 @@ def _check_saved(algorithm: type[Algorithm], spaces: Sequence[gym.Space[Any]], t
     most = checkpoint.SMALL if last is None else len(last)
     if not isinstance(count, int) or not 1 <= count <= most // len(tree["members"]):
         raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but is {count!r}")
+
+
+def _given(env: gym.Env) -> Callable[[], gym.Env]:
+    """A function that returns the environment, for what makes them by functions."""
+    return lambda: env
 
 
 def _factory(env: EnvFactory) -> Callable[[], gym.Env]:

@@ -37,7 +37,8 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:
         member: DiscreteSAC = super()._make_member(index, environments, device)
-        if member.train_freq.unit is not TrainFrequencyUnit.STEP:  # type: ignore[union-attr]
+        frequency: Any = member.train_freq  # a TrainFreq by now
+        if frequency.unit is not TrainFrequencyUnit.STEP:
             raise ValueError(
                 f"train_freq must count steps in a population, but got {self.settings[index]['train_freq']!r}: the "
                 "episodes of members end at different times."

@@ -369,7 +369,8 @@ def _train_command(argv: list[str]) -> int:
     env = next(iter(card.environments)) if isinstance(card, TaskCard) else "CartPole-v1"
     env = check_environment(env if known.env is None else known.env, known.agent)
     default = TrainOptions(default_config(known.agent, env, known.steps, lockstep=known.seeds is not None))
-    options: TrainOptions[Any] = _read_options(TrainOptions[card.Settings], "train", argv, default)  # type: ignore[name-defined]
+    kind: Any = TrainOptions
+    options: TrainOptions[Any] = _read_options(kind[card.Settings], "train", argv, default)
     config = dataclasses.replace(options.run, env=env)
     seeds = f"seed{config.seed}"
     if config.seeds is not None and not (card.is_task and config.seeds == 1):
@@ -407,7 +408,8 @@ def _search_command(argv: list[str]) -> int:
         raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} has its own")
     env = check_environment(known.env, known.agent)
     default = SearchOptions(default_config(known.agent, env, known.steps, lockstep=True))
-    options: SearchOptions[Any] = _read_options(SearchOptions[card.Settings], "search", argv, default)  # type: ignore[name-defined]
+    kind: Any = SearchOptions
+    options: SearchOptions[Any] = _read_options(kind[card.Settings], "search", argv, default)
     config = dataclasses.replace(options.run, env=env)
     folder = options.out or new_folder(RUNS, f"search_{config.env}_{config.agent}")
     if (folder / "search.json").exists():

@@ -222,12 +222,11 @@ def _check_reward(reward: Any) -> None:
 class _Bounded(TimeLimit):
     """Truncates episodes where the environment has no time limit, and says so."""
 
-    _elapsed_steps: int  # type: ignore[assignment]  # where Gymnasium writes None
-
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps the environment."""
         observation, reward, terminated, truncated, info = super().step(action)
-        if truncated and not terminated and self._elapsed_steps == self._max_episode_steps:
+        elapsed: Any = self._elapsed_steps  # by its type None, which it is before the first reset
+        if truncated and not terminated and elapsed == self._max_episode_steps:
             warnings.warn(
                 f"{self.spec.id if self.spec is not None else self.unwrapped} has no time limit: an episode was cut "
                 f"off after {self._max_episode_steps} steps; --max-episode-steps sets another bound",

@@ -129,7 +129,8 @@ class _Share(PopulationCallback):
             with warnings.catch_warnings(action="ignore"):  # of environments that are made once more
                 member = population.member(index)
             figures.append(actor_gradient(member, num_samples, seed))
-            member.get_env().close()  # type: ignore[union-attr]  # it was made with one
+            if (env := member.get_env()) is not None:
+                env.close()
         return figures
 
     def scalars(self) -> list[dict[str, float]]:

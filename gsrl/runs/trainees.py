@@ -294,12 +294,8 @@ class AlgorithmTrainee:
         callback = _Collector(steps, self._began)
         with suppress(_Pause):
             # To the end of the run, for schedules: the callback stops it.
-            self.model.learn(
-                self.config.steps - self.steps,
-                callback=callback,
-                log_interval=None,  # type: ignore[arg-type]  # the run logs
-                reset_num_timesteps=False,
-            )
+            learn: Any = self.model.learn  # without a log: the run has its own
+            learn(self.config.steps - self.steps, callback=callback, log_interval=None, reset_num_timesteps=False)
         return callback.episodes
 
     def evaluate(self, episodes: int, *, final: bool = False) -> NDArray[np.float64]:
