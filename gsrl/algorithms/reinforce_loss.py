@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Objective, Reinforce, RelaxedControl
+from gsrl.estimators import Objective, ReinforceEstimator, RelaxedControl
 from gsrl.relaxations import conditional_gumbel
 
 __all__ = ["PolicyBatch", "ReinforceLoss", "ValueLoss"]
@@ -66,7 +66,7 @@ class ReinforceLoss(nn.Module):
         taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
         cost = -batch.advantages
         if self.control is None:
-            surrogate = Reinforce().surrogate(cost, policy.log_prob(taken))
+            surrogate = ReinforceEstimator().surrogate(cost, policy.log_prob(taken))
         elif noise is None or batch.features is None:
             raise ValueError("a control variate needs noise and features.")
         else:

@@ -5,6 +5,11 @@ Games and agents are in :mod:`gsrl.comms.games` and :mod:`gsrl.comms.agents`, wh
 :class:`DIAL` trains agents that talk in an environment.
 """
 
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
 from gsrl.comms import metrics
 from gsrl.comms.agents import (
     DiscriminationReceiver,
@@ -18,7 +23,7 @@ from gsrl.comms.agents import (
 from gsrl.comms.channel import Channel, ChannelNoise, Estimate, Message
 from gsrl.comms.dial import DIAL, DIALEvaluation, TalkingEnv, Turn
 from gsrl.comms.games import AttributeValueGame, DiscriminationGame, Game, GameBatch, LewisGame
-from gsrl.comms.protocol import Protocol
+from gsrl.comms.protocol import MessageProtocol
 from gsrl.comms.signalling import Evaluation, SignallingGame
 from gsrl.comms.topologies import (
     Audience,
@@ -50,8 +55,8 @@ __all__ = [
     "MLPReceiver",
     "MLPSender",
     "Message",
+    "MessageProtocol",
     "PopulationGame",
-    "Protocol",
     "QuestionGame",
     "Receiver",
     "RecurrentReceiver",
@@ -63,3 +68,14 @@ __all__ = [
     "Turn",
     "metrics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Protocol":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "gsrl.comms.Protocol is now gsrl.comms.MessageProtocol; this name goes with the next version.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return MessageProtocol

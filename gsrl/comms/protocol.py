@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Protocol"]
+__all__ = ["MessageProtocol"]
 
 COLUMNS = ("message", "meanings", "probability", "accuracy")
 
@@ -31,7 +31,7 @@ MAX_CELLS = 60
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MessageProtocol:
     """The language of a sender: ``N`` pairs of a meaning and the message that it sends for it.
 
     Messages are named by the numbers of their symbols, joined by ``-``; the empty message is ``()``.
@@ -56,7 +56,7 @@ class Protocol:
         meanings: NDArray[np.int64],
         correct: NDArray[np.bool_],
         weights: NDArray[np.float64],
-    ) -> Protocol:
+    ) -> MessageProtocol:
         """The language that ``M`` episodes show, in which pairs of a meaning and a message may recur.
 
         Args:

@@ -27,7 +27,7 @@ from gsrl.comms.agents import (
 )
 from gsrl.comms.channel import Channel, ChannelNoise, Message
 from gsrl.comms.games import DiscriminationGame, Game
-from gsrl.comms.protocol import Protocol
+from gsrl.comms.protocol import MessageProtocol
 from gsrl.comms.topologies import Audience, BroadcastGame, Community, Dialogue, PopulationGame, QuestionGame
 from gsrl.learning import Task
 
@@ -523,7 +523,7 @@ class SignallingGame(Task):
             "meanings": batch.meaning.flatten(0, flat).numpy(),
         }
 
-    def protocol(self, index: int = 0, split: str = "all") -> Protocol:
+    def protocol(self, index: int = 0, split: str = "all") -> MessageProtocol:
         """The language of a game: which message stands for which meanings.
 
         Args:
@@ -531,7 +531,7 @@ class SignallingGame(Task):
             split: Of the meanings.
         """
         result = self.evaluate(split)
-        return Protocol.of_episodes(
+        return MessageProtocol.of_episodes(
             result.messages[index],
             result.lengths[index],
             result.meanings[index],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import warnings
 from typing import Any, TypeVar
 
 from gsrl.estimators.base import (
@@ -21,7 +22,7 @@ from gsrl.estimators.control_variate import MuProp, Rebar, Relax, RelaxedControl
 from gsrl.estimators.coupled import ARM, ARSM, DisARM
 from gsrl.estimators.exact import Exact, LocalExpectation
 from gsrl.estimators.pathwise import GumbelSoftmax, Pathwise, STGumbel, StraightThrough
-from gsrl.estimators.score_function import RLOO, Reinforce, ScoreFunction
+from gsrl.estimators.score_function import RLOO, ReinforceEstimator, ScoreFunction
 from gsrl.estimators.straight_through import DecoupledStraightThrough, GappedStraightThrough, GumbelRao, ReinMax
 from gsrl.estimators.unordered_set import UnorderedSet
 from gsrl.relaxations import replace_value
@@ -45,7 +46,7 @@ __all__ = [
     "Pathwise",
     "Rebar",
     "ReinMax",
-    "Reinforce",
+    "ReinforceEstimator",
     "Relax",
     "RelaxedControl",
     "STGumbel",
@@ -76,7 +77,7 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         GumbelRao,
         GappedStraightThrough,
         ReinMax,
-        Reinforce,
+        ReinforceEstimator,
         RLOO,
         MuProp,
         Rebar,
@@ -163,3 +164,14 @@ def make_estimator(name: str, *, shape: tuple[int, int] | None = None, **setting
         elif not {"n", "K"} <= settings.keys():
             raise TypeError(f"shape must be given for {name}, (n, K) of the policies it will see, but got None.")
     return estimator(**settings)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Reinforce":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "gsrl.estimators.Reinforce is now gsrl.estimators.ReinforceEstimator; this name goes with the next version.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return ReinforceEstimator

@@ -12,7 +12,7 @@ from torch import Tensor
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Objective, evaluate, gradient_only
 
-__all__ = ["RLOO", "Reinforce", "ScoreFunction"]
+__all__ = ["RLOO", "ReinforceEstimator", "ScoreFunction"]
 
 BASELINE_DECAY = 0.99
 """Decay of the running mean of REINFORCE, an update."""
@@ -57,7 +57,7 @@ def _joint(log_probs: Tensor | Sequence[Tensor]) -> Tensor:
     return log_probs if isinstance(log_probs, Tensor) else torch.stack(list(log_probs)).sum(0)
 
 
-class Reinforce(ScoreFunction):
+class ReinforceEstimator(ScoreFunction):
     r"""REINFORCE with a baseline that does not depend on the sample.
 
     .. math:: \hat g = (f(D) - b)\, \nabla_\theta \log P_\theta(D)

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gsrl.comms import Protocol, SignallingGame, metrics
+from gsrl.comms import MessageProtocol, SignallingGame, metrics
 from gsrl.runs.config import Config, read_config
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
@@ -74,7 +74,7 @@ class Language(NamedTuple):
     """Whose it is."""
     folder: Path
     """Of the agent."""
-    protocol: Protocol
+    protocol: MessageProtocol
     """Which message stands for which meanings, held-out ones too."""
     metrics: dict[str, float]
     """What can be said of it in numbers, every meaning counting the same."""
@@ -144,7 +144,7 @@ def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:
     return config, card.load(path, config.settings, config.device)
 
 
-def _metrics(protocol: Protocol, model: SignallingGame) -> dict[str, float]:
+def _metrics(protocol: MessageProtocol, model: SignallingGame) -> dict[str, float]:
     """Entropy and the like; where meanings have several attributes, how messages mirror them."""
     messages, meanings, lengths = protocol.messages, protocol.meanings, protocol.lengths
     figures = {

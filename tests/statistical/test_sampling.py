@@ -13,7 +13,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import RLOO, Reinforce, STGumbel, StraightThrough
+from gsrl.estimators import RLOO, ReinforceEstimator, STGumbel, StraightThrough
 from gsrl.relaxations import (
     binary_concrete,
     conditional_gumbel,
@@ -52,7 +52,9 @@ SAMPLERS = {
     "StraightThrough": lambda logits, mask: (
         StraightThrough(0.5).sample(policy(logits, mask), generator=generator()).squeeze(-2)
     ),
-    "Reinforce.draw": lambda logits, mask: Reinforce().draw(policy(logits, mask), generator=generator())[0].squeeze(-2),
+    "ReinforceEstimator.draw": lambda logits, mask: (
+        ReinforceEstimator().draw(policy(logits, mask), generator=generator())[0].squeeze(-2)
+    ),
     "FactoredCategorical": lambda logits, mask: policy(logits, mask).sample(generator=generator()).squeeze(-2),
 }
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsrl.comms.protocol import Protocol
+from gsrl import comms
+from gsrl.comms.protocol import MessageProtocol
 
 
-def protocol(**changes: Any) -> Protocol:
+def protocol(**changes: Any) -> MessageProtocol:
     """Four meanings of two attributes; the third message stops early, the first two are the same."""
     settings: dict[str, Any] = {
         "messages": np.array([[2, 1], [2, 1], [1, 0], [1, 2]]),
@@ -18,7 +19,7 @@ def protocol(**changes: Any) -> Protocol:
         "accuracy": np.array([1.0, 0.0, 1.0, 1.0]),
         "probabilities": np.array([0.375, 0.125, 0.25, 0.25]),
     }
-    return Protocol(**{**settings, **changes})
+    return MessageProtocol(**{**settings, **changes})
 
 
 def test_the_table_has_a_row_for_each_message() -> None:
@@ -64,13 +65,13 @@ def test_rich_shows_the_same_rows() -> None:
 
 def test_the_words_of_a_table_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    words = Protocol.words
+    words = MessageProtocol.words
 
-    def counted(self: Protocol) -> list[str]:
+    def counted(self: MessageProtocol) -> list[str]:
         calls.append(self)
         return words(self)
 
-    monkeypatch.setattr(Protocol, "words", counted)
+    monkeypatch.setattr(MessageProtocol, "words", counted)
     assert len(protocol().table()) == 3
     assert len(calls) == 1
 
@@ -88,10 +89,10 @@ def test_the_inverse_of_numpy_2_0_is_a_column(monkeypatch: pytest.MonkeyPatch) -
     shares = protocol().draw().axes[0].images[0].get_array()
     language = protocol()
     episodes = (language.messages, language.lengths, language.meanings, np.ones(4, np.bool_), language.probabilities)
-    table = Protocol.of_episodes(*episodes).table()
+    table = MessageProtocol.of_episodes(*episodes).table()
     monkeypatch.setattr(np, "unique", of_numpy_2_0)
     np.testing.assert_array_equal(protocol().draw().axes[0].images[0].get_array(), shares)
-    assert Protocol.of_episodes(*episodes).table() == table
+    assert MessageProtocol.of_episodes(*episodes).table() == table
 
 
 def test_one_to_one_means_a_message_for_every_meaning() -> None:
@@ -105,7 +106,7 @@ def test_dependence_is_the_mutual_information_of_attribute_and_position() -> Non
 
 
 def test_episodes_are_gathered_by_meaning_and_message() -> None:
-    language = Protocol.of_episodes(
+    language = MessageProtocol.of_episodes(
         messages=np.array([[1], [2], [1], [1], [1]]),
         lengths=np.ones(5, np.int64),
         meanings=np.array([[0], [1], [0], [0], [1]]),
@@ -155,3 +156,10 @@ def test_large_languages_are_drawn_without_labels(count: int) -> None:
         probabilities=np.full(count, 1 / count),
     ).draw()
     assert len(figure.axes[0].get_yticks()) == (count if count < 60 else 0)
+
+
+def test_an_earlier_name_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"gsrl\.comms\.Protocol is now gsrl\.comms\.MessageProtocol"):
+        assert comms.Protocol is MessageProtocol
+    with pytest.raises(AttributeError, match="has no attribute 'Language'"):
+        _ = comms.Language

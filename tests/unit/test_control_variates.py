@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Exact, MuProp, Rebar, Reinforce, Relax, make_estimator
+from gsrl.estimators import Exact, MuProp, Rebar, ReinforceEstimator, Relax, make_estimator
 from gsrl.relaxations import gumbel_noise
 
 
@@ -161,7 +161,7 @@ def test_an_objective_without_gradient_is_refused_by_controls_that_hold_it(froze
         message = f"f must be differentiable in soft rows for {estimator.name}, but .* such as rloo"
         with pytest.raises(ValueError, match=message):
             estimator.expectation(FactoredCategorical(logits), f)
-    for estimator in (MuProp(), Relax(2, 3), Reinforce()):  # unbiased without
+    for estimator in (MuProp(), Relax(2, 3), ReinforceEstimator()):  # unbiased without
         value = estimator.expectation(FactoredCategorical(logits), f, generator=torch.Generator().manual_seed(0))
         (gradient,) = torch.autograd.grad(value.sum(), logits)
         assert (gradient != 0).any()

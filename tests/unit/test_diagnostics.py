@@ -23,7 +23,7 @@ from gsrl.estimators import (
     Estimator,
     GumbelSoftmax,
     Rebar,
-    Reinforce,
+    ReinforceEstimator,
     ReinMax,
     Relax,
     STGumbel,
@@ -315,7 +315,7 @@ def test_nothing_is_changed():
     estimators = [
         Rebar(),
         Relax(1, 4),
-        Reinforce("running-mean"),
+        ReinforceEstimator("running-mean"),
         STGumbel(),
     ]
     before = [{name: value.clone() for name, value in estimator.state_dict().items()} for estimator in estimators]
@@ -350,10 +350,10 @@ def test_a_baseline_of_captured_observations():
     # A policy of five rows; estimates are made many at a time, of which the baseline knows nothing.
     policy = FactoredCategorical(POLICY.logits.expand(5, 1, 4))
     baseline = torch.linspace(0, 2, 5)
-    statistics = measured(policy, quadratic, [Reinforce(lambda policy: baseline)], num_samples=4000)
+    statistics = measured(policy, quadratic, [ReinforceEstimator(lambda policy: baseline)], num_samples=4000)
     assert statistics.relative_bias <= 5 * statistics.relative_bias_error
     # With b = E f, about the least; without a baseline, 1.1689 a row.
-    best = measured(policy, quadratic, [Reinforce(lambda policy: torch.full((5,), 0.70054))], num_samples=4000)
+    best = measured(policy, quadratic, [ReinforceEstimator(lambda policy: torch.full((5,), 0.70054))], num_samples=4000)
     assert best.variance < statistics.variance
     assert best.variance < 0.95 * 5 * 1.1689
 

@@ -23,7 +23,7 @@ from gsrl.estimators import (
     LocalExpectation,
     MuProp,
     Rebar,
-    Reinforce,
+    ReinforceEstimator,
     ReinMax,
     Relax,
     STGumbel,
@@ -97,9 +97,9 @@ CONFORMING: dict[str, tuple[Any, dict[str, Any]]] = {
     "gapped-st, learned": (lambda: GappedStraightThrough(LearnedTemperature(1.0, 0.1)), {}),
     "gumbel-rao": (lambda: GumbelRao(TEMPERATURE), {}),
     "gumbel-rao, m = 1": (lambda: GumbelRao(TEMPERATURE, num_samples=1), {}),
-    "reinforce": (Reinforce, {}),
-    "reinforce, running mean": (lambda: Reinforce("running-mean"), {}),
-    "reinforce, callable": (lambda: Reinforce(lambda policy: policy.entropy().detach()), {}),
+    "reinforce": (ReinforceEstimator, {}),
+    "reinforce, running mean": (lambda: ReinforceEstimator("running-mean"), {}),
+    "reinforce, callable": (lambda: ReinforceEstimator(lambda policy: policy.entropy().detach()), {}),
     "rloo": (RLOO, {}),
     "rloo, m = 2": (lambda: RLOO(2), {}),
     "local-expectation": (LocalExpectation, {}),
@@ -272,7 +272,7 @@ class NoiseOfAnotherShape(RLOO):
         return (self.num_samples, *policy.logits.shape)
 
 
-class AnotherValueWithoutGradient(Reinforce):
+class AnotherValueWithoutGradient(ReinforceEstimator):
     def _expectation(self, policy, f, noise):
         value = super()._expectation(policy, f, noise)
         return value if torch.is_grad_enabled() else value + 1
@@ -289,19 +289,19 @@ class DeafUnderVmap(STGumbel):
         return temperature if self.temperature.w.requires_grad else temperature.detach()
 
 
-class GradientTwice(Reinforce):
+class GradientTwice(ReinforceEstimator):
     def _expectation(self, policy, f, noise):
         value = super()._expectation(policy, f, noise)
         return 2 * value - value.detach()
 
 
-class ScoreTwice(Reinforce):
+class ScoreTwice(ReinforceEstimator):
     def _expectation(self, policy, f, noise):
         one_hot, log_prob = self.draw(policy, noise)
         return self.surrogate(f(one_hot.unsqueeze(0)).squeeze(0), [log_prob, log_prob])
 
 
-class SampleInBaseline(Reinforce):
+class SampleInBaseline(ReinforceEstimator):
     def _expectation(self, policy, f, noise):
         one_hot, log_prob = self.draw(policy, noise)
         cost = f(one_hot.unsqueeze(0)).squeeze(0)
@@ -309,7 +309,7 @@ class SampleInBaseline(Reinforce):
         return cost + advantage * (log_prob - log_prob.detach())
 
 
-class InnerGradientLost(Reinforce):
+class InnerGradientLost(ReinforceEstimator):
     def _expectation(self, policy, f, noise):
         return super()._expectation(policy, lambda z: f(z).detach(), noise)
 
@@ -319,7 +319,7 @@ class NoGradient(Exact):
         return super()._expectation(policy, f, noise).detach()
 
 
-class ValueKeepsRunning(Reinforce):
+class ValueKeepsRunning(ReinforceEstimator):
     def __init__(self):
         super().__init__("running-mean")
 
@@ -329,7 +329,7 @@ class ValueKeepsRunning(Reinforce):
         return value
 
 
-class StateNotSaved(Reinforce):
+class StateNotSaved(ReinforceEstimator):
     def __init__(self):
         super().__init__()
         self.average = 0.0

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from gsrl import estimators
 from gsrl.algorithms import DiscreteSAC
 from gsrl.comms import Channel
 from gsrl.distributions import FactoredCategorical
@@ -27,7 +28,7 @@ from gsrl.estimators import (
     MuProp,
     Pathwise,
     Rebar,
-    Reinforce,
+    ReinforceEstimator,
     ReinMax,
     Relax,
     STGumbel,
@@ -54,7 +55,7 @@ def test_registry():
         "gumbel-rao": GumbelRao,
         "gapped-st": GappedStraightThrough,
         "reinmax": ReinMax,
-        "reinforce": Reinforce,
+        "reinforce": ReinforceEstimator,
         "rloo": RLOO,
         "muprop": MuProp,
         "rebar": Rebar,
@@ -89,6 +90,13 @@ def test_a_registered_name_is_one_of_all(own):
     assert type(DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="own-st").estimator) is own
     assert type(Channel(3, estimator="own-st", temperature=2.0).estimator) is own
     assert register_estimator(own) is own
+
+
+def test_an_earlier_name_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"gsrl\.estimators\.Reinforce is now gsrl\.estimators\.Reinf"):
+        assert estimators.Reinforce is ReinforceEstimator
+    with pytest.raises(AttributeError, match="has no attribute 'Reinforced'"):
+        _ = estimators.Reinforced
 
 
 class Incomplete(Estimator):
@@ -234,12 +242,12 @@ def test_rloo_surrogate_needs_two_samples(cost):
 
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="baseline must be 'none', 'running-mean' or a callable, but got 'mean'"):
-        Reinforce("mean")
+        ReinforceEstimator("mean")
 
 
 def test_callable_baseline_has_no_policy_in_a_sequence():
     with pytest.raises(ValueError, match="no policy to call baseline with"):
-        Reinforce(lambda policy: policy.entropy()).surrogate(torch.zeros(3), torch.zeros(3))
+        ReinforceEstimator(lambda policy: policy.entropy()).surrogate(torch.zeros(3), torch.zeros(3))
 
 
 def test_exact_refuses_a_large_support():
@@ -259,7 +267,7 @@ def test_temperature_must_be_positive(temperature):
 def test_reinforce_by_hand():
     # p = (1/4, 3/4); the noise picks choice 0, f = 5, b = 2: (5 - 2) (1 - 1/4, -3/4).
     logits = torch.tensor([[1.0, 3.0]]).log().requires_grad_()
-    estimator = Reinforce(lambda policy: torch.tensor(2.0))
+    estimator = ReinforceEstimator(lambda policy: torch.tensor(2.0))
     value = estimator.expectation(FactoredCategorical(logits), lambda z: 5 * z[..., 0, 0], torch.tensor([[9.0, 0.0]]))
     value.backward()
     assert value.item() == 5
@@ -278,7 +286,7 @@ def test_rloo_by_hand():
 
 
 def test_running_mean_advances_by_step_alone():
-    estimator = Reinforce("running-mean")
+    estimator = ReinforceEstimator("running-mean")
     policy = FactoredCategorical(torch.zeros(4, 1, 2))
     estimator.expectation(policy, lambda z: 3 * torch.ones(z.shape[:-2]))
     assert estimator._constant_baseline() == 0
@@ -290,7 +298,7 @@ def test_running_mean_advances_by_step_alone():
 
 
 def test_running_mean_is_the_baseline():
-    estimator = Reinforce("running-mean")
+    estimator = ReinforceEstimator("running-mean")
     estimator.step(torch.tensor(2.0))
     log_prob = torch.tensor([-1.0, -2.0], requires_grad=True)
     value = estimator.surrogate(torch.tensor([5.0, 1.0]), log_prob)
@@ -301,7 +309,7 @@ def test_running_mean_is_the_baseline():
 
 def test_surrogate_adds_the_log_probs_of_a_sequence():
     first, second = torch.tensor([-1.0], requires_grad=True), torch.tensor([-2.0], requires_grad=True)
-    Reinforce().surrogate(torch.tensor([4.0]), [first, second]).sum().backward()
+    ReinforceEstimator().surrogate(torch.tensor([4.0]), [first, second]).sum().backward()
     assert first.grad.item() == second.grad.item() == 4
 
 
@@ -471,7 +479,7 @@ def test_learned_temperature_gets_the_same_gradient_with_a_mask_as_without_the_c
 
 @pytest.mark.parametrize("shape", [(4, 1), (1,), (3,)])
 def test_a_baseline_of_another_shape_is_refused(shape):
-    estimator = Reinforce(baseline=lambda policy: torch.zeros(shape))
+    estimator = ReinforceEstimator(baseline=lambda policy: torch.zeros(shape))
     policy = FactoredCategorical(torch.zeros(4, 1, 2))
     with pytest.raises(ValueError, match=r"baseline must return shape \[\*batch\], \(4,\), or its last dimensions"):
         estimator.expectation(policy, lambda choices: choices.sum((-2, -1)))
@@ -482,7 +490,7 @@ def test_a_baseline_is_the_same_along_the_dimensions_it_leaves_out():
     logits = torch.zeros(7, 4, 1, 2, requires_grad=True)
     noise = gumbel_noise(logits.shape, generator=torch.Generator().manual_seed(0))
     f = lambda z: 5 * z[..., 0, 0]  # noqa: E731
-    Reinforce(lambda policy: baseline).expectation(FactoredCategorical(logits), f, noise).sum().backward()
+    ReinforceEstimator(lambda policy: baseline).expectation(FactoredCategorical(logits), f, noise).sum().backward()
     one_hot = gumbel_max(logits, noise=noise)
     expected = (f(one_hot) - baseline)[..., None, None] * (one_hot - 0.5)
     torch.testing.assert_close(logits.grad, expected)

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.studies.common import RESULTS, Rows, start
 from gsrl.diagnostics import adapt, compare
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Reinforce, make_estimator
+from gsrl.estimators import Estimator, ReinforceEstimator, make_estimator
 from gsrl.objectives import Problem, cubic
 from gsrl.runs.gradients import ADAPT_STEPS, ADAPTED, fitting_estimators
 
@@ -49,7 +49,7 @@ def subjects(problem: Problem) -> dict[tuple[str, float | None], Estimator]:
         if name == "reinforce":
             # The best that a constant baseline can do, or nearly: E[f], which is known here.
             assert problem.expected is not None
-            chosen["reinforce, b = E f", None] = Reinforce(constant(problem.expected(problem.policy().logits)))
+            chosen["reinforce, b = E f", None] = ReinforceEstimator(constant(problem.expected(problem.policy().logits)))
     return chosen
 
 
