@@ -48,11 +48,11 @@ class DiscretizeEnds(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         super().__init__(env)
         box = env.action_space
         if not isinstance(box, spaces.Box) or box.dtype is None or box.dtype.kind != "f":
-            raise TypeError(f"the action space of `env` must be a Box of floats, got {box}")
+            raise TypeError(f"the action space of env must be a Box of floats, but got {box}.")
         if not box.is_bounded("both"):
-            raise ValueError(f"the action space of `env` must be bounded, got {box}")
+            raise ValueError(f"the action space of env must be bounded, but got {box}.")
         if bins < 2:
-            raise ValueError(f"`bins` must be at least 2, got {bins}")
+            raise ValueError(f"bins must be at least 2, but got {bins}.")
         low, high = box.low.ravel().astype(np.float64), box.high.ravel().astype(np.float64)
         self.values = np.linspace(low, high, bins, axis=-1).astype(box.dtype)
         self.action_space = spaces.MultiDiscrete([bins] * len(self.values))
@@ -72,7 +72,7 @@ class DiscretizeEnds(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         """
         # Else -1 would be taken for the last choice.
         if action not in self.action_space:
-            raise ValueError(f"`action` must be one of {self.action_space}, got {action!r}")
+            raise ValueError(f"action must be one of {self.action_space}, but got {action!r}.")
         return self.values[self._dimensions, action].reshape(self._shape)
 
 

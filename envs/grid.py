@@ -67,9 +67,9 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
     def __init__(self, limit: int = 50, penalty: float = 1.0) -> None:
         self._cells, self._target, self._distances = _tables()
         if limit < self._distances.max():
-            raise ValueError(f"`limit` must be at least {self._distances.max()}, got {limit}")
+            raise ValueError(f"limit must be at least {self._distances.max()}, but got {limit}.")
         if penalty < 0:
-            raise ValueError(f"`penalty` must be at least 0, got {penalty}")
+            raise ValueError(f"penalty must be at least 0, but got {penalty}.")
         self.limit, self.penalty = limit, penalty
         self.observation_space = spaces.MultiDiscrete([SIDE, SIDE, 2 * SIDE - 1, 2 * SIDE - 1])
         self.action_space = spaces.Discrete(ACTIONS)
@@ -103,7 +103,7 @@ class UnmaskedGrid(gym.Env[np.ndarray, np.int64]):
             ValueError: The action is none of the action space.
         """
         if not 0 <= action < ACTIONS:
-            raise ValueError(f"`action` must be an integer from 0 to {ACTIONS - 1}, got {action!r}")
+            raise ValueError(f"action must be an integer from 0 to {ACTIONS - 1}, but got {action!r}.")
         target = int(self._target[self._agent, action])
         reward = -1.0
         if target >= 0:
@@ -140,7 +140,7 @@ class MaskedGrid(UnmaskedGrid):
         """
         if 0 <= action < ACTIONS and not self._legal()[action]:
             place, legal = self._cells[self._agent].tolist(), np.flatnonzero(self._legal()).tolist()
-            raise ValueError(f"`action` {action} is illegal at {place}, legal are {legal}")
+            raise ValueError(f"action {action} is illegal at {place}, legal are {legal}.")
         return super().step(action)
 
     def action_masks(self) -> np.ndarray:

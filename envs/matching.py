@@ -105,7 +105,7 @@ class FactoredMatch(Rounds):
         _check_at_least("n", n, 2)
         _check_at_least("K", K, 2)
         if not 0 <= coupling <= 1:
-            raise ValueError(f"`coupling` must lie in [0, 1], got {coupling}")
+            raise ValueError(f"coupling must lie in [0, 1], but got {coupling}.")
         super().__init__(length, random_reward=(1 - coupling) / K + coupling / K**2)
         self.n, self.K, self.coupling = n, K, coupling
         self.observation_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
@@ -124,7 +124,7 @@ class FactoredMatch(Rounds):
         choices = np.asarray(action)
         # Also for speed: `action_space.contains` takes as long as the rest of a step.
         if choices.shape != (self.n,) or choices.min() < 0 or choices.max() >= self.K:
-            raise ValueError(f"`action` must be {self.n} integers from 0 to {self.K - 1}, got {action!r}")
+            raise ValueError(f"action must be {self.n} integers from 0 to {self.K - 1}, but got {action!r}.")
         right = choices == self._right
         alone = np.count_nonzero(right)
         beside = np.count_nonzero(right[1:] & right[:-1]) + int(right[-1] and right[0])
@@ -178,7 +178,7 @@ class LargeDiscrete(Rounds):
     def __init__(self, side: int = 100, width: float = 0.2, length: int = 10) -> None:
         _check_at_least("side", side, 2)
         if not width > 0:
-            raise ValueError(f"`width` must be above 0, got {width}")
+            raise ValueError(f"width must be above 0, but got {width}.")
         cells = np.arange(side)
         # The bell is a product of one for the rows and one for the columns, each by the distance in cells.
         self._bell = np.exp(-((cells / side) ** 2) / (2 * width**2))
@@ -198,7 +198,7 @@ class LargeDiscrete(Rounds):
         """By the distance to the cell."""
         row, column = divmod(int(action), self.side)
         if not 0 <= row < self.side:
-            raise ValueError(f"`action` must be an integer from 0 to {self.side**2 - 1}, got {action!r}")
+            raise ValueError(f"action must be an integer from 0 to {self.side**2 - 1}, but got {action!r}.")
         return float(self._bell[abs(row - self._row)] * self._bell[abs(column - self._column)])
 
     def optimal_action(self) -> int:
@@ -208,7 +208,7 @@ class LargeDiscrete(Rounds):
 
 def _check_at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, but got {value}.")
 
 
 for _class in (FactoredMatch, BitMatch, LargeDiscrete):

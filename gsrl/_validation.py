@@ -28,7 +28,7 @@ def is_number(value: object) -> bool:
 def positive(name: str, value: float) -> float:
     """Returns ``value``, or raises an error that calls it ``name`` unless it is a finite number above 0."""
     if not is_number(value):
-        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a number, but got {type(value).__name__}.")
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and above 0, got {value}")
+        raise ValueError(f"{name} must be finite and above 0, but got {value}.")
     return float(value)

@@ -107,7 +107,7 @@ def save(path: str | os.PathLike[str] | BinaryIO, tree: Any) -> None:
         document = {"format": FORMAT, "version": FORMAT_VERSION, "gsrl": __version__, "tree": root}
         text = json.dumps(document, allow_nan=False)
     except RecursionError:
-        raise ValueError("`tree` contains itself, or is nested too deeply to be stored") from None
+        raise ValueError("tree contains itself, or is nested too deeply to be stored.") from None
     if isinstance(path, str | os.PathLike):
         Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -115,7 +115,7 @@ def save(path: str | os.PathLike[str] | BinaryIO, tree: Any) -> None:
     elif hasattr(path, "write"):
         _write(path, text, encoder.arrays)
     else:
-        raise TypeError(f"`path` must be a path or a writable binary file, got {type(path).__name__}")
+        raise TypeError(f"path must be a path or a writable binary file, but got {type(path).__name__}.")
 
 
 def load(
@@ -149,7 +149,7 @@ def load(
         with open(path, "rb") as file:
             return _read(file, file_name(path), device, trusted, replace or {})
     if not hasattr(path, "read"):
-        raise TypeError(f"`path` must be a path or a readable binary file, got {type(path).__name__}")
+        raise TypeError(f"path must be a path or a readable binary file, but got {type(path).__name__}.")
     return _read(path, file_name(path), device, trusted, replace or {})
 
 
@@ -504,7 +504,7 @@ class _Encoder:
             return self._encode_object("estimator", value.name, value.settings, path)
         text = " ".join(repr(value).split())[:200]
         warnings.warn(
-            f"`{'.'.join(path)}` is saved as a name only, loading will need custom_objects or trusted=True: {text}",
+            f"{'.'.join(path)} is saved as a name only, loading will need custom_objects or trusted=True: {text}",
             stacklevel=2,
         )
         return {"type": "unresolved", "name": _import_name(value), "repr": text}
@@ -523,19 +523,21 @@ class _Encoder:
 
     def _encode_tensor(self, value: Tensor, path: KeyPath) -> dict[str, Any]:
         if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-            raise TypeError(f"`tree` must hold dense tensors with data, got {_describe(value)} at {_dotted(path)}")
+            raise TypeError(f"tree must hold dense tensors with data, but got {_describe(value)} at {_dotted(path)}.")
         dense = value.detach().cpu().resolve_conj().resolve_neg()
         if dense.dtype in _STORED_AS:
             dense = dense.view(_STORED_AS[dense.dtype])
         try:
             array = dense.numpy()
         except TypeError:
-            raise TypeError(f"`tree` must hold tensors of numbers, got {_describe(value)} at {_dotted(path)}") from None
+            raise TypeError(
+                f"tree must hold tensors of numbers, but got {_describe(value)} at {_dotted(path)}."
+            ) from None
         return {"type": "torch.tensor", "index": self._add(array, path), "dtype": str(value.dtype)}
 
     def _add(self, array: np.ndarray, path: KeyPath) -> int:
         if array.dtype.hasobject:
-            raise TypeError(f"`tree` must hold arrays of numbers, got dtype {array.dtype} at {_dotted(path)}")
+            raise TypeError(f"tree must hold arrays of numbers, but got dtype {array.dtype} at {_dotted(path)}.")
         self.arrays.append(array)
         return len(self.arrays) - 1
 

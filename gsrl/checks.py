@@ -171,14 +171,14 @@ def checked_ends(name: str, values: Any, count: int) -> NDArray[np.bool_]:
     check_shape(name, array, (count,))
     if array.dtype != np.bool_:
         wrong = next(i for i, end in enumerate(array.tolist()) if not isinstance(end, bool))
-        raise EnvironmentDataError(f"{name} must be True or False, got {array[wrong]!r} in environment {wrong}")
+        raise EnvironmentDataError(f"{name} must be True or False, but got {array[wrong]!r} in environment {wrong}")
     return array
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     """Refuses an array of another shape."""
     if array.shape != shape:
-        raise EnvironmentDataError(f"{name} must have shape {shape}, got {array.shape}")
+        raise EnvironmentDataError(f"{name} must have shape {shape}, but got {array.shape}")
 
 
 def _check_real(name: str, array: np.ndarray, first: int = 0) -> None:
@@ -186,7 +186,7 @@ def _check_real(name: str, array: np.ndarray, first: int = 0) -> None:
     if array.dtype.kind not in REAL:
         wrong = next(i for i in np.ndindex(array.shape) if not isinstance(array[i], Real))
         raise EnvironmentDataError(
-            f"{name} must be real numbers, got {array[wrong]!r} in environment {first + wrong[0]}"
+            f"{name} must be real numbers, but got {array[wrong]!r} in environment {first + wrong[0]}"
         )
 
 
@@ -205,7 +205,7 @@ def as_finite(name: str, array: np.ndarray, dtype: np.dtype, first: int = 0) -> 
         where = tuple(np.argwhere(~finite)[0])
         beyond = f", beyond {dtype}," if np.isfinite(array[where]) else ""
         raise EnvironmentDataError(
-            f"{name} must be finite, got {array[where]}{beyond} in environment {first + where[0]}"
+            f"{name} must be finite, but got {array[where]}{beyond} in environment {first + where[0]}"
         )
     return kept
 
@@ -227,9 +227,9 @@ def checked_observation(name: str, value: Any, shape: tuple[int, ...], dtype: np
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # lists of unequal lengths, and whatever refuses to be an array
-        raise EnvironmentDataError(f"{name} must be an array, got {value!r} in environment {env}") from None
+        raise EnvironmentDataError(f"{name} must be an array, but got {value!r} in environment {env}") from None
     if array.shape != shape:
-        raise EnvironmentDataError(f"{name} must have shape {shape}, got {array.shape} in environment {env}")
+        raise EnvironmentDataError(f"{name} must have shape {shape}, but got {array.shape} in environment {env}")
     _check_real(name, array[None], env)
     return array if dtype.kind == "f" else as_finite(name, array[None], dtype, env)[0]
 
@@ -248,7 +248,7 @@ def checked_end(name: str, value: Any, place: str) -> bool:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if not isinstance(value, bool | np.bool_):
-        raise EnvironmentDataError(f"{name} must be True or False, got {value!r} in {place}")
+        raise EnvironmentDataError(f"{name} must be True or False, but got {value!r} in {place}")
     return bool(value)
 
 
@@ -270,5 +270,5 @@ def checked_real(name: str, value: Any, place: str) -> float:
     except (TypeError, ValueError):
         array = np.empty(0, object)
     if array.size != 1 or array.dtype.kind not in REAL:
-        raise EnvironmentDataError(f"{name} must be a real number, got {value!r} in {place}")
+        raise EnvironmentDataError(f"{name} must be a real number, but got {value!r} in {place}")
     return float(array.item())

@@ -75,7 +75,7 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, source=source, name=name)
         super().__init__(env)
         if name is not None and not isinstance(source, str):
-            raise ValueError(f"`name` goes with the source 'info', 'method' or 'observation', got {source!r}")
+            raise ValueError(f"name goes with the source 'info', 'method' or 'observation', but got {source!r}.")
         self.codec = OneHotCodec(env.action_space)
         self._source = source
         self._info_name = (name or MASK_KEY) if source in (None, "info") else None
@@ -100,19 +100,19 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         if callable(source):
             return partial(_mask_of_function, source)
         if source not in (None, "info", "method", "observation"):
-            raise ValueError(f"`source` must be 'info', 'method', 'observation' or a function, got {source!r}")
+            raise ValueError(f"source must be 'info', 'method', 'observation' or a function, but got {source!r}.")
         if source in (None, "method"):
             method = name or "action_masks"
             if self.env.has_wrapper_attr(method):
                 return partial(_mask_of_method, method)
             if source == "method":
-                raise ValueError(f"`source` is 'method', but {self.env} has no method {method!r}")
+                raise ValueError(f"source is 'method', but {self.env} has no method {method!r}.")
         if source in (None, "observation"):
             key, space = name or MASK_KEY, self.env.observation_space
             if isinstance(space, spaces.Dict) and key in space.spaces:
                 return partial(_mask_of_entry, key)
             if source == "observation":
-                raise ValueError(f"`source` is 'observation', but the observation space has no entry {key!r}: {space}")
+                raise ValueError(f"source is 'observation', but the observation space has no entry {key!r}: {space}.")
         return None
 
     def _mask(self, observation: Any, info: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -121,10 +121,12 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
             mask = self._read(self.env, observation)
         if mask is None:
             places = "info, method and observation" if self._source is None else self._source
-            raise ValueError(f"{self.env} must give an action mask at every reset and step, got none from its {places}")
+            raise ValueError(
+                f"{self.env} must give an action mask at every reset and step, but got none from its {places}."
+            )
         mask = np.hstack(mask) if isinstance(mask, tuple) else np.array(mask)
         if mask.ndim != 1:
-            raise ValueError(f"the action mask must be a flat array, got shape {mask.shape} from {self.env}")
+            raise ValueError(f"the action mask must be a flat array, but got shape {mask.shape} from {self.env}.")
         return check_masks(self.codec, mask, "the action mask")
 
 
@@ -344,12 +346,12 @@ def current_masks(
     if not all(given):
         raise ValueError(
             f"every environment must give info[{MASK_KEY!r}] at every reset and step, or none ever: "
-            f"environment {given.index(False) % env.num_envs} left it out"
+            f"environment {given.index(False) % env.num_envs} left it out."
         )
     masks = [info[MASK_KEY] for info in current]
     if any(isinstance(mask, tuple) and any(map(np.ndim, mask)) for mask in masks):
         raise ValueError(
-            f"info[{MASK_KEY!r}] must be a flat array, got a tuple of arrays: wrap the environment in ActionMasker"
+            f"info[{MASK_KEY!r}] must be a flat array, but got a tuple of arrays: wrap the environment in ActionMasker."
         )
     return np.stack([np.asarray(mask) for mask in masks])
 
@@ -359,14 +361,16 @@ def _to_bool(codec: OneHotCodec, masks: ArrayLike, name: str) -> NDArray[np.bool
     try:
         masks = np.asarray(masks)
     except ValueError:  # lists or arrays of unequal lengths
-        raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, got unequal lengths") from None
+        raise ValueError(
+            f"{name} must have shape [*batch, {length}] for {codec.space}, but got unequal lengths."
+        ) from None
     if masks.ndim < 1 or masks.shape[-1] != length:
-        raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, got {list(masks.shape)}")
+        raise ValueError(f"{name} must have shape [*batch, {length}] for {codec.space}, but got {list(masks.shape)}.")
     if masks.dtype == np.bool_:
         return masks
     other = (masks != 0) & (masks != 1)
     if other.any():
-        raise ValueError(f"{name} must be boolean, or 0 and 1, got {masks[other][0]!r}")
+        raise ValueError(f"{name} must be boolean, or 0 and 1, but got {masks[other][0]!r}.")
     return masks.astype(np.bool_)
 
 
@@ -384,4 +388,4 @@ def _check_legal(matrix: NDArray[np.bool_], name: str) -> None:
     if not legal.all():
         *row, factor = np.argwhere(~legal)[0].tolist()
         where = f" in row {row[0] if len(row) == 1 else tuple(row)}" if row else ""
-        raise ValueError(f"{name} must leave every factor a legal choice, got none for factor {factor}{where}")
+        raise ValueError(f"{name} must leave every factor a legal choice, but got none for factor {factor}{where}.")

@@ -58,9 +58,9 @@ class OneHotCodec:
         elif isinstance(space, MultiBinary):
             sizes, start = [2] * math.prod(space.shape), [0] * math.prod(space.shape)
         else:
-            raise TypeError(f"`space` must be Discrete, MultiDiscrete or MultiBinary, got {space!r}")
+            raise TypeError(f"space must be Discrete, MultiDiscrete or MultiBinary, but got {space!r}.")
         if min(sizes, default=0) < 1:
-            raise ValueError(f"`space` must have at least one factor, each with at least one choice, got {space!r}")
+            raise ValueError(f"space must have at least one factor, each with at least one choice, but got {space!r}.")
 
         self.space = space
         self.n = len(sizes)
@@ -123,7 +123,7 @@ class OneHotCodec:
         largest, indices = one_hot.detach().max(dim=-1)
         # A NaN is the largest of its row, and not above 0.
         if is_concrete(largest) and not (largest > 0).all():
-            raise ValueError("`one_hot` must have a positive entry and no NaN in every row")
+            raise ValueError("one_hot must have a positive entry and no NaN in every row.")
         return self._add_start("one_hot", indices)
 
     @overload
@@ -195,8 +195,8 @@ class OneHotCodec:
             factor = where[-1]
             first = int(start.expand_as(indices)[where])
             raise ValueError(
-                f"`{name}` takes {int(indices[where]) + first} for factor {factor}, "
-                f"expected an integer from {first} to {first + self.sizes[factor] - 1}"
+                f"{name} takes {int(indices[where]) + first} for factor {factor}, "
+                f"expected an integer from {first} to {first + self.sizes[factor] - 1}."
             )
 
 
@@ -208,22 +208,22 @@ def _to_tensor(name: str, values: ArrayLike) -> Tensor:
     # A copy in C order: torch refuses negative strides, and warns of read-only memory.
     array = np.array(values, order="C")
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"`{name}` must be numbers, got an array of dtype {array.dtype}")
+        raise TypeError(f"{name} must be numbers, but got an array of dtype {array.dtype}.")
     return torch.from_numpy(array)
 
 
 def _to_int64(name: str, values: Tensor) -> Tensor:
     if values.is_complex():
-        raise TypeError(f"`{name}` must be integers, got a tensor of dtype {values.dtype}")
+        raise TypeError(f"{name} must be integers, but got a tensor of dtype {values.dtype}.")
     whole = values.to(torch.int64)
     if values.is_floating_point() and is_concrete(values):
         fractional = whole != values
         if fractional.any():
-            raise ValueError(f"`{name}` must be integers, got {values[fractional][0].item()}")
+            raise ValueError(f"{name} must be integers, but got {values[fractional][0].item()}.")
     return whole
 
 
 def _check_trailing_shape(name: str, values: Tensor, trailing: tuple[int, ...]) -> None:
     if values.ndim < len(trailing) or values.shape[values.ndim - len(trailing) :] != trailing:
         expected = ", ".join(["*batch", *map(str, trailing)])
-        raise ValueError(f"`{name}` must have shape [{expected}], got {list(values.shape)}")
+        raise ValueError(f"{name} must have shape [{expected}], but got {list(values.shape)}.")

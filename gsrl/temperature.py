@@ -116,7 +116,7 @@ class ScheduledTemperature(Temperature):
         self.minimum = positive("minimum", minimum)
         self.steps = _count("steps", steps)
         if self.minimum > self.initial:
-            raise ValueError(f"`minimum` must be at most `initial` = {self.initial}, got {self.minimum}")
+            raise ValueError(f"minimum must be at most initial = {self.initial}, but got {self.minimum}.")
         self.register_buffer("count", torch.tensor(0, dtype=torch.int64))
 
     @property
@@ -196,7 +196,7 @@ class LearnedTemperature(Temperature):
         self.minimum = positive("minimum", minimum)
         excess = self.initial - self.minimum
         if excess <= 0:
-            raise ValueError(f"`initial` must be above `minimum` = {self.minimum}, got {self.initial}")
+            raise ValueError(f"initial must be above minimum = {self.minimum}, but got {self.initial}.")
         # The inverse of softplus, log(exp(x) - 1), in a form that does not overflow.
         self.w = nn.Parameter(torch.tensor(excess + math.log(-math.expm1(-excess)), dtype=torch.float32))
 
@@ -254,7 +254,7 @@ class StateTemperature(nn.Module):
             ValueError: The last dimension of `features` is not `in_features`.
         """
         if features.ndim < 1 or features.shape[-1] != self.in_features:
-            raise ValueError(f"`features` must have shape [*batch, {self.in_features}], got {list(features.shape)}")
+            raise ValueError(f"features must have shape [*batch, {self.in_features}], but got {list(features.shape)}.")
         return (1 / (F.softplus(features @ self.w) + 1 / self.maximum))[..., None, None]
 
     def extra_repr(self) -> str:
@@ -291,7 +291,7 @@ def make_temperature(name: str, **settings: Any) -> Temperature | StateTemperatu
         ValueError: There is no such name, or a setting is out of its range.
     """
     if name not in TEMPERATURES:
-        raise ValueError(f"`name` must be one of {', '.join(TEMPERATURES)}, got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(TEMPERATURES)}, but got {name!r}.")
     return TEMPERATURES[name](**settings)
 
 
@@ -311,7 +311,7 @@ def as_temperature(value: float | Temperature) -> Temperature:
     if isinstance(value, Temperature):
         return value
     if not is_number(value):
-        raise TypeError(f"`value` must be a number or a Temperature, got {type(value).__name__}")
+        raise TypeError(f"value must be a number or a Temperature, but got {type(value).__name__}.")
     return ConstantTemperature(value)
 
 
@@ -321,7 +321,7 @@ def _listed(settings: dict[str, float]) -> str:
 
 def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an integer, but got {type(value).__name__}.")
     if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, but got {value}.")
     return int(value)

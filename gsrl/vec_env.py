@@ -189,7 +189,9 @@ class SyncVecEnv(DummyVecEnv):
                 of real numbers; a reward is no real number; an end is not boolean; an info is no dict.
         """
         if len(self.actions) != self.num_envs:
-            raise ValueError(f"actions must be one for each of {self.num_envs} environments, got {len(self.actions)}")
+            raise ValueError(
+                f"actions must be one for each of {self.num_envs} environments, but got {len(self.actions)}."
+            )
         rewards, dones = np.empty(self.num_envs, np.float32), np.empty(self.num_envs, np.bool_)
         for i, (env, action) in enumerate(zip(self.envs, self.actions, strict=True)):
             observation, reward, terminated, truncated, info = env.step(action)
@@ -199,7 +201,7 @@ class SyncVecEnv(DummyVecEnv):
                 terminated = checked_end("terminated", terminated, f"environment {i}")
                 truncated = checked_end("truncated", truncated, f"environment {i}")
             if not isinstance(info, dict):
-                raise EnvironmentDataError(f"info must be a dict, got {info!r} in environment {i}")
+                raise EnvironmentDataError(f"info must be a dict, but got {info!r} in environment {i}")
             # A copy: what is written into it must not be there when the environment returns the same dict again.
             self.buf_infos[i] = copied = _copy_info(info)
             info.pop("episode", None)  # of Monitor
@@ -221,7 +223,8 @@ class SyncVecEnv(DummyVecEnv):
                     value = obs[key]
                 except (IndexError, KeyError, TypeError):
                     raise EnvironmentDataError(
-                        f"observation must have the entries {list(self.buf_obs)}, got {obs!r} in environment {env_idx}"
+                        f"observation must have the entries {list(self.buf_obs)}, but got {obs!r} in "
+                        f"environment {env_idx}"
                     ) from None
             shape, dtype = buffer.shape[1:], buffer.dtype
             if type(value) is np.ndarray:
@@ -271,12 +274,14 @@ class GymnasiumVecEnv(VecEnv):
     def __init__(self, vector_env: VectorEnv) -> None:
         if not isinstance(vector_env, VectorEnv):
             raise TypeError(
-                f"`vector_env` must be a gymnasium.vector.VectorEnv, as gymnasium.make_vec returns, got {vector_env!r}"
+                "vector_env must be a gymnasium.vector.VectorEnv, as gymnasium.make_vec returns, but got "
+                f"{vector_env!r}."
             )
         mode = vector_env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
-                f"`vector_env` must have a gymnasium.vector.AutoresetMode in metadata['autoreset_mode'], got {mode!r}"
+                "vector_env must have a gymnasium.vector.AutoresetMode in metadata['autoreset_mode'], but got "
+                f"{mode!r}."
             )
         self.vector_env = vector_env
         self.has_dummy_steps = mode is AutoresetMode.NEXT_STEP and not _resets_a_part(vector_env)
@@ -324,7 +329,7 @@ class GymnasiumVecEnv(VecEnv):
                 'infos[i]["dummy_step"] calls allow_dummy_steps() before reset().)'
             )
         if any(options != self._options[0] for options in self._options):
-            raise ValueError(f"options must be the same for all sub-environments, got {self._options}")
+            raise ValueError(f"options must be the same for all sub-environments, but got {self._options}.")
         has_parts = isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         seed: Any = list(self._seeds) if has_parts else self._seeds[0]
         observations, infos = self.vector_env.reset(seed=seed, options=self._options[0] or None)
@@ -347,7 +352,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         expected = (self.num_envs, *(self.action_space.shape or ()))
         if np.shape(actions) != expected:
-            raise ValueError(f"actions must have shape {list(expected)}, got {list(np.shape(actions))}")
+            raise ValueError(f"actions must have shape {list(expected)}, but got {list(np.shape(actions))}.")
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -484,19 +489,19 @@ class GymnasiumVecEnv(VecEnv):
             return [True] * len(chosen)
         env = self.vector_env.unwrapped
         if not isinstance(env, SyncVectorEnv):
-            raise AttributeError(f"the wrappers inside {self.vector_env} cannot be seen: it is not a SyncVectorEnv")
+            raise AttributeError(f"the wrappers inside {self.vector_env} cannot be seen: it is not a SyncVectorEnv.")
         return [is_wrapped(env.envs[i], wrapper_class) for i in chosen]
 
     def _env_with(self, attr_name: str) -> SyncVectorEnv | AsyncVectorEnv:
         """The vector environment, whose sub-environments all have the attribute."""
         env = self.vector_env.unwrapped
         if not isinstance(env, SyncVectorEnv | AsyncVectorEnv) or not self.has_attr(attr_name):
-            raise AttributeError(f"{self.vector_env} has no sub-environments with an attribute {attr_name!r}")
+            raise AttributeError(f"{self.vector_env} has no sub-environments with an attribute {attr_name!r}.")
         return env
 
     def _check_all(self, indices: VecEnvIndices) -> None:
         if list(self._get_indices(indices)) != list(range(self.num_envs)):
-            raise ValueError(f"indices must be None: {self.vector_env} reaches all sub-environments or none")
+            raise ValueError(f"indices must be None: {self.vector_env} reaches all sub-environments or none.")
 
 
 class StepWatch:
@@ -616,7 +621,7 @@ def _split(infos: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:
         if isinstance(values, dict):
             values = _split(values, n_envs)
         if not hasattr(values, "__len__") or len(values) != n_envs:
-            raise ValueError(f"infos[{key!r}] must have one entry a sub-environment ({n_envs}), got {values!r}")
+            raise ValueError(f"infos[{key!r}] must have one entry a sub-environment ({n_envs}), but got {values!r}.")
         given = infos.get(f"_{key}", np.ones(n_envs, dtype=np.bool_))
         for part, value, is_given in zip(parts, values, given, strict=True):
             if is_given:
@@ -627,6 +632,6 @@ def _split(infos: dict[str, Any], n_envs: int) -> list[dict[str, Any]]:
 def _part_final(info: dict[str, Any], i: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The info of the last step, with its observation, and the info of the reset that followed in the same step."""
     if "final_obs" not in info:
-        raise RuntimeError(f"infos['final_obs'] must hold the final observation of sub-environment {i}, got none")
+        raise RuntimeError(f"infos['final_obs'] must hold the final observation of sub-environment {i}, but got none.")
     final = {**info.pop("final_info", {}), "terminal_observation": map_arrays(np.array, info.pop("final_obs"))}
     return final, info

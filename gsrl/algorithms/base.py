@@ -469,7 +469,7 @@ class Algorithm(BaseAlgorithm):
         if math.prod(shape[:-1]) not in (1, count):
             raise ValueError(
                 f"action_masks must have shape [{shape[-1]}] or [{count}, {shape[-1]}] for {codec.space} and this "
-                f"observation, got {list(shape)}"
+                f"observation, but got {list(shape)}"
             )
 
     # State

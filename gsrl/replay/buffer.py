@@ -169,15 +169,15 @@ class ReplayBuffer(Ring):
         """Checks the settings of windows, and works out what sampling needs of them, with a row a member."""
         lengths = _of_members("n_steps", n_steps, self.num_members, "integer", "iu")
         if (lengths < 1).any():
-            raise ValueError(f"n_steps must be at least 1, got {lengths.min()}")
+            raise ValueError(f"n_steps must be at least 1, but got {lengths.min()}.")
         gammas = _of_members("gamma", gamma, self.num_members, "number", "iuf")
         wrong = gammas[~((gammas >= 0.0) & (gammas <= 1.0))]
         if wrong.size:
-            raise ValueError(f"gamma must lie in [0, 1], got {wrong[0]}")
+            raise ValueError(f"gamma must lie in [0, 1], but got {wrong[0]}.")
         scales = _of_members("reward_scale", reward_scale, self.num_members, "number", "iuf")
         wrong = scales[~((scales > 0.0) & (scales < np.inf))]
         if wrong.size:
-            raise ValueError(f"reward_scale must be finite and above 0, got {wrong[0]}")
+            raise ValueError(f"reward_scale must be finite and above 0, but got {wrong[0]}.")
         vars(self).update(gamma=gamma, n_steps=n_steps, reward_scale=reward_scale)
         self._longest = longest = int(lengths.max())  # N
         self._groups = windows.groups(lengths)
@@ -222,9 +222,9 @@ class ReplayBuffer(Ring):
         action = np.asarray(action)
         expected = (count, *(self.action_space.shape or ()))
         if action.shape != expected:
-            raise ValueError(f"action must have shape {expected}, got {action.shape}")
+            raise ValueError(f"action must have shape {expected}, but got {action.shape}.")
         if len(infos) != count:
-            raise ValueError(f"infos must hold one dict per environment ({count}), got {len(infos)}")
+            raise ValueError(f"infos must hold one dict per environment ({count}), but got {len(infos)}.")
         indices = self.codec.to_indices(action)
         terminated = truncated = done
         if done.any():
@@ -246,7 +246,7 @@ class ReplayBuffer(Ring):
             row["action_masks"] = np.packbits(masks, axis=-1)
             row["next_action_masks"] = np.packbits(next_masks, axis=-1)
         elif action_masks is not None:
-            raise ValueError("action_masks were given to a buffer made with masked=False")
+            raise ValueError("action_masks were given to a buffer made with masked=False.")
         self.append(row)
 
     def sample(
@@ -333,9 +333,9 @@ def _of_members(name: str, value: Any, num_members: int | None, kind: str, dtype
     """One value a member `[S]`, of one for all or of S; of a single buffer one `[]`."""
     values = np.asarray(value)
     if values.dtype.kind not in dtype_kinds:
-        raise TypeError(f"{name} must be of type {kind}, got {value!r}")
+        raise TypeError(f"{name} must be of type {kind}, but got {value!r}.")
     shape = () if num_members is None else (num_members,)
     if values.shape not in ((), shape):
         expected = f"one {kind}" if num_members is None else f"one {kind}, or {num_members}, one a member"
-        raise ValueError(f"{name} must be {expected}, got an array of shape {values.shape}")
+        raise ValueError(f"{name} must be {expected}, but got an array of shape {values.shape}.")
     return np.broadcast_to(values, shape)

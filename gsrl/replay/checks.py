@@ -45,7 +45,7 @@ def layout_of(space: spaces.Space) -> Column | dict[str, Column]:
     if isinstance(space, spaces.Dict):
         for entry in space.values():
             if isinstance(entry, spaces.Dict):
-                raise TypeError(f"observation_space must not nest a Dict in a Dict, got {entry}")
+                raise TypeError(f"observation_space must not nest a Dict in a Dict, but got {entry}.")
         return {key: _layout_of(entry) for key, entry in space.items()}
     return _layout_of(space)
 
@@ -86,7 +86,7 @@ def checked_observations(name: str, observations: Any, layout: Column | dict[str
         return _checked_array(name, observations, layout, count)
     if not isinstance(observations, dict) or observations.keys() != layout.keys():
         came = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
-        raise EnvironmentDataError(f"{name} must be a dict with the keys {sorted(layout)}, got {came}")
+        raise EnvironmentDataError(f"{name} must be a dict with the keys {sorted(layout)}, but got {came}")
     return {key: _checked_array(f"{name}[{key!r}]", observations[key], each, count) for key, each in layout.items()}
 
 
@@ -112,7 +112,7 @@ def checked_infos(infos: list[dict[str, Any]], count: int) -> list[dict[str, Any
     if len(infos) == count:
         return infos
     if infos:
-        raise EnvironmentDataError(f"infos must be one for each of {count} environments, got {len(infos)}")
+        raise EnvironmentDataError(f"infos must be one for each of {count} environments, but got {len(infos)}")
     return [{} for _ in range(count)]
 
 
@@ -160,7 +160,7 @@ def checked_masks(codec: OneHotCodec, masks: Any, indices: NDArray[np.int64]) ->
         ValueError: They are missing, wrong, leave a factor without a legal choice, or forbid an action.
     """
     if masks is None:
-        raise ValueError("action_masks must be given at every step to a buffer made with masked=True")
+        raise ValueError("action_masks must be given at every step to a buffer made with masked=True.")
     masks = np.asarray(masks)
     check_shape("action_masks", masks, (len(indices), sum(codec.sizes)))
     masks = check_masks(codec, masks, "action_masks")
@@ -169,7 +169,7 @@ def checked_masks(codec: OneHotCodec, masks: Any, indices: NDArray[np.int64]) ->
         env, factor = np.argwhere(~legal)[0]
         raise ValueError(
             f"action must be legal, but environment {env} took choice {indices[env, factor]} of factor {factor}, "
-            "counted from 0, which action_masks forbids"
+            "counted from 0, which action_masks forbids."
         )
     return masks
 
@@ -188,6 +188,6 @@ def checked_next_masks(
         if np.shape(mask) != everything.shape:
             raise ValueError(
                 f"infos[{env}][{MASK_KEY!r}] must have shape {everything.shape}, "
-                f"got {None if mask is None else np.shape(mask)}"
+                f"but got {None if mask is None else np.shape(mask)}."
             )
     return check_masks(codec, np.stack(masks), f"{MASK_KEY!r} of the infos")

@@ -81,11 +81,11 @@ class Ring:
         device: torch.device | str = "cpu",
     ) -> None:
         if n_envs < 1:
-            raise ValueError(f"n_envs must be at least 1, got {n_envs}")
+            raise ValueError(f"n_envs must be at least 1, but got {n_envs}.")
         if buffer_size < n_envs:
-            raise ValueError(f"buffer_size must be at least n_envs ({n_envs}), got {buffer_size}")
+            raise ValueError(f"buffer_size must be at least n_envs ({n_envs}), but got {buffer_size}.")
         if num_members is not None and num_members < 1:
-            raise ValueError(f"num_members must be at least 1, or None, got {num_members}")
+            raise ValueError(f"num_members must be at least 1, or None, but got {num_members}.")
         self.buffer_size, self.n_envs, self.num_members = buffer_size // n_envs, n_envs, num_members
         self.device = torch.device(device)
         self.generator = generator
@@ -116,16 +116,16 @@ class Ring:
         """One generator a member, or an error."""
         if self.num_members is None:
             if not isinstance(generator, np.random.Generator):
-                raise TypeError(f"generator must be a numpy.random.Generator, got {type(generator).__name__}")
+                raise TypeError(f"generator must be a numpy.random.Generator, but got {type(generator).__name__}.")
             return [generator]
         expected = f"generator must be a sequence of {self.num_members} numpy.random.Generator, one a member"
         if not isinstance(generator, Sequence):
-            raise TypeError(f"{expected}, got {type(generator).__name__}")
+            raise TypeError(f"{expected}, but got {type(generator).__name__}.")
         for each in generator:
             if not isinstance(each, np.random.Generator):
-                raise TypeError(f"{expected}, got one with a {type(each).__name__}")
+                raise TypeError(f"{expected}, but got one with a {type(each).__name__}.")
         if len(generator) != self.num_members:
-            raise ValueError(f"{expected}, got {len(generator)}")
+            raise ValueError(f"{expected}, but got {len(generator)}.")
         return list(generator)
 
     def size(self) -> int:
@@ -196,9 +196,9 @@ class Ring:
                 a member.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, but got {batch_size}.")
         if len(self) == max(self._num_dummies):
-            raise ValueError("cannot sample an empty replay buffer: add a transition first")
+            raise ValueError("cannot sample an empty replay buffer: add a transition first.")
         generators = self._list_generators(self.generator if generator is None else generator)
         if self.num_members is None:
             return self._draw(batch_size, generators[0], 0)
@@ -289,20 +289,20 @@ class Ring:
             numbers["num_members"] = self.num_members
         expected_keys = {*numbers, "pos", "full", "generator", *self.columns}
         if state.keys() != expected_keys:
-            raise ValueError(f"state must have the entries {sorted(expected_keys)}, got {sorted(state)}")
+            raise ValueError(f"state must have the entries {sorted(expected_keys)}, but got {sorted(state)}.")
         for name, expected in numbers.items():
             if state[name] != expected:
-                raise ValueError(f"state[{name!r}] must be {expected}, got {state[name]}")
+                raise ValueError(f"state[{name!r}] must be {expected}, but got {state[name]}.")
         pos, full = int(state["pos"]), bool(state["full"])
         if not 0 <= pos < self.buffer_size:
-            raise ValueError(f"state['pos'] must lie in [0, {self.buffer_size}), got {pos}")
+            raise ValueError(f"state['pos'] must lie in [0, {self.buffer_size}), but got {pos}.")
         rows: Index = (*self._every_member, slice(self.buffer_size if full else pos))
         for name, stored in self.columns.items():
             _check_stored(f"state[{name!r}]", state[name], stored, rows)
         generators = self._list_generators(self.generator)
         generator_states = [state["generator"]] if self.num_members is None else state["generator"]
         if len(generator_states) != len(generators):
-            raise ValueError(f"state['generator'] must hold {len(generators)} states, got {len(generator_states)}")
+            raise ValueError(f"state['generator'] must hold {len(generators)} states, but got {len(generator_states)}.")
 
         # A generator refuses the state of another kind: copies try first.
         for each in (copy.deepcopy(generators), generators):
@@ -317,7 +317,7 @@ class Ring:
 
     def _check_member(self, member: int) -> None:
         if self.num_members is None or not 0 <= member < self.num_members:
-            raise ValueError(f"member must be one of the {self.num_members or 0} of the buffer, got {member}")
+            raise ValueError(f"member must be one of the {self.num_members or 0} of the buffer, but got {member}.")
 
 
 def _allocate(column: Column, leading: tuple[int, ...], device: torch.device) -> np.ndarray | _DeviceArray:
@@ -369,11 +369,11 @@ def _check_stored(name: str, new: Any, stored: Stored, rows: Index) -> None:
     if isinstance(stored, dict):
         if not isinstance(new, dict) or new.keys() != stored.keys():
             came = sorted(new) if isinstance(new, dict) else type(new).__name__
-            raise ValueError(f"{name} must be a dict with the keys {sorted(stored)}, got {came}")
+            raise ValueError(f"{name} must be a dict with the keys {sorted(stored)}, but got {came}.")
         for key, array in stored.items():
             _check_stored(f"{name}[{key!r}]", new[key], array, rows)
         return
     shape = stored[rows].shape
     if not isinstance(new, np.ndarray) or new.shape != shape or new.dtype != stored.dtype:
         came = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
-        raise ValueError(f"{name} must be an array {stored.dtype} {shape}, got {came}")
+        raise ValueError(f"{name} must be an array {stored.dtype} {shape}, but got {came}.")

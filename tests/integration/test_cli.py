@@ -602,7 +602,10 @@ def test_an_agent_that_is_not_installed_names_the_extra_and_the_others_do_withou
 
 def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError(\"No module named 'tyro'\", name='tyro')")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent; sys.exit(run_agent.main(['list']))"
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; "
+        "import run_agent; sys.exit(run_agent.main(['list']))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == 'run_agent.py needs tyro, which is not installed: pip install -e ".[cli]"\n'
@@ -610,7 +613,10 @@ def test_a_missing_command_line_package_names_the_extra(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_packages_are_imported_is_answered_by_a_line(tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import run_agent; sys.exit(run_agent.main(['list']))"
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; "
+        "import run_agent; sys.exit(run_agent.main(['list']))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (130, "run_agent.py: stopped\n")
 

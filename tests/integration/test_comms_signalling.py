@@ -200,7 +200,7 @@ def test_agents_of_ones_own_are_given_again(tmp_path: Path) -> None:
         return MLPReceiver(4, 4, hidden=5)
 
     games = lewis(receiver=make_receiver).learn(3)
-    with pytest.warns(UserWarning, match="receiver` is saved as a name only"):
+    with pytest.warns(UserWarning, match="receiver is saved as a name only"):
         games.save(tmp_path / "games.zip")
     with pytest.raises(checkpoint.CheckpointError, match="receiver"):
         SignallingGame.load(tmp_path / "games.zip")

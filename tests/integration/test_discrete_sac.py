@@ -364,7 +364,7 @@ def test_illegal_choices_of_smaller_factors_are_never_stored() -> None:
             {"target_entropy": float("nan")},
             "target_entropy must be from 0 to that of the uniform policy, 0.6931 nats, but got nan",
         ),
-        ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
+        ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], but got 1.5"),
         ({"reward_scale": -1}, "reward_scale must be 'auto' or a number above 0, but got -1"),
         ({"n_steps": 0}, "n_steps must be an integer of at least 1, but got 0"),
         ({"policy_kwargs": {"use_sde": True}}, "policy_kwargs must not hold 'use_sde': .* for continuous actions"),

@@ -42,18 +42,22 @@ def test_a_method_action_masks_is_enough() -> None:
 @pytest.mark.parametrize(
     ("action_space", "action_masks", "message"),
     [
-        (spaces.Discrete(4), np.ones((2, 4), bool), "[4] or [1, 4] for Discrete(4) and this observation, got [2, 4]"),
-        (spaces.Discrete(4), np.ones((0, 4), bool), "[1, 4] for Discrete(4) and this observation, got [0, 4]"),
-        (spaces.Discrete(4), np.ones(3, bool), "shape [*batch, 4] for Discrete(4), got [3]"),
-        (spaces.Discrete(4), np.ones((1, 5)), "shape [*batch, 4] for Discrete(4), got [1, 5]"),
-        (spaces.Discrete(4), np.full(4, 2), "be boolean, or 0 and 1, got np.int64(2)"),
-        (spaces.Discrete(4), np.full(4, 0.5), "be boolean, or 0 and 1, got np.float64(0.5)"),
-        (spaces.Discrete(4), ["yes"] * 4, "be boolean, or 0 and 1, got np.str_('yes')"),
-        (spaces.Discrete(4), np.zeros(4, bool), "leave every factor a legal choice, got none for factor 0"),
-        (spaces.MultiDiscrete([2, 3]), np.ones((2, 3), bool), "[*batch, 5] for MultiDiscrete([2 3]), got [2, 3]"),
+        (
+            spaces.Discrete(4),
+            np.ones((2, 4), bool),
+            "[4] or [1, 4] for Discrete(4) and this observation, but got [2, 4]",
+        ),
+        (spaces.Discrete(4), np.ones((0, 4), bool), "[1, 4] for Discrete(4) and this observation, but got [0, 4]"),
+        (spaces.Discrete(4), np.ones(3, bool), "shape [*batch, 4] for Discrete(4), but got [3]"),
+        (spaces.Discrete(4), np.ones((1, 5)), "shape [*batch, 4] for Discrete(4), but got [1, 5]"),
+        (spaces.Discrete(4), np.full(4, 2), "be boolean, or 0 and 1, but got np.int64(2)"),
+        (spaces.Discrete(4), np.full(4, 0.5), "be boolean, or 0 and 1, but got np.float64(0.5)"),
+        (spaces.Discrete(4), ["yes"] * 4, "be boolean, or 0 and 1, but got np.str_('yes')"),
+        (spaces.Discrete(4), np.zeros(4, bool), "leave every factor a legal choice, but got none for factor 0"),
+        (spaces.MultiDiscrete([2, 3]), np.ones((2, 3), bool), "[*batch, 5] for MultiDiscrete([2 3]), but got [2, 3]"),
         (spaces.MultiDiscrete([2, 3]), np.ones((2, 5)), "[5] or [1, 5] for MultiDiscrete([2 3]) and this observation"),
-        (spaces.MultiDiscrete([2, 3]), ([1, 1], [1, 1, 1]), "[*batch, 5] for MultiDiscrete([2 3]), got unequal"),
-        (spaces.MultiDiscrete([2, 3]), [1, 1, 0, 0, 0], "leave every factor a legal choice, got none for factor 1"),
+        (spaces.MultiDiscrete([2, 3]), ([1, 1], [1, 1, 1]), "[*batch, 5] for MultiDiscrete([2 3]), but got unequal"),
+        (spaces.MultiDiscrete([2, 3]), [1, 1, 0, 0, 0], "leave every factor a legal choice, but got none for factor 1"),
     ],
 )
 def test_masks_that_do_not_fit_the_observation(action_space: spaces.Space, action_masks: Any, message: str) -> None:
@@ -65,7 +69,7 @@ def test_masks_that_do_not_fit_the_observation(action_space: spaces.Space, actio
 @pytest.mark.parametrize("masks", [np.ones((2, 4)), np.ones((4, 4)), np.ones((3, 2, 4))])
 def test_masks_that_do_not_fit_several_observations(masks: np.ndarray) -> None:
     message = re.escape(
-        f"action_masks must have shape [4] or [3, 4] for Discrete(4) and this observation, got {list(masks.shape)}"
+        f"action_masks must have shape [4] or [3, 4] for Discrete(4) and this observation, but got {list(masks.shape)}"
     )
     model = make_sac(Spaces(spaces.Discrete(4)))
     with pytest.raises(ValueError, match=message):

@@ -100,11 +100,11 @@ LEARNERS: dict[str, tuple[Callable[..., Any], int]] = {
     "population of Reinforce": (population(Reinforce), 1),
 }
 NOT_FINITE: dict[str, tuple[dict[str, Any], str]] = {
-    "nan observation": ({"observation": np.array([0, NAN], np.float32)}, "next_obs must be finite, got nan"),
-    "infinite observation": ({"observation": np.array([0, -INF], np.float32)}, "next_obs must be finite, got -inf"),
-    "nan reward": ({"reward": NAN}, "reward must be finite, got nan"),
-    "infinite reward": ({"reward": INF}, "reward must be finite, got inf"),
-    "huge reward": ({"reward": 1e300}, "reward must be finite, got inf"),
+    "nan observation": ({"observation": np.array([0, NAN], np.float32)}, "next_obs must be finite, but got nan"),
+    "infinite observation": ({"observation": np.array([0, -INF], np.float32)}, "next_obs must be finite, but got -inf"),
+    "nan reward": ({"reward": NAN}, "reward must be finite, but got nan"),
+    "infinite reward": ({"reward": INF}, "reward must be finite, but got inf"),
+    "huge reward": ({"reward": 1e300}, "reward must be finite, but got inf"),
 }
 
 
@@ -129,7 +129,7 @@ def test_all_learners_refuse_what_is_not_finite(learner: str, what: str, at_the_
 
 def test_rewards_of_vector_environments_that_are_beyond_float32_are_refused() -> None:
     model = agent(Reinforce, GymnasiumVecEnv(gym.vector.SyncVectorEnv([lambda: Hostile(reward=1e300)])))
-    with pytest.raises(EnvironmentDataError, match=r"^reward must be finite, got inf in environment 0$"):
+    with pytest.raises(EnvironmentDataError, match=r"^reward must be finite, but got inf in environment 0$"):
         model.learn(40)
 
 
@@ -169,22 +169,22 @@ def test_teams_refuse_what_is_not_finite() -> None:
 # Other kinds
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "number for a vector": ({"observation": np.float32(1)}, r"observation must have shape \(2,\), got \(\) in"),
-    "one for two": ({"observation": np.ones(1, np.float32)}, r"observation must have shape \(2,\), got \(1,\) in"),
-    "row": ({"observation": np.ones((1, 2), np.float32)}, r"observation must have shape \(2,\), got \(1, 2\) in"),
-    "complex observation": ({"observation": np.full(2, 1j)}, r"observation must be real numbers, got .*1j.* in"),
-    "no observation": ({"observation": None}, r"observation must have shape \(2,\), got \(\) in"),
-    "text observation": ({"observation": ["a", "b"]}, "observation must be real numbers, got .*'a'.* in"),
-    "complex reward": ({"reward": 1j}, "reward must be a real number, got 1j in"),
-    "no reward": ({"reward": None}, "reward must be a real number, got None in"),
-    "text reward": ({"reward": "1.0"}, "reward must be a real number, got '1.0' in"),
-    "two rewards": ({"reward": np.ones(2)}, r"reward must be a real number, got array\(\[1., 1.\]\) in"),
-    "no end": ({"terminated": None}, "terminated must be True or False, got None in"),
-    "complex end": ({"terminated": 1j}, "terminated must be True or False, got 1j in"),
-    "text end": ({"truncated": "False"}, "truncated must be True or False, got 'False' in"),
-    "number for an end": ({"truncated": 2}, "truncated must be True or False, got 2 in"),
-    "several ends": ({"terminated": np.array([True, False])}, "terminated must be True or False, got array"),
-    "no info": ({"info": None}, "info must be a dict, got None in"),
+    "number for a vector": ({"observation": np.float32(1)}, r"observation must have shape \(2,\), but got \(\) in"),
+    "one for two": ({"observation": np.ones(1, np.float32)}, r"observation must have shape \(2,\), but got \(1,\) in"),
+    "row": ({"observation": np.ones((1, 2), np.float32)}, r"observation must have shape \(2,\), but got \(1, 2\) in"),
+    "complex observation": ({"observation": np.full(2, 1j)}, r"observation must be real numbers, but got .*1j.* in"),
+    "no observation": ({"observation": None}, r"observation must have shape \(2,\), but got \(\) in"),
+    "text observation": ({"observation": ["a", "b"]}, "observation must be real numbers, but got .*'a'.* in"),
+    "complex reward": ({"reward": 1j}, "reward must be a real number, but got 1j in"),
+    "no reward": ({"reward": None}, "reward must be a real number, but got None in"),
+    "text reward": ({"reward": "1.0"}, "reward must be a real number, but got '1.0' in"),
+    "two rewards": ({"reward": np.ones(2)}, r"reward must be a real number, but got array\(\[1., 1.\]\) in"),
+    "no end": ({"terminated": None}, "terminated must be True or False, but got None in"),
+    "complex end": ({"terminated": 1j}, "terminated must be True or False, but got 1j in"),
+    "text end": ({"truncated": "False"}, "truncated must be True or False, but got 'False' in"),
+    "number for an end": ({"truncated": 2}, "truncated must be True or False, but got 2 in"),
+    "several ends": ({"terminated": np.array([True, False])}, "terminated must be True or False, but got array"),
+    "no info": ({"info": None}, "info must be a dict, but got None in"),
 }
 
 
@@ -222,10 +222,10 @@ def test_entries_of_observations_are_refused_by_name() -> None:
             return {"a": 1, "b": np.zeros(2, np.float32)}, {}
 
     for wrong, message in (
-        ({"a": 1, "b": np.zeros(1)}, r"observation\['b'\] must have shape \(2,\), got \(1,\) in environment 0"),
-        ({"a": [1, 2], "b": np.zeros(2)}, r"observation\['a'\] must have shape \(\), got \(2,\) in environment 0"),
-        ({"a": NAN, "b": np.zeros(2)}, r"observation\['a'\] must be finite, got nan in environment 0"),
-        ({"b": np.zeros(2)}, r"observation must have the entries \['a', 'b'\], got {'b'.*} in environment 0"),
+        ({"a": 1, "b": np.zeros(1)}, r"observation\['b'\] must have shape \(2,\), but got \(1,\) in environment 0"),
+        ({"a": [1, 2], "b": np.zeros(2)}, r"observation\['a'\] must have shape \(\), but got \(2,\) in environment 0"),
+        ({"a": NAN, "b": np.zeros(2)}, r"observation\['a'\] must be finite, but got nan in environment 0"),
+        ({"b": np.zeros(2)}, r"observation must have the entries \['a', 'b'\], but got {'b'.*} in environment 0"),
     ):
         env = SyncVecEnv([lambda wrong=wrong: Dicts(observation=wrong)])  # type: ignore[misc]
         env.reset()
@@ -242,7 +242,9 @@ def test_final_observations_of_foreign_environments_are_not_broadcast(algorithm:
             return observation[:1] if rest[2] else observation, *rest
 
     model = agent(algorithm, DummyVecEnv([Short]))
-    with pytest.raises(EnvironmentDataError, match=r"^terminal_observation must have shape \(2,\), got \(1,\) in env"):
+    with pytest.raises(
+        EnvironmentDataError, match=r"^terminal_observation must have shape \(2,\), but got \(1,\) in env"
+    ):
         model.learn(40)
 
 
@@ -284,12 +286,15 @@ class Foreign(VecEnv):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"observation": np.zeros((2, 1))}, r"next_obs must have shape \(2, 2\), got \(2, 1\)"),
-        ({"reward": np.array([1, 1j])}, r"reward must be real numbers, got np.complex128\(1\+0j\) in environment 0"),
-        ({"reward": np.array([1, None])}, "reward must be real numbers, got None in environment 1"),
-        ({"reward": np.zeros((2, 1))}, r"reward must have shape \(2,\), got \(2, 1\)"),
-        ({"done": np.array([False, None])}, "done must be True or False, got None in environment 1"),
-        ({"done": np.array([0.5, 0])}, r"done must be True or False, got np.float64\(0.5\) in environment 0"),
+        ({"observation": np.zeros((2, 1))}, r"next_obs must have shape \(2, 2\), but got \(2, 1\)"),
+        (
+            {"reward": np.array([1, 1j])},
+            r"reward must be real numbers, but got np.complex128\(1\+0j\) in environment 0",
+        ),
+        ({"reward": np.array([1, None])}, "reward must be real numbers, but got None in environment 1"),
+        ({"reward": np.zeros((2, 1))}, r"reward must have shape \(2,\), but got \(2, 1\)"),
+        ({"done": np.array([False, None])}, "done must be True or False, but got None in environment 1"),
+        ({"done": np.array([0.5, 0])}, r"done must be True or False, but got np.float64\(0.5\) in environment 0"),
     ],
 )
 @pytest.mark.parametrize("algorithm", [DiscreteSAC, Reinforce])
@@ -309,9 +314,9 @@ def test_arrays_of_vector_environments_are_refused_by_name() -> None:
             return tuple(result)
 
     for place, value, message in (
-        (1, np.array([1j]), "reward must be real numbers, got .*1j.* in environment 0"),
-        (2, np.array([None]), "terminated must be True or False, got None in environment 0"),
-        (3, np.array([2]), r"truncated must be True or False, got np.int64\(2\) in environment 0"),
+        (1, np.array([1j]), "reward must be real numbers, but got .*1j.* in environment 0"),
+        (2, np.array([None]), "terminated must be True or False, but got None in environment 0"),
+        (3, np.array([2]), r"truncated must be True or False, but got np.int64\(2\) in environment 0"),
     ):
         Vector.wrong = (place, value)
         env = GymnasiumVecEnv(Vector([Hostile]))
@@ -323,7 +328,7 @@ def test_arrays_of_vector_environments_are_refused_by_name() -> None:
 def test_evaluation_refuses_an_observation_of_the_wrong_shape() -> None:
     model = agent(DiscreteSAC, Hostile())
     with pytest.raises(
-        EnvironmentDataError, match=r"^observation must have shape \(2,\), got \(1,\) in environment 0$"
+        EnvironmentDataError, match=r"^observation must have shape \(2,\), but got \(1,\) in environment 0$"
     ):
         evaluate_policy(model, Hostile(observation=np.ones(1, np.float32)), 4, warn=False)
 

@@ -120,7 +120,7 @@ def test_stable_baselines3_initialises_the_head() -> None:
 
 
 def test_other_action_spaces_are_refused() -> None:
-    with pytest.raises(TypeError, match="must be Discrete, MultiDiscrete or MultiBinary, got Box"):
+    with pytest.raises(TypeError, match="must be Discrete, MultiDiscrete or MultiBinary, but got Box"):
         make_agent(PPO, spaces.Box(-1.0, 1.0, (2,)))
 
 

@@ -382,7 +382,7 @@ def test_infos_may_be_left_out_by_all_environments_at_once(algorithm: type[Any])
     told, terse = (make(algorithm, env).learn(60) for env in (Bare(), Terse(0)))
     for a, b in zip(told.policy.parameters(), terse.policy.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(EnvironmentDataError, match="infos must be one for each of 2 environments, got 1"):
+    with pytest.raises(EnvironmentDataError, match="infos must be one for each of 2 environments, but got 1"):
         make(algorithm, Terse(1)).learn(60)
 
 

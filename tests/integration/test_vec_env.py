@@ -455,16 +455,16 @@ def test_discrete_sac_trains_without_dummy_steps_and_passes_no_permission_on() -
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"`vector_env` must be a gymnasium.vector.VectorEnv.* got <.*Draws"):
+    with pytest.raises(TypeError, match=r"vector_env must be a gymnasium.vector.VectorEnv.* got <.*Draws"):
         GymnasiumVecEnv(Draws())  # type: ignore[arg-type]
     silent = SyncVectorEnv(make_envs())
     del silent.metadata["autoreset_mode"]
-    with pytest.raises(ValueError, match=r"AutoresetMode in metadata\['autoreset_mode'\], got None"):
+    with pytest.raises(ValueError, match=r"AutoresetMode in metadata\['autoreset_mode'\], but got None"):
         GymnasiumVecEnv(silent)
 
     env = GymnasiumVecEnv(SyncVectorEnv(make_envs()))
     env.reset()
-    with pytest.raises(ValueError, match=r"actions must have shape \[3\], got \[2\]"):
+    with pytest.raises(ValueError, match=r"actions must have shape \[3\], but got \[2\]"):
         env.step(np.array([0, 1]))
     env = GymnasiumVecEnv(cartpole())  # one object, that has no sub-environments
     for call in (env.get_attr, env.env_method, lambda name: env.set_attr(name, 1.0)):
@@ -487,12 +487,12 @@ def test_infos_and_final_observations_that_are_missing_are_named() -> None:
     env = GymnasiumVecEnv(Broken([Scripted], autoreset_mode=SAME_STEP))
     env.reset()
     env.step(np.array([0]))
-    with pytest.raises(RuntimeError, match=r"final observation of sub-environment 0, got none"):
+    with pytest.raises(RuntimeError, match=r"final observation of sub-environment 0, but got none"):
         env.step(np.array([0]))
 
     Broken.spoil = staticmethod(lambda infos: {"fps": 30.0})
     env.reset()
-    with pytest.raises(ValueError, match=r"infos\['fps'\] must have one entry a sub-environment \(1\), got 30.0"):
+    with pytest.raises(ValueError, match=r"infos\['fps'\] must have one entry a sub-environment \(1\), but got 30.0"):
         env.step(np.array([0]))
 
 

@@ -227,8 +227,8 @@ def test_relax_refuses_another_shape():
     ("arguments", "message"),
     [
         ({"n": 0, "K": 2}, "n must be at least 1, but got 0"),
-        ({"n": 1, "K": 2, "temperature": 0.0}, "`temperature` must be finite and above 0, got 0.0"),
-        ({"n": 1, "K": 2, "temperature": math.inf}, "`temperature` must be finite and above 0, got inf"),
+        ({"n": 1, "K": 2, "temperature": 0.0}, "temperature must be finite and above 0, but got 0.0"),
+        ({"n": 1, "K": 2, "temperature": math.inf}, "temperature must be finite and above 0, but got inf"),
     ],
 )
 def test_relax_arguments(arguments, message):

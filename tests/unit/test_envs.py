@@ -248,14 +248,14 @@ def test_episodes_are_truncated_after_their_length(kind: Callable[..., Rounds]) 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FactoredMatch(n=1), "`n` must be at least 2, got 1"),
-        (lambda: FactoredMatch(K=1), "`K` must be at least 2, got 1"),
-        (lambda: FactoredMatch(coupling=1.5), r"`coupling` must lie in \[0, 1\], got 1.5"),
-        (lambda: BitMatch(length=0), "`length` must be at least 1, got 0"),
-        (lambda: LargeDiscrete(side=1), "`side` must be at least 2, got 1"),
-        (lambda: LargeDiscrete(width=0.0), "`width` must be above 0, got 0.0"),
-        (lambda: MaskedGrid(limit=5), "`limit` must be at least 6, got 5"),
-        (lambda: MaskedGrid(penalty=-1.0), "`penalty` must be at least 0, got -1.0"),
+        (lambda: FactoredMatch(n=1), "n must be at least 2, but got 1"),
+        (lambda: FactoredMatch(K=1), "K must be at least 2, but got 1"),
+        (lambda: FactoredMatch(coupling=1.5), r"coupling must lie in \[0, 1\], but got 1.5"),
+        (lambda: BitMatch(length=0), "length must be at least 1, but got 0"),
+        (lambda: LargeDiscrete(side=1), "side must be at least 2, but got 1"),
+        (lambda: LargeDiscrete(width=0.0), "width must be above 0, but got 0.0"),
+        (lambda: MaskedGrid(limit=5), "limit must be at least 6, but got 5"),
+        (lambda: MaskedGrid(penalty=-1.0), "penalty must be at least 0, but got -1.0"),
     ],
 )
 def test_arguments_out_of_range_are_named(make: Callable[[], gym.Env], message: str) -> None:
@@ -267,7 +267,7 @@ def test_arguments_out_of_range_are_named(make: Callable[[], gym.Env], message: 
 def test_actions_of_another_space_are_refused_by_factors(action: Any) -> None:
     env = FactoredMatch()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="`action` must be 16 integers from 0 to 7"):
+    with pytest.raises(ValueError, match="action must be 16 integers from 0 to 7"):
         env.step(action)
 
 
@@ -275,7 +275,7 @@ def test_actions_of_another_space_are_refused_by_factors(action: Any) -> None:
 @pytest.mark.parametrize("action", [-1, 16])
 def test_actions_of_another_space_are_refused_by_grids(env: gym.Env, action: int) -> None:
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=f"`action` must be an integer from 0 to 15, got {action}"):
+    with pytest.raises(ValueError, match=f"action must be an integer from 0 to 15, but got {action}"):
         env.step(action)
 
 
@@ -341,7 +341,7 @@ def test_masks_agree_with_what_raises_in_every_cell() -> None:
             legal += bool(mask[action])
             assert mask[action] == (end is not None)
             if end is None:
-                with pytest.raises(ValueError, match=rf"`action` {action} is illegal at \[{cell[0]}, {cell[1]}\]"):
+                with pytest.raises(ValueError, match=rf"action {action} is illegal at \[{cell[0]}, {cell[1]}\]"):
                     env.step(np.int64(action))
                 assert env._cells[env._agent].tolist() == list(cell)
             else:
@@ -600,17 +600,17 @@ def test_every_base_is_registered_as_it_was() -> None:
 def test_choices_out_of_range_are_refused(action: list[Any]) -> None:
     env = DiscretizeEnds(Recorder(spaces.Box(-1.0, 1.0, (2,))), bins=3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="`action` must be one of MultiDiscrete"):
+    with pytest.raises(ValueError, match="action must be one of MultiDiscrete"):
         env.step(np.array(action))
 
 
 @pytest.mark.parametrize(
     ("space", "bins", "error", "message"),
     [
-        (spaces.Discrete(2), 3, TypeError, "must be a Box of floats, got Discrete"),
-        (spaces.Box(0, 255, (2,), np.uint8), 3, TypeError, "must be a Box of floats, got Box"),
-        (spaces.Box(-np.inf, 1.0, (2,)), 3, ValueError, "must be bounded, got Box"),
-        (spaces.Box(-1.0, 1.0, (2,)), 1, ValueError, "`bins` must be at least 2, got 1"),
+        (spaces.Discrete(2), 3, TypeError, "must be a Box of floats, but got Discrete"),
+        (spaces.Box(0, 255, (2,), np.uint8), 3, TypeError, "must be a Box of floats, but got Box"),
+        (spaces.Box(-np.inf, 1.0, (2,)), 3, ValueError, "must be bounded, but got Box"),
+        (spaces.Box(-1.0, 1.0, (2,)), 1, ValueError, "bins must be at least 2, but got 1"),
     ],
 )
 def test_spaces_and_bins_that_do_not_fit_are_refused(

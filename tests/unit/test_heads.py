@@ -105,7 +105,7 @@ def test_state_dict_holds_only_the_layer() -> None:
 
 @pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2,)), spaces.Dict({"a": spaces.Discrete(2)})], ids=str)
 def test_other_spaces_are_refused(space: spaces.Space) -> None:
-    with pytest.raises(TypeError, match="must be Discrete, MultiDiscrete or MultiBinary, got"):
+    with pytest.raises(TypeError, match="must be Discrete, MultiDiscrete or MultiBinary, but got"):
         ActionHead(FEATURES, space)
 
 

@@ -108,18 +108,18 @@ class TestCheckMasks:
     @pytest.mark.parametrize(
         ("codec", "masks", "message"),
         [
-            (THREE, [1, 0], r"^masks must have shape \[\*batch, 3\] for Discrete\(3\), got \[2\]"),
-            (UNEVEN, [[1, 1, 1]], r"\[\*batch, 5\] for MultiDiscrete\(\[2 3\]\), got \[1, 3\]"),
-            (UNEVEN, ([1, 1], [1, 1, 1]), r"^masks must have shape \[\*batch, 5\] for .*, got unequal lengths$"),
+            (THREE, [1, 0], r"^masks must have shape \[\*batch, 3\] for Discrete\(3\), but got \[2\]"),
+            (UNEVEN, [[1, 1, 1]], r"\[\*batch, 5\] for MultiDiscrete\(\[2 3\]\), but got \[1, 3\]"),
+            (UNEVEN, ([1, 1], [1, 1, 1]), r"^masks must have shape \[\*batch, 5\] for .*, but got unequal lengths\.$"),
             (THREE, True, r"got \[\]"),
-            (THREE, ["a", "b", "c"], r"^masks must be boolean, or 0 and 1, got .*a"),
-            (THREE, [1, None, 0], r"^masks must be boolean, or 0 and 1, got None"),
-            (THREE, [1, 2, 0], r"^masks must be boolean, or 0 and 1, got .*2"),
-            (THREE, [1.0, np.nan, 0.0], r"0 and 1, got .*nan"),
-            (THREE, [0, 0, 0], r"^masks must leave every factor a legal choice, got none for factor 0$"),
-            (THREE, [[1, 0, 0], [0, 0, 0]], r"got none for factor 0 in row 1$"),
-            (UNEVEN, [[1, 0, 0, 0, 1], [1, 0, 0, 0, 0]], r"got none for factor 1 in row 1$"),
-            (UNEVEN, [[[1, 0, 0, 0, 1], [0, 0, 0, 1, 0]]], r"got none for factor 0 in row \(0, 1\)$"),
+            (THREE, ["a", "b", "c"], r"^masks must be boolean, or 0 and 1, but got .*a"),
+            (THREE, [1, None, 0], r"^masks must be boolean, or 0 and 1, but got None"),
+            (THREE, [1, 2, 0], r"^masks must be boolean, or 0 and 1, but got .*2"),
+            (THREE, [1.0, np.nan, 0.0], r"0 and 1, but got .*nan"),
+            (THREE, [0, 0, 0], r"^masks must leave every factor a legal choice, but got none for factor 0\.$"),
+            (THREE, [[1, 0, 0], [0, 0, 0]], r"got none for factor 0 in row 1\.$"),
+            (UNEVEN, [[1, 0, 0, 0, 1], [1, 0, 0, 0, 0]], r"got none for factor 1 in row 1\.$"),
+            (UNEVEN, [[[1, 0, 0, 0, 1], [0, 0, 0, 1, 0]]], r"got none for factor 0 in row \(0, 1\)\.$"),
         ],
     )
     def test_errors(self, codec: OneHotCodec, masks: ArrayLike, message: str) -> None:
@@ -260,9 +260,9 @@ class TestActionMasker:
             (RingWithMethod(), {"source": "method", "name": "valid"}, "has no method 'valid'"),
             (Ring(), {"source": "observation"}, "has no entry 'action_mask'"),
             (RingWithObservation(), {"source": "observation", "name": "m"}, "has no entry 'm'"),
-            (Ring(), {"source": "mask"}, "must be 'info', 'method', 'observation' or a function, got 'mask'"),
-            (Ring(), {"name": "mask"}, "`name` goes with"),
-            (Ring(), {"source": lambda env: None, "name": "mask"}, "`name` goes with"),
+            (Ring(), {"source": "mask"}, "must be 'info', 'method', 'observation' or a function, but got 'mask'"),
+            (Ring(), {"name": "mask"}, "name goes with"),
+            (Ring(), {"source": lambda env: None, "name": "mask"}, "name goes with"),
         ],
     )
     def test_wrong_arguments(self, env: gym.Env, settings: dict[str, Any], message: str) -> None:
@@ -277,11 +277,11 @@ class TestActionMasker:
         ("env", "message"),
         [
             (Ring(), "got none from its info, method and observation"),
-            (Given([T, F]), r"the action mask must have shape \[\*batch, 3\] for Discrete\(3\), got \[2\]"),
-            (Given([[T, F, T]]), r"the action mask must be a flat array, got shape \(1, 3\)"),
-            (Given(True), r"flat array, got shape \(\)"),
-            (Given([3, 0, 1]), "the action mask must be boolean, or 0 and 1, got .*3"),
-            (Given([F, F, F]), "the action mask must leave every factor a legal choice, got none for factor 0"),
+            (Given([T, F]), r"the action mask must have shape \[\*batch, 3\] for Discrete\(3\), but got \[2\]"),
+            (Given([[T, F, T]]), r"the action mask must be a flat array, but got shape \(1, 3\)"),
+            (Given(True), r"flat array, but got shape \(\)"),
+            (Given([3, 0, 1]), "the action mask must be boolean, or 0 and 1, but got .*3"),
+            (Given([F, F, F]), "the action mask must leave every factor a legal choice, but got none for factor 0"),
         ],
     )
     def test_wrong_masks(self, env: gym.Env, message: str) -> None:
@@ -291,7 +291,7 @@ class TestActionMasker:
     def test_a_mask_missing_later(self) -> None:
         env = ActionMasker(Given([T, F, T], None), "info")
         env.reset()
-        with pytest.raises(ValueError, match=r"Given.* must give an action mask at every reset and step, got none"):
+        with pytest.raises(ValueError, match=r"Given.* must give an action mask at every reset and step, but got none"):
             env.step(0)
 
 

@@ -487,25 +487,25 @@ class TestMasks:
         ("changes", "message"),
         [
             ({"action_masks": None}, "action_masks must be given at every step"),
-            ({"action_masks": np.ones((1, 5), bool)}, r"action_masks must have shape \(2, 5\), got \(1, 5\)"),
-            ({"action_masks": np.ones((2, 4), bool)}, r"action_masks must have shape \(2, 5\), got \(2, 4\)"),
-            ({"action_masks": np.full((2, 5), 2)}, "action_masks must be boolean, or 0 and 1, got .*2"),
+            ({"action_masks": np.ones((1, 5), bool)}, r"action_masks must have shape \(2, 5\), but got \(1, 5\)"),
+            ({"action_masks": np.ones((2, 4), bool)}, r"action_masks must have shape \(2, 5\), but got \(2, 4\)"),
+            ({"action_masks": np.full((2, 5), 2)}, "action_masks must be boolean, or 0 and 1, but got .*2"),
             ({"action_masks": np.eye(2, 5) == 1}, r"environment 1 took choice 0 of factor 0, counted from 0, which"),
             (
                 {"action_masks": np.array([[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])},
-                "action_masks must leave every factor a legal choice, got none for factor 0 in row 1",
+                "action_masks must leave every factor a legal choice, but got none for factor 0 in row 1",
             ),
             (
                 {"infos": [{"action_mask": np.ones(5, bool)}, {}]},
-                r"infos\[1\]\['action_mask'\] must have shape \(5,\), got None",
+                r"infos\[1\]\['action_mask'\] must have shape \(5,\), but got None",
             ),
             (
                 {"infos": [{"action_mask": np.ones((1, 5), bool)}] * 2},
-                r"infos\[0\]\['action_mask'\] must have shape \(5,\), got \(1, 5\)",
+                r"infos\[0\]\['action_mask'\] must have shape \(5,\), but got \(1, 5\)",
             ),
             (
                 {"infos": [{"action_mask": np.ones(5)}, {"action_mask": np.zeros(5)}]},
-                "'action_mask' of the infos must leave every factor a legal choice, got none for factor 0 in row 1",
+                "'action_mask' of the infos must leave every factor a legal choice, but got none for factor 0 in row 1",
             ),
         ],
     )
@@ -867,15 +867,23 @@ class TestMembers:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
         [
-            ({"num_members": 0}, ValueError, "num_members must be at least 1, or None, got 0"),
-            ({"generator": np.random.default_rng(0)}, TypeError, "a sequence of 2 numpy.random.Generator.* Generator$"),
-            ({"generator": generators(3)}, ValueError, "a sequence of 2 numpy.random.Generator, one a member, got 3"),
+            ({"num_members": 0}, ValueError, "num_members must be at least 1, or None, but got 0"),
+            (
+                {"generator": np.random.default_rng(0)},
+                TypeError,
+                r"one a member, but got Generator\.$",
+            ),
+            (
+                {"generator": generators(3)},
+                ValueError,
+                "a sequence of 2 numpy.random.Generator, one a member, but got 3",
+            ),
             ({"generator": [1, 2]}, TypeError, "a sequence of 2 numpy.random.Generator.* got one with a int"),
             ({"gamma": [0.9] * 3}, ValueError, r"gamma must be one number, or 2, .* array of shape \(3,\)"),
-            ({"gamma": [0.9, 1.1]}, ValueError, r"gamma must lie in \[0, 1\], got 1.1"),
+            ({"gamma": [0.9, 1.1]}, ValueError, r"gamma must lie in \[0, 1\], but got 1.1"),
             ({"n_steps": [[1, 2]]}, ValueError, r"n_steps must be one integer, or 2, .* array of shape \(1, 2\)"),
-            ({"n_steps": [1, 0]}, ValueError, "n_steps must be at least 1, got 0"),
-            ({"n_steps": [1, 1.5]}, TypeError, r"n_steps must be of type integer, got \[1, 1.5\]"),
+            ({"n_steps": [1, 0]}, ValueError, "n_steps must be at least 1, but got 0"),
+            ({"n_steps": [1, 1.5]}, TypeError, r"n_steps must be of type integer, but got \[1, 1.5\]"),
         ],
     )
     def test_constructor(self, settings: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -885,12 +893,12 @@ class TestMembers:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"obs": np.zeros((2, 1))}, r"^obs must have shape \(4, 1\), got \(2, 1\)"),
-            ({"obs": np.array([[0], [0], [0], [np.nan]])}, "^obs must be finite, got nan in environment 3"),
-            ({"reward": np.array([0, 0, np.inf, 0])}, "reward must be finite, got inf in environment 2"),
+            ({"obs": np.zeros((2, 1))}, r"^obs must have shape \(4, 1\), but got \(2, 1\)"),
+            ({"obs": np.array([[0], [0], [0], [np.nan]])}, "^obs must be finite, but got nan in environment 3"),
+            ({"reward": np.array([0, 0, np.inf, 0])}, "reward must be finite, but got inf in environment 2"),
             ({"action": np.array([0, 0, 2, 0])}, "takes 2 for factor 0, expected an integer from 0 to 1"),
             ({"action": np.array([0, 0, -1, 0])}, "takes -1 for factor 0, expected an integer from 0 to 1"),
-            ({"infos": [{}] * 2}, r"infos must hold one dict per environment \(4\), got 2"),
+            ({"infos": [{}] * 2}, r"infos must hold one dict per environment \(4\), but got 2"),
             ({"action_masks": np.eye(2, dtype=bool)[[0, 0, 0, 1]]}, "environment 3 took choice 0 of factor 0"),
         ],
     )
@@ -929,29 +937,29 @@ class TestMembers:
             twins.add()
             three.add()
         before = twins.together.state_dict()
-        with pytest.raises(ValueError, match=r"state\['num_members'\] must be 2, got 3"):
+        with pytest.raises(ValueError, match=r"state\['num_members'\] must be 2, but got 3"):
             twins.together.load_state_dict(three.together.state_dict())
         with pytest.raises(ValueError, match="state must have the entries"):
             twins.together.load_state_dict(twins.alone[0].state_dict())
-        with pytest.raises(ValueError, match=r"state\['generator'\] must hold 2 states, got 1"):
+        with pytest.raises(ValueError, match=r"state\['generator'\] must hold 2 states, but got 1"):
             twins.together.load_state_dict(before | {"generator": before["generator"][:1]})
         other = np.random.Generator(np.random.SFC64(0)).bit_generator.state
         mixed = [np.random.default_rng(99).bit_generator.state, other]
         with pytest.raises(ValueError, match="PCG64"):  # not even the first generator takes its state
             twins.together.load_state_dict(before | {"generator": mixed})
-        with pytest.raises(ValueError, match=r"state\['num_members'\] must be 2, got 1"):
+        with pytest.raises(ValueError, match=r"state\['num_members'\] must be 2, but got 1"):
             twins.together.load_members(three.together, [0])
-        with pytest.raises(ValueError, match="member must be one of the 3 of the buffer, got 3"):
+        with pytest.raises(ValueError, match="member must be one of the 3 of the buffer, but got 3"):
             twins.together.load_members(three.together, [0, 3])
         assert_same_state(twins.together.state_dict(), before)
 
     @pytest.mark.parametrize("member", [-1, 2])
     def test_no_such_member(self, member: int) -> None:
-        with pytest.raises(ValueError, match=f"member must be one of the 2 of the buffer, got {member}"):
+        with pytest.raises(ValueError, match=f"member must be one of the 2 of the buffer, but got {member}"):
             Twins([0.5, 0.9], [1, 2]).together.member_state(member)
 
     def test_a_single_buffer_has_no_members(self) -> None:
-        with pytest.raises(ValueError, match="member must be one of the 0 of the buffer, got 0"):
+        with pytest.raises(ValueError, match="member must be one of the 0 of the buffer, but got 0"):
             make_buffer().member_state(0)
 
 
@@ -1110,11 +1118,14 @@ class TestState:
     @pytest.mark.parametrize(
         ("other", "message"),
         [
-            ({"buffer_size": 6}, r"state\['buffer_size'\] must be 8, got 6"),
-            ({"buffer_size": 16, "n_envs": 2}, r"state\['n_envs'\] must be 1, got 2"),
-            ({"space": spaces.Box(0, 1, (2,))}, r"state\['observations'\] must be .* \(0, 1, 1\), got .* \(0, 1, 2\)"),
-            ({"space": spaces.Dict(a=COUNTER)}, r"state\['observations'\] must be an array .*, got dict"),
-            ({"action_space": spaces.Discrete(300)}, r"state\['actions'\] must be an array uint8 .*, got uint16"),
+            ({"buffer_size": 6}, r"state\['buffer_size'\] must be 8, but got 6"),
+            ({"buffer_size": 16, "n_envs": 2}, r"state\['n_envs'\] must be 1, but got 2"),
+            (
+                {"space": spaces.Box(0, 1, (2,))},
+                r"state\['observations'\] must be .* \(0, 1, 1\), but got .* \(0, 1, 2\)",
+            ),
+            ({"space": spaces.Dict(a=COUNTER)}, r"state\['observations'\] must be an array .*, but got dict"),
+            ({"action_space": spaces.Discrete(300)}, r"state\['actions'\] must be an array uint8 .*, but got uint16"),
             ({"generator": np.random.Generator(np.random.SFC64(0))}, "PCG64"),
         ],
     )
@@ -1132,12 +1143,12 @@ class TestState:
         state = buffer.state_dict()
         with pytest.raises(ValueError, match="state must have the entries"):
             buffer.load_state_dict({key: value for key, value in state.items() if key != "rewards"})
-        with pytest.raises(ValueError, match=r"state\['pos'\] must lie in \[0, 8\), got 8"):
+        with pytest.raises(ValueError, match=r"state\['pos'\] must lie in \[0, 8\), but got 8"):
             buffer.load_state_dict(state | {"pos": 8})
-        with pytest.raises(ValueError, match=r"state\['observations'\] must be an array .* \(1, 1, 1\), got"):
+        with pytest.raises(ValueError, match=r"state\['observations'\] must be an array .* \(1, 1, 1\), but got"):
             buffer.load_state_dict(state | {"pos": 1})
         in_dict = make_buffer(space=spaces.Dict(a=COUNTER))
-        with pytest.raises(ValueError, match=r"must be a dict with the keys \['a'\], got \['b'\]"):
+        with pytest.raises(ValueError, match=r"must be a dict with the keys \['a'\], but got \['b'\]"):
             in_dict.load_state_dict(in_dict.state_dict() | {"observations": {"b": np.zeros((0, 1, 1), np.float32)}})
 
 
@@ -1145,20 +1156,20 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
         [
-            ({"n_steps": 0}, ValueError, "n_steps must be at least 1, got 0"),
-            ({"gamma": -0.1}, ValueError, r"gamma must lie in \[0, 1\], got -0.1"),
-            ({"gamma": 1.1}, ValueError, r"gamma must lie in \[0, 1\], got 1.1"),
-            ({"gamma": float("nan")}, ValueError, r"gamma must lie in \[0, 1\], got nan"),
-            ({"n_envs": 0}, ValueError, "n_envs must be at least 1, got 0"),
-            ({"buffer_size": 3, "n_envs": 4}, ValueError, r"buffer_size must be at least n_envs \(4\), got 3"),
-            ({"gamma": [0.9]}, ValueError, r"gamma must be one number, got an array of shape \(1,\)"),
-            ({"gamma": "0.9"}, TypeError, "gamma must be of type number, got '0.9'"),
-            ({"reward_scale": 0.0}, ValueError, "reward_scale must be finite and above 0, got 0.0"),
-            ({"reward_scale": float("inf")}, ValueError, "reward_scale must be finite and above 0, got inf"),
-            ({"reward_scale": "1"}, TypeError, "reward_scale must be of type number, got '1'"),
-            ({"n_steps": 2.0}, TypeError, "n_steps must be of type integer, got 2.0"),
-            ({"generator": generators(1)}, TypeError, "generator must be a numpy.random.Generator, got list"),
-            ({"generator": 3}, TypeError, "generator must be a numpy.random.Generator, got int"),
+            ({"n_steps": 0}, ValueError, "n_steps must be at least 1, but got 0"),
+            ({"gamma": -0.1}, ValueError, r"gamma must lie in \[0, 1\], but got -0.1"),
+            ({"gamma": 1.1}, ValueError, r"gamma must lie in \[0, 1\], but got 1.1"),
+            ({"gamma": float("nan")}, ValueError, r"gamma must lie in \[0, 1\], but got nan"),
+            ({"n_envs": 0}, ValueError, "n_envs must be at least 1, but got 0"),
+            ({"buffer_size": 3, "n_envs": 4}, ValueError, r"buffer_size must be at least n_envs \(4\), but got 3"),
+            ({"gamma": [0.9]}, ValueError, r"gamma must be one number, but got an array of shape \(1,\)"),
+            ({"gamma": "0.9"}, TypeError, "gamma must be of type number, but got '0.9'"),
+            ({"reward_scale": 0.0}, ValueError, "reward_scale must be finite and above 0, but got 0.0"),
+            ({"reward_scale": float("inf")}, ValueError, "reward_scale must be finite and above 0, but got inf"),
+            ({"reward_scale": "1"}, TypeError, "reward_scale must be of type number, but got '1'"),
+            ({"n_steps": 2.0}, TypeError, "n_steps must be of type integer, but got 2.0"),
+            ({"generator": generators(1)}, TypeError, "generator must be a numpy.random.Generator, but got list"),
+            ({"generator": 3}, TypeError, "generator must be a numpy.random.Generator, but got int"),
             ({"action_space": COUNTER}, TypeError, "space"),
             ({"space": spaces.Dict(a=spaces.Dict(b=COUNTER))}, TypeError, "observation_space must not nest"),
         ],
@@ -1182,25 +1193,25 @@ class TestErrors:
         with pytest.raises(ValueError, match="empty replay buffer"):
             buffer.sample(1)
         add(buffer, 0, [1.0], ".")
-        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, but got 0"):
             buffer.sample(0)
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"obs": np.zeros((2, 3))}, r"^obs must have shape \(2, 1\), got \(2, 3\)"),
-            ({"next_obs": np.zeros((1, 1))}, r"next_obs must have shape \(2, 1\), got \(1, 1\)"),
-            ({"obs": np.array([[0.0], [np.nan]])}, r"^obs must be finite, got nan in environment 1"),
-            ({"next_obs": np.array([[-np.inf], [0.0]])}, r"next_obs must be finite, got -inf in environment 0"),
-            ({"action": np.zeros((2, 1), int)}, r"action must have shape \(2,\), got \(2, 1\)"),
+            ({"obs": np.zeros((2, 3))}, r"^obs must have shape \(2, 1\), but got \(2, 3\)"),
+            ({"next_obs": np.zeros((1, 1))}, r"next_obs must have shape \(2, 1\), but got \(1, 1\)"),
+            ({"obs": np.array([[0.0], [np.nan]])}, r"^obs must be finite, but got nan in environment 1"),
+            ({"next_obs": np.array([[-np.inf], [0.0]])}, r"next_obs must be finite, but got -inf in environment 0"),
+            ({"action": np.zeros((2, 1), int)}, r"action must have shape \(2,\), but got \(2, 1\)"),
             ({"action": np.array([0, 2])}, "takes 2 for factor 0, expected an integer from 0 to 1"),
             ({"action": np.array([-1, 0])}, "takes -1 for factor 0, expected an integer from 0 to 1"),
-            ({"action": np.array([0.5, 0])}, "must be integers, got 0.5"),
-            ({"reward": np.zeros(3)}, r"reward must have shape \(2,\), got \(3,\)"),
-            ({"reward": np.array([0.0, np.nan])}, "reward must be finite, got nan in environment 1"),
-            ({"reward": np.array([np.inf, 0.0])}, "reward must be finite, got inf in environment 0"),
-            ({"done": np.zeros((2, 1), bool)}, r"done must have shape \(2,\), got \(2, 1\)"),
-            ({"infos": [{}]}, r"infos must hold one dict per environment \(2\), got 1"),
+            ({"action": np.array([0.5, 0])}, "must be integers, but got 0.5"),
+            ({"reward": np.zeros(3)}, r"reward must have shape \(2,\), but got \(3,\)"),
+            ({"reward": np.array([0.0, np.nan])}, "reward must be finite, but got nan in environment 1"),
+            ({"reward": np.array([np.inf, 0.0])}, "reward must be finite, but got inf in environment 0"),
+            ({"done": np.zeros((2, 1), bool)}, r"done must have shape \(2,\), but got \(2, 1\)"),
+            ({"infos": [{}]}, r"infos must hold one dict per environment \(2\), but got 1"),
         ],
     )
     def test_add_refuses_and_stores_nothing(self, wrong: dict[str, Any], message: str) -> None:
@@ -1221,11 +1232,11 @@ class TestErrors:
         buffer = make_buffer(space=spaces.Dict(a=COUNTER))
         rest = (np.array([0]), np.array([0.0]), np.array([False]), [{}])
         good = {"a": np.zeros((1, 1))}
-        with pytest.raises(ValueError, match=r"^obs must be a dict with the keys \['a'\], got \['b'\]"):
+        with pytest.raises(ValueError, match=r"^obs must be a dict with the keys \['a'\], but got \['b'\]"):
             buffer.add({"b": np.zeros((1, 1))}, good, *rest)
-        with pytest.raises(ValueError, match=r"next_obs must be a dict with the keys \['a'\], got ndarray"):
+        with pytest.raises(ValueError, match=r"next_obs must be a dict with the keys \['a'\], but got ndarray"):
             buffer.add(good, np.zeros((1, 1)), *rest)
-        with pytest.raises(ValueError, match=r"obs\['a'\] must be finite, got nan in environment 0"):
+        with pytest.raises(ValueError, match=r"obs\['a'\] must be finite, but got nan in environment 0"):
             buffer.add({"a": np.full((1, 1), np.nan)}, good, *rest)
 
 

@@ -148,12 +148,12 @@ def test_decode_works_inside_grad():
 
 @pytest.mark.parametrize("space", [Box(0, 1, (2,)), "Discrete(2)", None])
 def test_other_spaces_are_refused(space):
-    with pytest.raises(TypeError, match="`space` must be Discrete, MultiDiscrete or MultiBinary, got"):
+    with pytest.raises(TypeError, match="space must be Discrete, MultiDiscrete or MultiBinary, but got"):
         OneHotCodec(space)
 
 
 def test_empty_spaces_are_refused():
-    with pytest.raises(ValueError, match="`space` must have at least one factor"):
+    with pytest.raises(ValueError, match="space must have at least one factor"):
         OneHotCodec(MultiDiscrete([]))
     without_a_choice = MultiDiscrete([2, 2])
     without_a_choice.nvec = np.array([2, 0])
@@ -165,20 +165,20 @@ def test_empty_spaces_are_refused():
 @pytest.mark.parametrize(
     ("space", "actions", "message"),
     [
-        (Discrete(3, start=-1), 2, "`actions` takes 2 for factor 0, expected an integer from -1 to 1"),
-        (Discrete(3, start=-1), [0, -2], "`actions` takes -2 for factor 0, expected an integer from -1 to 1"),
+        (Discrete(3, start=-1), 2, "actions takes 2 for factor 0, expected an integer from -1 to 1"),
+        (Discrete(3, start=-1), [0, -2], "actions takes -2 for factor 0, expected an integer from -1 to 1"),
         (
             MultiDiscrete([3, 2], start=[0, 4]),
             [[0, 4], [1, 6]],
             "takes 6 for factor 1, expected an integer from 4 to 5",
         ),
-        (MultiBinary((1, 2)), [[0, 2]], "`actions` takes 2 for factor 1, expected an integer from 0 to 1"),
-        (Discrete(3), [0.0, 0.5], "`actions` must be integers, got 0.5"),
-        (Discrete(3), float("nan"), "`actions` must be integers, got nan"),
-        (Discrete(3), float("inf"), "`actions` must be integers, got inf"),
-        (MultiDiscrete([3, 2]), [0], r"`actions` must have shape \[\*batch, 2\], got \[1\]"),
-        (MultiBinary((1, 2)), [0, 1], r"`actions` must have shape \[\*batch, 1, 2\], got \[2\]"),
-        (MultiDiscrete([3, 2]), 0, r"`actions` must have shape \[\*batch, 2\], got \[\]"),
+        (MultiBinary((1, 2)), [[0, 2]], "actions takes 2 for factor 1, expected an integer from 0 to 1"),
+        (Discrete(3), [0.0, 0.5], "actions must be integers, but got 0.5"),
+        (Discrete(3), float("nan"), "actions must be integers, but got nan"),
+        (Discrete(3), float("inf"), "actions must be integers, but got inf"),
+        (MultiDiscrete([3, 2]), [0], r"actions must have shape \[\*batch, 2\], but got \[1\]"),
+        (MultiBinary((1, 2)), [0, 1], r"actions must have shape \[\*batch, 1, 2\], but got \[2\]"),
+        (MultiDiscrete([3, 2]), 0, r"actions must have shape \[\*batch, 2\], but got \[\]"),
     ],
 )
 def test_bad_actions_are_refused(space, actions, message, convert):
@@ -191,27 +191,27 @@ def test_bad_actions_are_refused(space, actions, message, convert):
 @pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
 def test_bad_indices_and_one_hot_matrices_are_refused(convert):
     codec = OneHotCodec(MultiDiscrete([3, 2], start=[0, 4]))
-    with pytest.raises(ValueError, match="`indices` takes 2 for factor 1, expected an integer from 0 to 1"):
+    with pytest.raises(ValueError, match="indices takes 2 for factor 1, expected an integer from 0 to 1"):
         codec.from_indices(convert([0, 2]))
-    with pytest.raises(ValueError, match=r"`indices` must have shape \[\*batch, 2\], got \[3\]"):
+    with pytest.raises(ValueError, match=r"indices must have shape \[\*batch, 2\], but got \[3\]"):
         codec.from_indices(convert([0, 1, 1]))
-    with pytest.raises(ValueError, match="`one_hot` takes 2 for factor 1, expected an integer from 0 to 1"):
+    with pytest.raises(ValueError, match="one_hot takes 2 for factor 1, expected an integer from 0 to 1"):
         codec.decode(convert([[1.0, 0, 0], [0, 0, 1]]))
-    with pytest.raises(ValueError, match=r"`one_hot` must have shape \[\*batch, 2, 3\], got \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"one_hot must have shape \[\*batch, 2, 3\], but got \[3, 2\]"):
         codec.decode(convert([[1.0, 0], [0, 1], [0, 1]]))
     for row in ([0.0, 0, 0], [-1.0, -2, -3], [1.0, float("nan"), 0]):
-        with pytest.raises(ValueError, match="`one_hot` must have a positive entry and no NaN in every row"):
+        with pytest.raises(ValueError, match="one_hot must have a positive entry and no NaN in every row"):
             codec.decode(convert([[1.0, 0, 0], row]))
 
 
 def test_what_is_no_number_is_refused():
-    with pytest.raises(TypeError, match="`actions` must be numbers, got an array of dtype <U1"):
+    with pytest.raises(TypeError, match="actions must be numbers, but got an array of dtype <U1"):
         OneHotCodec(Discrete(3)).encode("a")
-    with pytest.raises(TypeError, match=r"`actions` must be integers, got a tensor of dtype torch.complex64"):
+    with pytest.raises(TypeError, match=r"actions must be integers, but got a tensor of dtype torch.complex64"):
         OneHotCodec(Discrete(3)).encode(torch.tensor(1 + 0j))
 
 
 def test_shapes_are_checked_under_vmap_too():
     codec = OneHotCodec(MultiDiscrete([3, 2]))
-    with pytest.raises(ValueError, match=r"`actions` must have shape \[\*batch, 2\], got \[3\]"):
+    with pytest.raises(ValueError, match=r"actions must have shape \[\*batch, 2\], but got \[3\]"):
         torch.func.vmap(codec.encode)(torch.zeros(4, 3, dtype=torch.int64))

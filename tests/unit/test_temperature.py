@@ -179,7 +179,7 @@ def test_state_broadcasts_over_logits(batch):
 
 @pytest.mark.parametrize("features", [torch.zeros(2, 4), torch.tensor(1.0)])
 def test_state_refuses_other_shapes(features):
-    with pytest.raises(ValueError, match=r"`features` must have shape \[\*batch, 3\], got"):
+    with pytest.raises(ValueError, match=r"features must have shape \[\*batch, 3\], but got"):
         StateTemperature(3, maximum=1.0)(features)
 
 
@@ -211,7 +211,7 @@ def test_repr_shows_the_value():
 def test_registry_names():
     assert list(TEMPERATURES) == ["constant", "exponential", "linear", "cosine", "learned", "state"]
     with pytest.raises(
-        ValueError, match="must be one of constant, exponential, linear, cosine, learned, state, got 'x'"
+        ValueError, match="must be one of constant, exponential, linear, cosine, learned, state, but got 'x'"
     ):
         make_temperature("x")
     with pytest.raises(TypeError, match="slope"):
@@ -227,9 +227,9 @@ def test_as_temperature():
         assert temperature().item() == 2.0
         assert json.dumps(temperature.settings) == '{"value": 2.0}'
     for value in ("1", None, True, torch.tensor(1.0), StateTemperature(2, maximum=1.0)):
-        with pytest.raises(TypeError, match="`value` must be a number or a Temperature, got"):
+        with pytest.raises(TypeError, match="value must be a number or a Temperature, but got"):
             as_temperature(value)
-    with pytest.raises(ValueError, match="`value` must be finite and above 0, got 0"):
+    with pytest.raises(ValueError, match="value must be finite and above 0, but got 0"):
         as_temperature(0)
 
 
@@ -238,13 +238,13 @@ def test_as_temperature():
     ("name", "argument"), [(n, a) for n in SETTINGS for a in SETTINGS[n] if isinstance(SETTINGS[n][a], float)]
 )
 def test_temperatures_out_of_range_are_refused(name, argument, bad):
-    with pytest.raises(ValueError, match=f"`{argument}` must be finite and above 0, got {bad}"):
+    with pytest.raises(ValueError, match=f"{argument} must be finite and above 0, but got {bad}"):
         make_temperature(name, **{**SETTINGS[name], argument: bad})
 
 
 @pytest.mark.parametrize(("name", "argument"), [(n, a) for n in SETTINGS for a in SETTINGS[n]])
 def test_arguments_of_another_type_are_refused(name, argument):
-    with pytest.raises(TypeError, match=f"`{argument}` must be an? (number|integer), got str"):
+    with pytest.raises(TypeError, match=f"{argument} must be an? (number|integer), but got str"):
         make_temperature(name, **{**SETTINGS[name], argument: "1"})
 
 
@@ -252,19 +252,19 @@ def test_arguments_of_another_type_are_refused(name, argument):
     ("name", "argument"), [("exponential", "steps"), ("linear", "steps"), ("cosine", "steps"), ("state", "in_features")]
 )
 def test_counts_out_of_range_are_refused(name, argument):
-    with pytest.raises(ValueError, match=f"`{argument}` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{argument} must be at least 1, but got 0"):
         make_temperature(name, **{**SETTINGS[name], argument: 0})
-    with pytest.raises(TypeError, match=f"`{argument}` must be an integer, got float"):
+    with pytest.raises(TypeError, match=f"{argument} must be an integer, but got float"):
         make_temperature(name, **{**SETTINGS[name], argument: 4.0})
 
 
 @schedules
 def test_a_minimum_above_the_initial_value_is_refused(cls):
-    with pytest.raises(ValueError, match=r"`minimum` must be at most `initial` = 1\.0, got 2\.0"):
+    with pytest.raises(ValueError, match=r"minimum must be at most initial = 1\.0, but got 2\.0"):
         cls(1, 2, 4)
 
 
 @pytest.mark.parametrize("initial", [0.5, 0.4])
 def test_learned_needs_room_above_its_minimum(initial):
-    with pytest.raises(ValueError, match=f"`initial` must be above `minimum` = 0.5, got {initial}"):
+    with pytest.raises(ValueError, match=f"initial must be above minimum = 0.5, but got {initial}"):
         LearnedTemperature(initial, 0.5)
