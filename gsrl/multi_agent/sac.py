@@ -386,7 +386,7 @@ class MultiAgentSAC(Task):
 
     # Execution
 
-    def play(  # type: ignore[override]
+    def play(
         self, index: int, episodes: int, seed: int, *, scramble: bool = False, env: Callable[[], Any] | None = None
     ) -> NDArray[np.float64]:
         """Returns of the agents ``[N, A]`` in episodes that are the same for all teams, with the most probable choices.

@@ -22,7 +22,7 @@ from gsrl.estimators import (
     LocalExpectation,
     MuProp,
     Rebar,
-    Reinforce,
+    ReinforceEstimator,
     Relax,
     UnorderedSet,
     make_estimator,
@@ -189,9 +189,9 @@ MASKED_CUBIC_GRADIENT = torch.tensor(
     [[1.23853, -1.23853, 0.0], [-0.41062, -0.45363, 0.86425], [1.13945, -1.80142, 0.66197]]
 )
 SCORE_FUNCTION = {
-    "reinforce": Reinforce,
-    "reinforce, running mean": lambda: stepped(Reinforce("running-mean")),
-    "reinforce, callable": lambda: Reinforce(lambda policy: policy.entropy() + 2),
+    "reinforce": ReinforceEstimator,
+    "reinforce, running mean": lambda: stepped(ReinforceEstimator("running-mean")),
+    "reinforce, callable": lambda: ReinforceEstimator(lambda policy: policy.entropy() + 2),
     "rloo, m = 2": lambda: RLOO(2),
     "rloo, m = 5": lambda: RLOO(5),
 }

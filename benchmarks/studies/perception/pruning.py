@@ -161,12 +161,12 @@ def _independent(logits: Tensor, cost: Any, samples: int, seed: int) -> list[dic
         calls = 32 if label == "local-expectation" else 4
         count = max(400, samples // calls) if calls > 4 else samples
         found = compare(policy, f, {label: estimator}, count, exact=exact, seed=seed, measure_cost=False).rows[0]
-        name, _, tau = label.partition(" ")
+        name, _, temperature = label.partition(" ")
         rows.append(
             {
                 "choose": "independent",
                 "estimator": name,
-                "temperature": tau,
+                "temperature": temperature,
                 "samples": count,
                 "relative_bias": found.relative_bias,
                 "relative_bias_error": found.relative_bias_error,
