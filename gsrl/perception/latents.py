@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gsrl import checkpoint
 from gsrl._validation import is_concrete, is_number
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
-from gsrl.estimators import Estimator, Exact, Noise, Pathwise, make_estimator
+from gsrl.estimators import Estimator, Exact, Noise, Objective, Pathwise, make_estimator
 from gsrl.relaxations import replace_value
 
 __all__ = ["CategoricalVAE", "Quantised", "VectorQuantizer"]
@@ -145,6 +145,18 @@ class CategoricalVAE(nn.Module):
 
     # Learning
 
+    def objective(self, x: Tensor) -> Objective:
+        """Returns what the estimator averages: -log p(x|D), a function of codes ``[M, B, n, K]``, ``[M, B]``.
+
+        Args:
+            x: Images ``[B, *event]``.
+        """
+
+        def cost(codes: Tensor) -> Tensor:
+            return -self._log_prob(codes, x)
+
+        return cost
+
     def draw_noise(self, batch_shape: Sequence[int], generator: torch.Generator | None = None) -> Noise:
         """Draws the estimator's noise for a batch of images.
 
@@ -182,7 +194,7 @@ class CategoricalVAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Reconstruction cost and divergence of each image, both ``[B]``."""
         policy = self._policy(x)
-        cost = estimator.expectation(policy, lambda codes: -self._log_prob(codes, x), noise, generator)
+        cost = estimator.expectation(policy, self.objective(x), noise, generator)
         return cost, self.kl(policy)
 
     def _policy(self, x: Tensor) -> FactoredCategorical:
