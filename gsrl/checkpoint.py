@@ -352,7 +352,7 @@ _EARLIER_NAMES = {
 }
 """What classes were called in files by the modules that they were in, and what they are called now."""
 
-_HOMES = {"gsrl": "gsrl.algorithms", "gsrl.comms": "gsrl.comms"}
+_HOMES = {"gsrl": "gsrl.algorithms", "gsrl.comms": "gsrl.comms", "gsrl.perception": "gsrl.perception.extractors"}
 """Packages of the library that register classes, by what their names begin with: nobody need have imported them."""
 
 

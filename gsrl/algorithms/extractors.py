@@ -9,7 +9,22 @@ from torch import Tensor, nn
 
 from gsrl.checkpoint import register
 
-__all__ = ["SmallCNN"]
+__all__ = ["SmallCNN", "image_layout"]
+
+
+def image_layout(space: gym.Space) -> tuple[bool, tuple[int, int, int]]:
+    """Whether images have their channels last, and how many channels, how high and how wide they are.
+
+    The channels are the dimension beside two equal ones, the smallest where none are equal, and the last where all are.
+
+    Raises:
+        ValueError: The space is no ``Box`` of three dimensions.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise ValueError(f"observation_space must be a Box of three dimensions, but got {space}.")
+    shape = space.shape
+    is_last = shape[0] == shape[1] or (shape[1] != shape[2] and min(shape) == shape[2])
+    return is_last, ((shape[2], shape[0], shape[1]) if is_last else (shape[0], shape[1], shape[2]))
 
 
 @register("gsrl.SmallCNN")
@@ -39,15 +54,12 @@ class SmallCNN(BaseFeaturesExtractor):
         channels: int = 16,
         normalized_image: bool = False,
     ) -> None:
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
-            raise ValueError(f"observation_space must be a Box of three dimensions, but got {observation_space}.")
+        self.channels_last, (in_channels, height, width) = image_layout(observation_space)
         super().__init__(observation_space, features_dim)
-        shape = observation_space.shape
-        self.channels_last = shape[0] == shape[1] or (shape[1] != shape[2] and min(shape) == shape[2])
-        height, width = shape[:-1] if self.channels_last else shape[1:]
         if min(height, width) < 3:
-            raise ValueError(f"observation_space must be at least 3 pixels high and wide, but got shape {shape}.")
-        in_channels = shape[-1] if self.channels_last else shape[0]
+            raise ValueError(
+                f"observation_space must be at least 3 pixels high and wide, but got shape {observation_space.shape}."
+            )
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, kernel_size=3),
             nn.ReLU(),

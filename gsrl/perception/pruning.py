@@ -471,7 +471,7 @@ class TokenPruner(nn.Module):
             generator: Source of the noise if none is given; torch's default one if None.
             deterministic: Whether nothing is random.
             gather: Whether blocks compute the tokens that are kept, and no others. A choice then has no gradient. None:
-                wherever gradients are off.
+                wherever gradients are off, and shapes do not depend on what is recorded or mapped.
 
         Raises:
             ValueError: A shape is another one; a row of ``mask`` leaves no token; ``gather`` is True while what chooses
@@ -481,8 +481,8 @@ class TokenPruner(nn.Module):
         B, N = tokens.shape[0], self.num_tokens
         _check_mask(mask, B, N)
         noise = self._noise(noise, B, generator, deterministic, tokens.device)
-        if gather is None:
-            gather = not torch.is_grad_enabled()
+        if gather is None:  # how many are kept by themselves is known of values alone
+            gather = not torch.is_grad_enabled() and (self.choose != "independent" or is_concrete(tokens))
         elif gather and self._learns():
             raise ValueError(
                 "gather must be False while what chooses learns, for the gradient of the dropped tokens is what it "

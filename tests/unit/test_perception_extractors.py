@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
 from torch import Tensor
 from torch.func import grad, vmap
 
-from gsrl.perception.extractors import attach_loss
+import gsrl
+from gsrl.learning.noise import handed, noisy_modules
+from gsrl.perception.extractors import TokenPruningExtractor, attach_loss
 
 
 def test_a_loss_goes_with_features_once() -> None:
@@ -39,3 +48,128 @@ def test_each_member_has_its_own_loss() -> None:
 def test_a_loss_is_a_scalar() -> None:
     with pytest.raises(ValueError, match=r"loss must be a scalar, but got shape \(2,\)"):
         attach_loss(torch.zeros(2), torch.zeros(2))
+
+
+# Pruning
+
+IMAGES = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+SMALL: dict[str, Any] = {"features_dim": 6, "width": 8, "depth": 2}
+
+
+class Looks(gym.Env[Any, Any]):
+    """Shows noise, and pays for the first action."""
+
+    observation_space, action_space = IMAGES, spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self._seen(), float(action == 0), self.steps == 8, False, {}
+
+    def _seen(self) -> Any:
+        return self.np_random.integers(256, size=IMAGES.shape, dtype=np.uint8)
+
+
+def extractor(**settings: Any) -> TokenPruningExtractor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TokenPruningExtractor(IMAGES, **{**SMALL, **settings})
+
+
+def test_features_are_those_of_the_kept_tokens() -> None:
+    own = extractor(shares=(0.25,))
+    images = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    pruned = own.pruner(images.movedim(-1, 1), deterministic=True)
+    assert torch.equal(own(images), pruned.outputs)
+    assert pruned.kept[0].shape == (3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(own(images), pruned.outputs, rtol=0, atol=1e-5)
+
+
+def test_noise_is_handed_or_of_its_own_or_there_is_none() -> None:
+    images = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    quiet, own = extractor(choose="subset"), extractor(choose="subset", seed=1)
+    assert torch.equal(quiet(images), own.pruner(images.movedim(-1, 1), deterministic=True).outputs)
+    noise = own.pruner.draw_noise((3,), torch.Generator().manual_seed(1))
+    expected = own.pruner(images.movedim(-1, 1), noise=noise).outputs
+    assert torch.equal(own(images), expected)
+    assert not torch.equal(own(images), expected)  # the next draw
+    with handed(noisy_modules(quiet), {"pruner": noise}):
+        assert torch.equal(quiet(images), expected)
+
+
+def test_the_loss_of_the_shares_goes_with_the_features() -> None:
+    own = extractor(choose="independent", seed=1, ratio_weight=3.0)
+    images = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    own(images).sum().backward()
+    found = [p.grad.clone() for p in own.pruner.predictors.parameters() if p.grad is not None]
+    own.zero_grad()
+    pruned = own.pruner(images.movedim(-1, 1), generator=torch.Generator().manual_seed(1))
+    (pruned.outputs.sum() + 3.0 * pruned.loss).backward()
+    for one, p in zip(found, own.pruner.predictors.parameters(), strict=True):
+        torch.testing.assert_close(one, p.grad)
+
+
+def test_ppo_starts_where_it_acted() -> None:
+    """With the default choice its first epoch, of one batch, compares a policy with itself."""
+    kwargs = {"features_extractor_class": TokenPruningExtractor, "features_extractor_kwargs": SMALL}
+    how: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "seed": 0, "device": "cpu"}
+    model = PPO("CnnPolicy", Looks(), policy_kwargs=kwargs, **how).learn(32)
+    assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
+    assert model.logger.name_to_value["train/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("choose", ["top-k", "subset", "independent"])
+def test_a_soft_actor_critic_prunes_and_is_saved(tmp_path: Path, choose: str) -> None:
+    kwargs: dict[str, Any] = {
+        "features_extractor_class": TokenPruningExtractor,
+        "features_extractor_kwargs": {**SMALL, "choose": choose},
+        "net_arch": [8],
+    }
+    how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "seed": 0, "device": "cpu"}
+    model = gsrl.DiscreteSAC("CnnPolicy", Looks(), policy_kwargs=kwargs, **how).learn(12)
+    model.save(tmp_path / "model.zip")
+    loaded = gsrl.DiscreteSAC.load(tmp_path / "model.zip")
+    observations = np.random.default_rng(0).integers(256, size=(5, *IMAGES.shape), dtype=np.uint8)
+    assert np.array_equal(model.predict(observations)[0], loaded.predict(observations)[0])
+
+
+@pytest.mark.parametrize("choose", ["top-k", "subset", "independent"])
+def test_four_members_of_a_population_prune_as_four_alone(choose: str) -> None:
+    kwargs: dict[str, Any] = {
+        "features_extractor_class": TokenPruningExtractor,
+        "features_extractor_kwargs": {**SMALL, "choose": choose},
+        "net_arch": [8],
+    }
+    how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "policy_kwargs": kwargs}
+    population = gsrl.Population(gsrl.DiscreteSAC, Looks, range(4), policy="CnnPolicy", device="cpu", **how).learn(12)
+    for seed in range(4):
+        alone = gsrl.DiscreteSAC("CnnPolicy", Looks(), seed=seed, device="cpu", **how).learn(12)
+        # Biases of keys move by rounding alone, for attention does not depend on them: features are compared.
+        actors: Any = (population.member(seed).policy.actor, alone.policy.actor)
+        images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        ours, theirs = (actor.features_extractor.pruner.encoder(images) for actor in actors)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+        predictors = [
+            torch.cat([p.flatten() for p in a.features_extractor.pruner.predictors.parameters()]) for a in actors
+        ]
+        torch.testing.assert_close(*predictors, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "message"),
+    [
+        (spaces.Box(-1, 1, (4,)), {}, "observation_space must be a Box of three dimensions"),
+        (IMAGES, {"patch": 3}, "patch must divide"),
+        (IMAGES, {"shares": (0.5, 0.25)}, "shares must be as many as stages"),
+        (IMAGES, {"stages": (2,)}, "before one of the blocks 0 to 1, but got 2"),
+        (IMAGES, {"estimator": "exact"}, "differentiable samples"),
+    ],
+)
+def test_what_does_not_fit_is_refused(space: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenPruningExtractor(space, **{**SMALL, **settings})
