@@ -8,14 +8,16 @@ batch. Both are given the same f:
   row: what a discrete latent code needs.
 - *given*: values that are there already, so that nothing else is timed.
 - *every row*: a product of each row's configurations and weights, which costs the same in both.
+- *autoencoder*: all of the loss of a ``CategoricalVAE`` of 64 pixels, 128 wide, with the gradient of its networks.
 
-Rounds are interleaved, on one thread; the medians are compared.
+Rounds are interleaved, on one thread; the medians of the processor's time are compared.
 
     python benchmarks/studies/speed/exact.py [--rounds 30] [--out FILE]
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +25,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.studies.common import in_turns, record, start
+from benchmarks.studies.common import in_turns, record, repeated, start
 from gsrl import FactoredCategorical
-from gsrl.estimators import Exact
+from gsrl.estimators import Exact, Noise
 from gsrl.estimators.base import Objective
+from gsrl.perception.latents import CategoricalVAE
 
 SHAPES = ((100, 2, 8), (100, 4, 8), (64, 10, 2), (256, 3, 16))
 """Batch, n and K."""
@@ -56,6 +59,28 @@ def objectives(batch: int, n: int, K: int, generator: torch.Generator) -> dict[s
     }
 
 
+class OneByOne(Exact):
+    """The estimator, with each configuration's log-probability from its own matrix."""
+
+    def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Noise) -> Tensor:
+        return one_by_one(policy, f)
+
+
+def updates(batch: int, n: int, K: int, generator: torch.Generator) -> dict[str, Callable[[int], None]]:
+    """Losses of an autoencoder and their gradients, so many."""
+    networks = [
+        nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
+        for inputs, outputs in ((FEATURES, n * K), (n * K, FEATURES))
+    ]
+    x = torch.rand(batch, FEATURES, generator=generator).round()
+
+    def learner(estimator: Exact) -> Callable[[], object]:
+        vae = CategoricalVAE(*networks, n, K, estimator)
+        return lambda: torch.autograd.grad(vae.loss(x), list(vae.parameters()))
+
+    return {"one_by_one": repeated(learner(OneByOne())), "by_outer_sums": repeated(learner(Exact()))}
+
+
 def timed(
     expectation: Callable[[FactoredCategorical, Objective], Tensor], logits: Tensor, f: Objective
 ) -> Callable[[int], None]:
@@ -75,9 +100,13 @@ def main(*, rounds: int = 30, out: Path | None = None) -> None:
     rows = []
     for batch, n, K in SHAPES:
         logits = torch.randn(batch, n, K, generator=generator).requires_grad_()
-        for name, f in objectives(batch, n, K, generator).items():
-            subjects = {each.__name__: timed(each, logits, f) for each in (one_by_one, by_outer_sums)}
-            medians = in_turns(subjects, max(1, 2**15 // (batch * K**n)), rounds).median()
+        compared = {
+            name: {each.__name__: timed(each, logits, f) for each in (one_by_one, by_outer_sums)}
+            for name, f in objectives(batch, n, K, generator).items()
+        }
+        compared["autoencoder"] = updates(batch, n, K, generator)
+        for name, subjects in compared.items():
+            medians = in_turns(subjects, max(1, 2**15 // (batch * K**n)), rounds, time.process_time).median()
             slow, fast = medians["one_by_one"], medians["by_outer_sums"]
             rows.append(
                 {
