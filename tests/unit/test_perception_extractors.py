@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -121,6 +122,17 @@ def test_ppo_starts_where_it_acted() -> None:
     model = PPO("CnnPolicy", Looks(), policy_kwargs=kwargs, **how).learn(32)
     assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
     assert model.logger.name_to_value["train/clip_fraction"] == 0
+
+
+def test_dqn_learns_with_it_as_it_is() -> None:
+    kwargs = {"features_extractor_class": TokenPruningExtractor, "features_extractor_kwargs": {**SMALL, "seed": 0}}
+    how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "seed": 0, "device": "cpu"}
+    model = DQN("CnnPolicy", Looks(), policy_kwargs=kwargs, **how)
+    before: Any = copy.deepcopy(model.policy)
+    model.learn(24)
+    now: Any = model.policy
+    pairs = [(policy.q_net.features_extractor.pruner.predictors[0].outer[2].weight) for policy in (before, now)]
+    assert not torch.equal(*pairs)
 
 
 @pytest.mark.parametrize("choose", ["top-k", "subset", "independent"])
