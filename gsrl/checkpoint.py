@@ -304,7 +304,7 @@ def check_finite(state: Mapping[str, Any], what: str) -> None:
     if names:
         warnings.warn(
             f"{what} holds parameters that are not finite, such as {names[0]} ({len(names)} of {len(state)}): its "
-            "training diverged, and it cannot act",
+            "training diverged, and it cannot act.",
             stacklevel=3,
         )
 
@@ -352,8 +352,12 @@ _EARLIER_NAMES = {
 }
 """What classes were called in files by the modules that they were in, and what they are called now."""
 
-_HOMES = {"gsrl": "gsrl.algorithms", "gsrl.comms": "gsrl.comms", "gsrl.perception": "gsrl.perception.extractors"}
-"""Packages of the library that register classes, by what their names begin with: nobody need have imported them."""
+_HOMES = {
+    "gsrl": ("gsrl.algorithms", "gsrl.perception.latents"),
+    "gsrl.comms": ("gsrl.comms",),
+    "gsrl.perception": ("gsrl.perception.extractors",),
+}
+"""Modules of the library that register classes, by what their names begin with: nobody need have imported them."""
 
 
 def _add_class(name: str, cls: type) -> None:
@@ -504,7 +508,7 @@ class _Encoder:
             return self._encode_object("estimator", value.name, value.settings, path)
         text = " ".join(repr(value).split())[:200]
         warnings.warn(
-            f"{'.'.join(path)} is saved as a name only, loading will need custom_objects or trusted=True: {text}",
+            f"{'.'.join(path)} is saved as a name only, loading will need custom_objects or trusted=True: {text}.",
             stacklevel=2,
         )
         return {"type": "unresolved", "name": _import_name(value), "repr": text}
@@ -715,9 +719,9 @@ class _Decoder:
 
     def _class(self, name: str, path: KeyPath) -> type:
         name = _EARLIER_NAMES.get(name, name)
-        home = name.rpartition(".")[0]
-        if name not in _CLASSES and home in _HOMES:
-            importlib.import_module(_HOMES[home])
+        for home in _HOMES.get(name.rpartition(".")[0], ()):
+            if name not in _CLASSES:
+                importlib.import_module(home)
         cls = _CLASSES.get(name)
         if cls is None:
             raise self._error(

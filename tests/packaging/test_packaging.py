@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 import gsrl
 from gsrl.comms import Channel
+from gsrl.perception.latents import CategoricalVAE
 from tests.common.wheels import ROOT, build, run_python
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -201,10 +202,10 @@ def test_names_are_imported_when_they_are_used() -> None:
 
 def test_files_are_read_whatever_was_imported_before(tmp_path: Path) -> None:
     """Classes register themselves when their module is imported, which nobody need have done."""
-    classes = [gsrl.DiscreteSAC.policy_aliases["MlpPolicy"], Channel]
+    classes = [gsrl.DiscreteSAC.policy_aliases["MlpPolicy"], Channel, CategoricalVAE]
     gsrl.checkpoint.save(tmp_path / "classes.zip", classes)
     code = "from gsrl import checkpoint; print([cls.__name__ for cls in checkpoint.load('classes.zip')])"
-    assert run_python(code, cwd=tmp_path, PYTHONPATH=str(ROOT)) == "['DiscreteSACPolicy', 'Channel']"
+    assert run_python(code, cwd=tmp_path, PYTHONPATH=str(ROOT)) == "['DiscreteSACPolicy', 'Channel', 'CategoricalVAE']"
 
 
 def test_constraints_pin_a_supported_version_of_every_requirement() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,8 @@ from gsrl._files import save_figure
 from gsrl.estimators import Estimator
 from gsrl.perception.autoencoders import Autoencoder, ImageVAE, ImageVQVAE
 
-PARTS = ("autoencoders", "quantisers", "gradients")
+Part = Literal["autoencoders", "quantisers", "gradients"]
+PARTS: tuple[Part, ...] = get_args(Part)
 UPDATES, BATCH, INTERVAL = 1500, 100, 100
 LEARNING_RATE = 2e-3
 
@@ -241,7 +242,8 @@ def draw_images() -> Figure:
         "from 64 codes": decoded,
     }
     figure = Figure(figsize=(7.2, 4.4))
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1.2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3, 1.2))
+    top, bottom = parts
     grid = top.subplots(len(rows), 12)
     for line, (title, images) in zip(grid, rows.items(), strict=True):
         for axes, image in zip(line, images, strict=True):
@@ -257,7 +259,7 @@ def draw_images() -> Figure:
 
 def main(
     *,
-    only: tuple[Literal[PARTS], ...] = PARTS,
+    only: tuple[Part, ...] = PARTS,
     seeds: int = 5,
     samples: int = 2000,
     pictures: bool = True,
