@@ -66,16 +66,14 @@ class OneByOne(Exact):
         return one_by_one(policy, f)
 
 
-def updates(batch: int, n: int, K: int, generator: torch.Generator) -> dict[str, Callable[[int], None]]:
+def updates(batch: int, n: int, K: int, generator: torch.Generator) -> dict[str, Callable[[int], object]]:
     """Losses of an autoencoder and their gradients, so many."""
-    networks = [
-        nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
-        for inputs, outputs in ((FEATURES, n * K), (n * K, FEATURES))
-    ]
+    encoder = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, n * K))
+    decoder = nn.Sequential(nn.Linear(n * K, 128), nn.ReLU(), nn.Linear(128, FEATURES))
     x = torch.rand(batch, FEATURES, generator=generator).round()
 
     def learner(estimator: Exact) -> Callable[[], object]:
-        vae = CategoricalVAE(*networks, n, K, estimator)
+        vae = CategoricalVAE(encoder, decoder, n, K, estimator)
         return lambda: torch.autograd.grad(vae.loss(x), list(vae.parameters()))
 
     return {"one_by_one": repeated(learner(OneByOne())), "by_outer_sums": repeated(learner(Exact()))}
