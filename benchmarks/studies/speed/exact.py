@@ -98,7 +98,7 @@ def main(*, rounds: int = 30, out: Path | None = None) -> None:
     rows = []
     for batch, n, K in SHAPES:
         logits = torch.randn(batch, n, K, generator=generator).requires_grad_()
-        compared = {
+        compared: dict[str, dict[str, Callable[[int], object]]] = {
             name: {each.__name__: timed(each, logits, f) for each in (one_by_one, by_outer_sums)}
             for name, f in objectives(batch, n, K, generator).items()
         }
