@@ -233,14 +233,15 @@ class KeepPredictor(nn.Module):
     def __init__(self, width: int, hidden: int = 16) -> None:
         super().__init__()
         self.inner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU())
-        self.outer = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Linear(hidden, 2))
+        self.own, self.mean = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden, bias=False)
+        self.outer = nn.Linear(hidden, 2)
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
         """Logits ``[B, N, 2]`` of tokens ``[B, N, width]``, of which ``keep [B, N]`` are there; index 1 keeps."""
         own = self.inner(tokens)
         weights = keep.unsqueeze(-1)
         mean = (weights * own).sum(-2, keepdim=True) / weights.sum(-2, keepdim=True).clamp_min(1e-6)
-        return self.outer(torch.cat([own, mean.expand_as(own)], -1))
+        return self.outer(F.gelu(self.own(own) + self.mean(mean)))
 
 
 class Positions(nn.Module):
@@ -316,12 +317,19 @@ class Pruned(NamedTuple):
 class _Here(NamedTuple):
     """The tokens that a pass still computes."""
 
-    tokens: Tensor
-    """``[B, n, d]``."""
+    x: Tensor
+    """``[B, prefix + n, d]``."""
+    prefix: int
+    """How many come before those that may be dropped: a class token, or none."""
     weights: Tensor | None
-    """In the attention of the others, ``[B, n]``; None: all are 1."""
+    """Of the others, in the attention of all, ``[B, n]``; None: all are 1."""
     places: Tensor | None
-    """Where each was at first, ``[B, n]``; None: in its place."""
+    """Where each of them was at first, ``[B, n]``; None: in its place."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Those that may be dropped, ``[B, n, d]``."""
+        return self.x[:, self.prefix :]
 
     def weights_or_ones(self) -> Tensor:
         return torch.ones_like(self.tokens[..., 0]) if self.weights is None else self.weights
@@ -333,12 +341,19 @@ class _Here(NamedTuple):
         return (rows if self.places is None else self.places.gather(-1, rows)).masked_fill(is_none, -1)
 
     def take(self, rows: Tensor) -> _Here:
-        """Some of them; rows n have no weight."""
+        """Some of them, all different."""
+        B, T = self.x.shape[:2]
+        before = torch.arange(self.prefix, device=rows.device).expand(B, -1)
+        lines = torch.cat([before, rows + self.prefix], 1) + T * torch.arange(B, device=rows.device).unsqueeze(-1)
+        x = self.x.flatten(0, 1).index_select(0, lines.flatten()).unflatten(0, (B, -1))
+        weights = None if self.weights is None else self.weights.gather(-1, rows)
+        return _Here(x, self.prefix, weights, rows if self.places is None else self.places.gather(-1, rows))
+
+    def take_some(self, rows: Tensor) -> _Here:
+        """Some of them; rows n are none, and have no weight."""
         is_one = rows < self.tokens.shape[1]
-        rows = rows.masked_fill(~is_one, 0)
-        tokens = self.tokens.gather(1, rows.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1]))
-        weights = self.weights_or_ones().gather(-1, rows) * is_one
-        return _Here(tokens, weights, rows if self.places is None else self.places.gather(-1, rows))
+        taken = self._replace(weights=self.weights_or_ones()).take(rows.masked_fill(~is_one, 0))
+        return taken._replace(weights=taken.weights_or_ones() * is_one)
 
     def mean(self) -> Tensor:
         """``[B, d]``; zeros where nothing is left."""
@@ -489,7 +504,8 @@ class TokenPruner(nn.Module):
                 "learns from, but got True. Turn gradients off, or freeze the predictors."
             )
         prefix = self._prefix(B)
-        here = _Here(tokens, None if mask is None else mask.to(tokens.dtype), None)
+        present = None if mask is None else mask.to(tokens.dtype)
+        here = _Here(torch.cat([prefix, tokens], 1), prefix.shape[1], present, None)
         total: Tensor | int = N if mask is None else mask.sum(-1)
         scores = None if self.ranking is None else self.ranking(inputs)
         kept: list[Tensor] = []
@@ -500,32 +516,34 @@ class TokenPruner(nn.Module):
             if index in self.stages:
                 if found is not None and self.choose != "independent":
                     # What was dropped at the last stage is lost by now, and has no gradient from here on.
-                    here = here.take(found)
+                    here = here.take_some(found)
                 stage = len(kept)
                 weights = here.weights_or_ones()
                 seen = weights if self.choose == "independent" else weights.detach()  # else that too would be lost
                 logits = self._logits(stage, here.tokens, seen, scores, here.places)
                 own_noise = _at(noise[stage], here.places) if noise else None
-                chosen, log_prob = self._choose(stage, logits, weights, own_noise, total)
-                if log_prob is not None:
-                    log_probs.append(log_prob)
-                here = here._replace(weights=weights * chosen)
-                shares.append((weights * chosen).sum(-1) / total)
-                found = self._indices(stage, weights * chosen, gather)
-                kept.append(here.places_of(found))
-                if gather:
+                if gather and mask is None and self.choose != "independent":  # indices are all that is asked for
+                    found = self._perturbed(logits, own_noise).topk(self.counts[stage]).indices.sort(-1).values
+                    kept.append(here.places_of(found))
+                    shares.append(weights.new_full((B,), self.counts[stage] / N))
                     here, found = here.take(found), None
-                    if mask is None and self.choose != "independent":  # all are there: attention need not ask
-                        here = here._replace(weights=None)
-            x = torch.cat([prefix, here.tokens], 1)
-            weights_of_all = None if here.weights is None else F.pad(here.weights, (prefix.shape[1], 0), value=1.0)
-            x = _block(layer, x, weights_of_all)
-            prefix, here = x[:, : prefix.shape[1]], here._replace(tokens=x[:, prefix.shape[1] :])
+                else:
+                    chosen, log_prob = self._choose(stage, logits, weights, own_noise, total)
+                    if log_prob is not None:
+                        log_probs.append(log_prob)
+                    here = here._replace(weights=weights * chosen)
+                    shares.append((weights * chosen).sum(-1) / total)
+                    found = self._indices(stage, weights * chosen, gather)
+                    kept.append(here.places_of(found))
+                    if gather:
+                        here, found = here.take_some(found), None
+            every = None if here.weights is None else F.pad(here.weights, (here.prefix, 0), value=1.0)
+            here = here._replace(x=_block(layer, here.x, every))
         if found is not None:
-            here = here.take(found)
+            here = here.take_some(found)
         if self.encoder.norm is not None:
-            prefix, here = self.encoder.norm(prefix), here._replace(tokens=self.encoder.norm(here.tokens))
-        outputs = self.encoder.head(prefix[:, 0]) if isinstance(self.encoder, VisionTransformer) else here.mean()
+            here = here._replace(x=self.encoder.norm(here.x))
+        outputs = self.encoder.head(here.x[:, 0]) if isinstance(self.encoder, VisionTransformer) else here.mean()
         of_stages = torch.stack(shares, -1) if shares else tokens.new_ones(B, 0)
         log_prob = torch.stack(log_probs).sum(0) if log_probs else None
         return Pruned(outputs, here.tokens, tuple(kept), of_stages, self._ratio_loss(of_stages), log_prob)
@@ -601,22 +619,30 @@ class TokenPruner(nn.Module):
         self, stage: int, logits: Tensor, candidates: Tensor, noise: Tensor | None, total: Tensor | int
     ) -> Tensor:
         k = self.counts[stage]
-        noise = self._zeros(logits) if noise is None else noise
-        # As a choice between keeping and dropping, with noise on keeping alone: so the largest k of l + G are kept.
-        is_sampled = noise.dim() == logits.dim() + 1
-        own = noise if is_sampled else noise[0]
-        own = torch.stack([torch.zeros_like(own[..., 1]), own[..., 1]], -1)
-        perturbed = (logits.detach() + own[..., 1]).masked_fill(~candidates, -torch.inf)
+        perturbed = self._perturbed(logits.detach(), noise).masked_fill(~candidates, -torch.inf)
         found = perturbed.topk(k)
         limit = k if isinstance(total, int) else (self._share(stage) * total).round().clamp_min(1).unsqueeze(-1)
         counts = (torch.arange(k, device=logits.device) < limit) & ~found.values.isneginf()
         hard = torch.zeros_like(logits).scatter(-1, found.indices, counts.to(logits.dtype))
+        if not torch.is_grad_enabled():
+            return hard
         lowest = perturbed.masked_fill(hard == 0, torch.inf).amin(-1, keepdim=True)
         next_one = perturbed.masked_fill(hard > 0, -torch.inf).amax(-1, keepdim=True)
         between = torch.where(next_one.isneginf(), lowest - 1, (lowest + next_one) / 2)
         policy = keep_or_drop(logits - between, candidates)
-        noise = own if is_sampled else torch.cat([own.unsqueeze(0), noise[1:]])
+        # As a choice between keeping and dropping, with noise on keeping alone: so the largest k of l + G are kept.
+        noise = self._zeros(logits) if noise is None else noise
+        is_plain = noise.dim() == logits.dim() + 1
+        own = noise if is_plain else noise[0]
+        own = torch.stack([torch.zeros_like(own[..., 1]), own[..., 1]], -1)
+        noise = own if is_plain else torch.cat([own.unsqueeze(0), noise[1:]])
         return replace_value(self.estimator.sample(policy, noise)[..., 1], hard)
+
+    def _perturbed(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """The log-odds plus Gumbel noise, ``[B, n]``: the first, where an estimator draws more than that of a sample."""
+        if noise is None:
+            return logits
+        return logits + (noise if noise.dim() == logits.dim() + 1 else noise[0])[..., 1]
 
     def _indices(self, stage: int, present: Tensor, gather: bool) -> Tensor:
         """Of what is kept, ascending, ``[B, k]``; n where there are fewer."""
@@ -679,7 +705,7 @@ class TokenPruner(nn.Module):
         for index, layer in enumerate(self.encoder.layers):
             if index in self.stages:
                 if self.ranking is None:
-                    total += 2 * tokens * self.hidden * (self.width + 2 * self.hidden + 2)
+                    total += 2 * self.hidden * (tokens * (self.width + self.hidden + 2) + self.hidden)
                 tokens = self.counts[stage]
                 stage += 1
             total += _block_flops(layer, tokens + prefix)
