@@ -29,12 +29,14 @@ from pettingzoo import ParallelEnv
 
 from gsrl.multi_agent import Joint, Speech, TeamSpaces
 
-__all__ = ["MPEEnv", "MPEWorlds", "ReferenceEnv", "SpeakerListenerEnv", "SpreadEnv"]
+__all__ = ["DAMPING", "DT", "PUSHES", "MPEEnv", "MPEWorlds", "ReferenceEnv", "SpeakerListenerEnv", "SpreadEnv"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DT, DAMPING = 0.1, 0.25
+"""Seconds of a step, and the share of a velocity that is lost in it."""
+
 PUSHES = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]]) * 5.0
 """The force of each move."""
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/estimators.md", "docs/communication.md", "docs/discrete-latents.md", "docs/tasks.md")
+GUIDES = ("estimators", "communication", "discrete-latents", "multi-agent", "tasks")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 
 
 @dataclass(frozen=True)
