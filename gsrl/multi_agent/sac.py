@@ -159,7 +159,7 @@ class MultiAgentSAC(Task):
             )
         self._groups()
         if critic == "choices" and team.n > 1:
-            raise ValueError(f"critic must be 'network' for actions of several factors, here {team.n}, got 'choices'.")
+            raise ValueError(f"critic must be 'network' for actions of {team.n} factors, but got 'choices'.")
         shape = (team.n, team.K)
         made = make_estimator(estimator, shape=shape) if isinstance(estimator, str) else estimator
         if not isinstance(made, Estimator):

@@ -181,7 +181,7 @@ def split_mask(mask: NDArray[np.bool_], sizes: Sequence[int], agent: str) -> lis
         product = (part[:, :, None] & product[:, None]).reshape(len(grid), -1)
     if not (product == mask.reshape(len(grid), -1)).all():
         raise EnvironmentDataError(
-            f"{MASK_KEY} of {agent} must allow all combinations of what it allows in each factor, but does not."
+            f"{MASK_KEY} of {agent} must allow all combinations of what it allows in each factor, but does not"
         )
     return parts
 

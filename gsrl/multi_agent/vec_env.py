@@ -131,7 +131,8 @@ class TeamSpaces:
         try:
             mask[: codec.n, : codec.K] = to_matrix(codec, flat)
         except ValueError as error:
-            raise EnvironmentDataError(f"{error}, of {self.agents[agent]} in world {world}") from None
+            reason = str(error).rstrip(".")
+            raise EnvironmentDataError(f"{reason}, of {self.agents[agent]} in world {world}") from None
         return mask
 
 
@@ -310,7 +311,7 @@ class _Separate:
             for agent in env.agents:
                 self._show(joint, row, world, agent, observations, infos)
             if not env.agents:
-                raise EnvironmentDataError(f"agents must not be empty after a reset, but are in world {world}.")
+                raise EnvironmentDataError(f"agents must not be empty after a reset, but are in world {world}")
         return joint
 
     def step(self, actions: NDArray[np.int64]) -> Step:
@@ -333,7 +334,7 @@ class _Separate:
                 truncated[world, i] = checked_end(f"truncated of {agent}", was_truncated, place)
                 if not (terminated[world, i] or truncated[world, i] or agent in env.agents):
                     raise EnvironmentDataError(
-                        f"agents must keep those whose part has not ended, but {agent} is gone in {place}."
+                        f"agents must keep those whose part has not ended, but {agent} is gone in {place}"
                     )
                 has_left = bool(terminated[world, i])
                 self._show(joint, world, world, agent, observations, infos, has_left, bool(truncated[world, i]))
@@ -357,7 +358,7 @@ class _Separate:
     ) -> None:
         """Writes what an agent has before it into a row."""
         if agent not in self.team.index:
-            raise EnvironmentDataError(f"possible_agents must name all agents, but lacks {agent!r}.")
+            raise EnvironmentDataError(f"possible_agents must name all agents, but lacks {agent!r}")
         if has_left and agent not in observations:
             return
         i, observation = self.team.index[agent], _entry("observations", observations, agent, world)
@@ -414,9 +415,9 @@ def _flat(name: str, space: spaces.Space[Any], value: Any, world: int) -> NDArra
             parts = [_flat(f"{name}[{i}]", each, value[i], world) for i, each in enumerate(space.spaces)]
             return np.concatenate(parts)
     except (IndexError, KeyError, TypeError):
-        raise EnvironmentDataError(f"{name} must be of {space}, but got {value!r} in world {world}.") from None
+        raise EnvironmentDataError(f"{name} must be of {space}, but got {value!r} in world {world}") from None
     if not space.contains(value):
-        raise EnvironmentDataError(f"{name} must be of {space}, but got {value!r} in world {world}.")
+        raise EnvironmentDataError(f"{name} must be of {space}, but got {value!r} in world {world}")
     return np.asarray(spaces.flatten(space, value), np.float32)
 
 
@@ -425,5 +426,5 @@ def _entry(name: str, values: Any, agent: str, world: int) -> Any:
         return values[agent]
     except (KeyError, TypeError):
         raise EnvironmentDataError(
-            f"{name} must have an entry for every agent that is there, but {agent} has none in world {world}."
+            f"{name} must have an entry for every agent that is there, but {agent} has none in world {world}"
         ) from None

@@ -141,7 +141,7 @@ class TurnBased(ParallelWrapper):
         while env.agents:
             agent = env.agent_selection
             if agent in final:
-                raise EnvironmentDataError(f"agents must not keep those whose part has ended, but keeps {agent}.")
+                raise EnvironmentDataError(f"agents must not keep those whose part has ended, but keeps {agent}")
             observation, reward, has_terminated, was_truncated, info = env.last()
             rewards[agent] = reward
             if not (has_terminated or was_truncated):

@@ -150,7 +150,7 @@ def test_observations_are_normalised_and_messages_are_not() -> None:
         ),
         (SpreadEnv, {"estimator": 3}, TypeError, "estimator must be a name or an estimator, but got int"),
         (SpreadEnv, {"n_envs": 0}, ValueError, "n_envs must be an integer of at least 1, but got 0"),
-        (SwitchRiddleEnv, {"critic": "choices"}, ValueError, "critic must be 'network' for actions of several factors"),
+        (SwitchRiddleEnv, {"critic": "choices"}, ValueError, "critic must be 'network' for actions of 2 factors"),
         (connect_four, {}, TypeError, "got the AEC environment"),
     ],
 )
