@@ -639,7 +639,7 @@ class TokenPruner(nn.Module):
         return replace_value(self.estimator.sample(policy, noise)[..., 1], hard)
 
     def _perturbed(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """The log-odds plus Gumbel noise, ``[B, n]``: the first, where an estimator draws more than that of a sample."""
+        """The log-odds plus Gumbel noise, ``[B, n]``: the first, where an estimator draws more than one."""
         if noise is None:
             return logits
         return logits + (noise if noise.dim() == logits.dim() + 1 else noise[0])[..., 1]

@@ -154,7 +154,7 @@ def test_a_soft_actor_critic_prunes_and_is_saved(tmp_path: Path, choose: str) ->
 def test_four_members_of_a_population_prune_as_four_alone(choose: str) -> None:
     kwargs: dict[str, Any] = {
         "features_extractor_class": TokenPruningExtractor,
-        "features_extractor_kwargs": {**SMALL, "choose": choose},
+        "features_extractor_kwargs": {**SMALL, "choose": choose, "stem": "linear"},
         "net_arch": [8],
     }
     how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "policy_kwargs": kwargs}
