@@ -295,7 +295,8 @@ def comparison(
             shown, _ = task.source.test(8, seed=1)
             with torch.no_grad():
                 pruned = pruner(shown, deterministic=True)
-            save_picture(out / f"kept-{shared['dataset']}-{name}.png", shown, pruned, shared["patch"])
+            file = out / f"kept-{shared['dataset']}-{_slug(where['stages'])}-{name}.png"
+            save_picture(file, shown, pruned, shared["patch"])
 
 
 # Speed
@@ -382,22 +383,31 @@ def page(out: Path) -> None:
             dataset, patch, width, stages, first, updates = values
             heading = f"{dataset}, patches of {patch}, width {width}, stages {stages}, {first} + {updates} updates"
             tables[heading] = differences(part)
-            _draw_comparison(part, out / f"comparison-{dataset}-{str(stages).replace(' ', '-').replace(':', '_')}.png")
+            _draw_comparison(part, out / f"comparison-{dataset}-{_slug(str(stages))}.png")
     if (out / "speed.csv").exists():
         tables["Images a second, one thread"] = pd.read_csv(out / "speed.csv")
     write_page(out / "pruning.md", "Token pruning", "See [the page](../../../docs/token-pruning.md).", tables)
 
 
+def _slug(stages: str) -> str:
+    """Stages in the name of a file."""
+    return stages.replace(" ", "-").replace(":", "_")
+
+
 def _draw_gradients(table: pd.DataFrame, file: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    """Mean over seeds; what is unbiased is drawn where its bias was measured, which is its error."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    names = list(dict.fromkeys(table["estimator"]))
+    colours = dict(zip(names, plt.get_cmap("tab20")(np.linspace(0, 1, len(names))), strict=True))
     for axis, choose in zip(axes, ("independent", "subset"), strict=True):
-        part = table[table["choose"] == choose]
-        for name, own in part.groupby("estimator", sort=False):
+        for name, own in table[table["choose"] == choose].groupby("estimator", sort=False):
             means = own.groupby("temperature", dropna=False)[["relative_bias", "variance"]].mean()
-            axis.plot(means["relative_bias"].clip(lower=1e-2), means["variance"], "o-", label=name, markersize=4)
-        axis.set(xscale="log", yscale="log", xlabel="relative bias", title=choose)
-        axis.legend(fontsize=7)
+            axis.plot(means["relative_bias"], means["variance"], "o-", label=name, markersize=4, color=colours[name])
+        axis.set(xscale="log", yscale="log", xlabel="relative bias", title=choose, xlim=(0.008, 1.5))
+        axis.set_xticks([0.01, 0.1, 1], ["1 %", "10 %", "100 %"])
     axes[0].set_ylabel("variance of an estimate, relative")
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
     figure.savefig(file)
     plt.close(figure)
 
