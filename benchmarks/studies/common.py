@@ -17,7 +17,7 @@ from matplotlib import style
 
 from gsrl.bench.look import markdown_table
 from gsrl.bench.origin import made_by, origin
-from gsrl.runs.run import set_threads
+from gsrl.runs.config import set_threads
 
 __all__ = [
     *("BLUE", "GREY", "ORANGE", "RESULTS", "ROOT"),

@@ -326,18 +326,7 @@ class Card:
         return values | {name: make(env, settings) for name, make in self.made.items()}
 
 
-def _play(
-    model: Task,
-    settings: Any,
-    episodes: int,
-    *,
-    seed: int = 0,
-    scramble: bool = False,
-    deterministic: bool = True,
-    split: str = "train",
-) -> Any:
-    if scramble or not deterministic or split != "train":
-        raise ValueError("there is one kind of evaluation: neither scramble, stochastic nor split can be asked for")
+def _play(model: Task, settings: Any, episodes: int, *, seed: int = 0) -> Any:
     return model.evaluate(episodes, seed=seed)
 
 
@@ -352,8 +341,8 @@ class TaskCard(Card):
     environments: Mapping[str, str]
     """Its environments, each with what a score is there, such as ``"accuracy"``."""
     play: Callable[..., Any] = _play
-    """``play(model, settings, episodes, *, seed, scramble, deterministic, split)``: scores ``[seeds, episodes]``; by
-    default those of :meth:`gsrl.learning.Task.evaluate`."""
+    """``play(model, settings, episodes, *, seed)``: scores ``[seeds, episodes]``; by default those of
+    :meth:`gsrl.learning.Task.evaluate`. Of ``deterministic``, ``scramble`` and ``split`` it takes what it knows."""
     best_score: Callable[[str, Any], float | None] = _unknown
     """The best mean score that there can be in an environment, by its name and settings; None where it is not known."""
     condition: str = ""

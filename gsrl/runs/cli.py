@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar
@@ -528,21 +527,12 @@ def _eval_command(argv: list[str]) -> int:
     folders = [options.run]
     if config.seeds is not None:
         folders = [folder_of(options.run, seed) for seed in range(config.seed, config.seed + config.seeds)]
-    how: dict[str, Any] = {"deterministic": not options.stochastic, "device": options.device}
-    evaluate: Callable[..., dict[str, Any]] = partial(evaluate_run, trusted=options.trust)
-    episodes: int | None = 20 if options.episodes is None else options.episodes
-    if card.is_task:
-        if options.max_episode_steps is not None:
-            raise UsageError(
-                f"--max-episode-steps is for agents in Gymnasium's environments, and {config.agent} has its own"
-            )
-        how |= {"scramble": options.scramble, "split": options.split}
-        evaluate, episodes = language.evaluate_run, options.episodes
-    elif options.scramble or options.split != "train":
-        raise UsageError(f"--scramble and --split are for agents that talk, and {config.agent} does not")
-    else:
-        how["max_episode_steps"] = options.max_episode_steps
-    results = [evaluate(folder, episodes, options.seed, **how) for folder in folders]
+    how: dict[str, Any] = {
+        "deterministic": not options.stochastic,
+        "trusted": options.trust,
+        **{name: getattr(options, name) for name in ("device", "max_episode_steps", "scramble", "split")},
+    }
+    results = [evaluate_run(folder, options.episodes, options.seed, **how) for folder in folders]
     path = options.run / "summary.json"
     summary = read_json(path) if config.seeds is not None and path.exists() else {}
     seeds = range(config.seed, config.seed + len(folders))  # a --seed is of the episodes

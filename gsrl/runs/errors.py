@@ -7,11 +7,19 @@ from collections.abc import Iterable
 
 import torch
 
-__all__ = ["UsageError", "counted", "is_short_of_memory", "nearest", "similar"]
+__all__ = ["DivergenceError", "TrainingError", "UsageError", "counted", "is_short_of_memory", "nearest", "similar"]
 
 
 class UsageError(ValueError):
     """A mistake of the user's: the command line answers with the message alone."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, for a reason that is not this project's; the last checkpoint is good."""
+
+
+class DivergenceError(TrainingError):
+    """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
 
 
 def is_short_of_memory(error: Exception) -> bool:

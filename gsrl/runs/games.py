@@ -119,23 +119,12 @@ def best_score(env: str, settings: Any) -> float | None:
 
 
 def play_riddle(
-    teams: DIAL,
-    settings: Any,
-    episodes: int,
-    *,
-    seed: int = 0,
-    scramble: bool = False,
-    deterministic: bool = True,
-    split: str = "train",
+    teams: DIAL, settings: Any, episodes: int, *, seed: int = 0, scramble: bool = False
 ) -> NDArray[np.float64]:
     """Returns of episodes with the best actions and hard messages, ``[teams, episodes]``.
 
     With three prisoners every order of visits is played once instead: what they are worth is exact.
     """
-    if not deterministic:
-        raise ValueError("stochastic must be off for agents that act by the largest value")
-    if split != "train":
-        raise ValueError(f"split must be train, for all episodes are of one kind here, but got {split}")
     if settings.prisoners > LISTED:
         return teams.evaluate(episodes, scramble=scramble, seed=seed).returns
     visits = all_visits(settings.prisoners)

@@ -1,70 +1,18 @@
-"""What agents that talk have learned: their evaluation, and their language."""
+"""What agents that talk have come to say."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gsrl.comms import MessageProtocol, SignallingGame, metrics
-from gsrl.runs.config import Config, read_config
+from gsrl.runs.config import read_config, set_threads
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
-from gsrl.runs.run import folder_of, set_threads
+from gsrl.runs.run import folder_of
+from gsrl.runs.session import load_model
 
-__all__ = ["Language", "evaluate_run", "language_of"]
-
-
-def evaluate_run(
-    folder: Path,
-    episodes: int | None = None,
-    seed: int | None = None,
-    *,
-    device: str | None = None,
-    deterministic: bool = True,
-    scramble: bool = False,
-    split: str = "train",
-) -> dict[str, Any]:
-    """Evaluates the final model of an agent, with hard messages.
-
-    Args:
-        folder: Folder of an agent of a run, such as ``seed_3`` inside it.
-        episodes: How many, where not all there are can be listed; those of the final evaluation if None.
-        seed: Of the episodes; None repeats the final evaluation.
-        device: Device of the networks; that of the run if None.
-        deterministic: Send the most probable symbols; else sample them.
-        scramble: Whether messages are shuffled across episodes.
-        split: Of the meanings.
-
-    Returns:
-        ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``scramble``, ``split``, ``mean_return``,
-        ``std_return`` and ``returns``: a score for each episode.
-
-    Raises:
-        UsageError: There is no model in the folder, or there is no such evaluation.
-        gsrl.checkpoint.CheckpointError: The model is damaged.
-    """
-    config, model = _load(folder, device)
-    if episodes is not None and episodes < 1:
-        raise UsageError(f"--episodes must be at least 1, but got {episodes}")
-    if seed is not None and not 0 <= seed < 2**31:
-        raise UsageError(f"--seed must be at least 0 and below 2**31, but got {seed}")
-    kind = {"deterministic": deterministic, "scramble": scramble, "split": split}
-    try:
-        card: Any = config.card
-        scores = card.play(model, config.settings, episodes or config.eval_episodes, seed=seed or 0, **kind)[0]
-    except ValueError as error:
-        raise UsageError(f"{config.agent} cannot be evaluated so: {error}") from error
-    return {
-        "agent": config.agent,
-        "env": config.env,
-        "seed": config.seed,
-        "episodes": len(scores),
-        **kind,
-        "mean_return": float(scores.mean()),
-        "std_return": float(scores.std()),
-        "returns": scores.tolist(),
-    }
+__all__ = ["Language", "language_of"]
 
 
 class Language(NamedTuple):
@@ -123,25 +71,10 @@ def language_of(folder: Path, seed: int | None = None) -> Language:
         raise UsageError(f"--seed must be one of {folder}, from {seeds[0]} to {seeds[-1]}, but got {seed}")
     if run.seeds is not None:
         folder = folder_of(folder, seeds[0] if seed is None else seed)
-    config, model = _load(folder, None)
+    set_threads(run.threads)
+    model = load_model(folder)
     protocol = model.protocol(split="all")
-    return Language(f"{config.agent} in {config.env}, seed {config.seed}", folder, protocol, _metrics(protocol, model))
-
-
-def _load(folder: Path, device: str | None) -> tuple[Config[Any], Any]:
-    """The configuration and the model of an agent of a run."""
-    config = read_config(folder)
-    if config.seeds is not None:
-        one = folder_of(folder, config.seed)
-        raise UsageError(f"{folder} holds {config.seeds} agents: each is in a folder of its own, such as {one}")
-    path = folder / "model.zip"
-    if not path.exists():
-        raise UsageError(f"{folder} has no model.zip: its training did not finish")
-    config = dataclasses.replace(config, device=device or config.device, compile=False)
-    config.check()
-    set_threads(config.threads)
-    card: Any = config.card
-    return config, card.load(path, config.settings, config.device)
+    return Language(f"{run.agent} in {run.env}, seed {model.seeds[0]}", folder, protocol, _metrics(protocol, model))
 
 
 def _metrics(protocol: MessageProtocol, model: SignallingGame) -> dict[str, float]:

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from gsrl import checkpoint
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
-from gsrl.runs.config import Config, refusals
+from gsrl.runs.config import Config, refusals, set_threads
 from gsrl.runs.environments import make_environment, make_environments
+from gsrl.runs.errors import TrainingError
 from gsrl.runs.gradients import actor_gradient
 from gsrl.runs.interruption import Interrupted
 from gsrl.runs.rewind import RewindError, restore, snapshot
-from gsrl.runs.run import TrainingError, set_threads
 from gsrl.runs.trainees import CURVE_EPISODES, EVALUATION_ENVS, evaluation_seed
 
 __all__ = ["Member", "Members", "number_of_processes"]

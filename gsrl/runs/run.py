@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -27,23 +26,21 @@ from gsrl._progress import show_progress
 from gsrl.runs import program
 from gsrl.runs.config import Config, write_config, write_json
 from gsrl.runs.environments import ENVIRONMENT_FAULTS
-from gsrl.runs.errors import UsageError, counted
+from gsrl.runs.errors import DivergenceError, TrainingError, UsageError, counted
 from gsrl.runs.files import described
 from gsrl.runs.interruption import Interrupted, Stop
 from gsrl.runs.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
 from gsrl.runs.plots import PICTURE, plot_run
+from gsrl.runs.pool import Members
 from gsrl.runs.scores import interquartile_mean
 from gsrl.runs.trainees import Trainee
 from gsrl.timing import Stopwatch
 
 __all__ = [
     "ANSWERED",
-    "DivergenceError",
     "Run",
-    "TrainingError",
     "describe_times",
     "folder_of",
-    "set_threads",
     "time_shares",
     "told",
 ]
@@ -69,14 +66,6 @@ OF_THE_RUN = ("callbacks", "evaluation", "logging")
 
 QUARTILES = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
 """Folders of TensorBoard's events that are of all agents."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on, for a reason that is not this project's; the last checkpoint is good."""
-
-
-class DivergenceError(TrainingError):
-    """Parameters are no longer finite numbers: what the run learned is lost, but for its last checkpoint."""
 
 
 ANSWERED = (UsageError, checkpoint.CheckpointError, TrainingError, *ENVIRONMENT_FAULTS, OSError)
@@ -408,6 +397,7 @@ class Run:
             if mean >= self.config.stop_at and self.trainee.stopped_at[index] is None
         ]
         if good:
+            assert isinstance(self.trainee, Members)  # Config.check leaves stop_at to agents in lock-step
             self.trainee.stop(good)
             names = ", ".join(str(self.trainee.seeds[index]) for index in good)
             tqdm.write(f"{self.steps} steps: good enough, and stopped: seed {names}", sys.stderr)
@@ -618,13 +608,6 @@ class Run:
         for tensorboard in self.tensorboards.values():
             tensorboard.close()
         self.trainee.close()
-
-
-def set_threads(threads: int) -> None:
-    """Sets torch up for small networks."""
-    torch.set_num_threads(threads)
-    # Adam's moments of units that stopped learning shrink to denormal numbers, which are several times slower.
-    torch.set_flush_denormal(True)
 
 
 def describe_times(shares: Mapping[str, float]) -> str:

@@ -46,12 +46,12 @@ from gsrl.runs.config import (
     write_json,
 )
 from gsrl.runs.curve import plot_search
-from gsrl.runs.errors import UsageError, counted, nearest
+from gsrl.runs.errors import DivergenceError, UsageError, counted, nearest
 from gsrl.runs.files import occupied, write_text
 from gsrl.runs.interruption import Interrupted, Stop
 from gsrl.runs.pool import Member, Members, number_of_processes
 from gsrl.runs.rewind import why_not_rewindable
-from gsrl.runs.run import DivergenceError, Run, time_shares, told
+from gsrl.runs.run import Run, time_shares, told
 from gsrl.runs.settings import read_value, type_name
 from gsrl.runs.storage import check_sizes
 

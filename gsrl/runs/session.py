@@ -24,26 +24,30 @@ wherever something is evaluated. ``episodes.csv`` stays empty: thousands of epis
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from gsrl import checkpoint
 from gsrl.masking import adapt
-from gsrl.runs.config import Config, check_files, check_unchanged, is_finished, is_run, read_config
+from gsrl.runs.cards import TaskCard
+from gsrl.runs.config import Config, check_files, check_unchanged, is_finished, is_run, read_config, set_threads
 from gsrl.runs.environments import make_environments
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import occupied
 from gsrl.runs.pool import Member, Members, number_of_processes
 from gsrl.runs.rewind import why_not_rewindable
-from gsrl.runs.run import Run, folder_of, set_threads, told
+from gsrl.runs.run import Run, folder_of, told
 from gsrl.runs.storage import check_sizes, load_parameters
 from gsrl.runs.trainees import AlgorithmTrainee, Evaluator, TaskTrainee, Trainee, make_agent
 
@@ -142,101 +146,128 @@ def _checkpoint(folder: Path, config: Config[Any], steps: int | None) -> dict[st
 
 def evaluate_run(
     folder: Path,
-    episodes: int,
+    episodes: int | None = None,
     seed: int | None = None,
     *,
     deterministic: bool = True,
     device: str | None = None,
     trusted: bool = False,
     max_episode_steps: int | None = None,
+    scramble: bool = False,
+    split: str = "train",
 ) -> dict[str, Any]:
-    """Evaluates the final model of a run.
+    """Evaluates the final model of a run; of agents that talk with hard messages.
 
     Args:
         folder: Folder of the run, of one agent; or of an agent of a run in lock-step, such as ``seed_3`` inside it.
-        episodes: How many.
-        seed: Seed in place of the run's. With the run's own, and as many episodes, the result is the summary's.
-        deterministic: Take the most probable action; else sample.
+        episodes: How many; None for 20, or, of tasks where not all there are can be listed, those of the final
+            evaluation.
+        seed: Seed in place of the run's, of tasks that of the episodes. With the run's own, and as many episodes, the
+            result is the summary's.
+        deterministic: Take the most probable action, or send the most probable symbols; else sample.
         device: Device of the networks; that of the run if None.
         trusted: Whether the module of an environment ``module:name`` is imported.
-        max_episode_steps: Steps after which an episode is cut off; those of the run if None.
+        max_episode_steps: Steps after which an episode is cut off; those of the run if None. Not of tasks.
+        scramble: Whether messages are shuffled across episodes, of agents that talk.
+        split: Of the meanings, of signalling agents.
 
     Returns:
-        ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``mean_return``, ``std_return`` and ``returns``.
+        ``agent``, ``env``, ``seed``, ``episodes``, ``deterministic``, ``mean_return``, ``std_return`` and ``returns``,
+        a score for each episode; of tasks ``scramble`` and ``split`` as well.
 
     Raises:
-        UsageError: There is no model in the folder, or an argument is out of range.
+        UsageError: There is no model in the folder, an argument is out of range, or there is no such evaluation.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
-    if episodes < 1:
+    if episodes is not None and episodes < 1:
         raise UsageError(f"--episodes must be at least 1, but got {episodes}")
-    config = _config_of_model(folder, trusted=trusted)
-    config = dataclasses.replace(
-        config,
-        seed=config.seed if seed is None else seed,
-        device=config.device if device is None else device,
-        max_episode_steps=config.max_episode_steps if max_episode_steps is None else max_episode_steps,
-        compile=False,
-    )
-    config.check()
+    config = _config_of_model(folder, device, trusted=trusted)
     set_threads(config.threads)
-    evaluator = Evaluator(config.env, config.seed, config.max_episode_steps)
-    try:
-        model = _load_model(folder, config, evaluator.env)
-        returns = evaluator(model, episodes, deterministic=deterministic)
-    finally:
-        evaluator.close()
+    card = config.card
+    how: dict[str, Any] = {"deterministic": deterministic}
+    if isinstance(card, TaskCard):
+        if max_episode_steps is not None:
+            raise UsageError(
+                f"--max-episode-steps is for agents in Gymnasium's environments, and {config.agent} has its own"
+            )
+        if seed is not None and not 0 <= seed < 2**31:
+            raise UsageError(f"--seed must be at least 0 and below 2**31, but got {seed}")
+        how |= {"scramble": scramble, "split": split}
+        returns = _scores(config, card, load_model(folder, device=device, trusted=trusted), episodes, seed, how)
+    elif scramble or split != "train":
+        raise UsageError(f"--scramble and --split are for agents that talk, and {config.agent} does not")
+    else:
+        given: dict[str, Any] = {"seed": seed, "max_episode_steps": max_episode_steps}
+        config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+        config.check()
+        with closing(Evaluator(config.env, config.seed, config.max_episode_steps)) as evaluator:
+            model = _load_model(folder, config, evaluator.env)
+            returns = np.array(evaluator(model, episodes or 20, deterministic=deterministic))
     return {
         "agent": config.agent,
         "env": config.env,
         "seed": config.seed,
-        "episodes": episodes,
-        "deterministic": deterministic,
-        "mean_return": float(np.mean(returns)),
-        "std_return": float(np.std(returns)),
-        "returns": returns,
+        "episodes": len(returns),
+        **how,
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "returns": returns.tolist(),
     }
 
 
-def load_model(
-    folder: Path | str, *, n_envs: int = 1, device: str | None = None, trusted: bool = False
-) -> BaseAlgorithm:
-    """Opens the final model of a run, of whichever agent of Gymnasium's environments, in environments like its own.
+def _scores(
+    config: Config[Any], card: TaskCard, model: Any, episodes: int | None, seed: int | None, how: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Those of a task, if it can be played so."""
+    usual = {"deterministic": True, "scramble": False, "split": "train"}
+    options = {"deterministic": "--stochastic", "scramble": "--scramble", "split": "--split"}
+    asked = {name: value for name, value in how.items() if value != usual[name]}
+    for name in asked.keys() - inspect.signature(card.play).parameters:
+        raise UsageError(f"{config.agent} cannot be evaluated so: it knows no {options[name]}")
+    try:
+        scores: NDArray[np.float64]
+        scores, *_ = card.play(model, config.settings, episodes or config.eval_episodes, seed=seed or 0, **asked)
+    except ValueError as error:
+        raise UsageError(f"{config.agent} cannot be evaluated so: {error}") from error
+    return scores
 
-    Those of gsrl's own algorithms are read by their ``load`` too; Stable-Baselines3's are not, as it stores a pickle.
-    What observations were normalised by is in ``model.get_env()``, where they were.
+
+def load_model(folder: Path | str, *, n_envs: int = 1, device: str | None = None, trusted: bool = False) -> Any:
+    """Opens the final model of a run, of whichever agent, in environments like its own.
+
+    Those of gsrl's own algorithms and tasks are read by their ``load`` too; Stable-Baselines3's are not, as it stores a
+    pickle. What observations were normalised by is in ``model.get_env()``, where they were.
 
     Args:
         folder: Folder of the run, of one agent; or of an agent of a run in lock-step, such as ``seed_3`` inside it.
-        n_envs: Environments of ``model.get_env()``.
+        n_envs: Environments of ``model.get_env()``; not of tasks.
         device: Device of the networks; that of the run if None.
         trusted: Whether the module of an environment ``module:name`` is imported.
 
     Returns:
-        The model, which predicts and is evaluated; its replay is not kept.
+        The model, which predicts and is evaluated, its replay is not kept; or the task.
 
     Raises:
-        UsageError: There is no model in the folder, or it is a task's.
+        UsageError: There is no model in the folder.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     folder = Path(folder)
-    config = _config_of_model(folder, trusted=trusted)
-    if config.card.is_task:
-        cls = config.card.constructor
-        raise UsageError(f"{folder} holds a task of {config.agent}: {cls.__name__}.load opens its model.zip")
-    config = dataclasses.replace(config, device=config.device if device is None else device, compile=False)
-    config.check()
+    config = _config_of_model(folder, device, trusted=trusted)
+    if isinstance(config.card, TaskCard):
+        return config.card.load(folder / "model.zip", config.settings, config.device)
     return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, config.max_episode_steps))
 
 
-def _config_of_model(folder: Path, *, trusted: bool) -> Config[Any]:
-    """The configuration of a run of one agent that has left a model, or ``UsageError``."""
+def _config_of_model(folder: Path, device: str | None, *, trusted: bool) -> Config[Any]:
+    """The configuration of a run of one agent that has left a model, on this device, or ``UsageError``."""
     config = read_config(folder, trusted=trusted)
     if config.seeds is not None:
         one = folder_of(folder, config.seed)
         raise UsageError(f"{folder} holds {config.seeds} agents: each is in a folder of its own, such as {one}")
     if not (folder / "model.zip").exists():
         raise UsageError(f"{folder} has no model.zip: its training did not finish")
+    config = dataclasses.replace(config, device=device or config.device, compile=False)
+    config.check()
     return config
 
 

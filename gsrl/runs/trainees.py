@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,9 +106,6 @@ class Trainee(Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> str | None:
         """Restores :meth:`state`; returns why environments could not be brought to where they were, if so."""
-
-    def stop(self, indices: Iterable[int]) -> None:
-        """Freezes some."""
 
     def save_models(self, paths: Sequence[Path]) -> None:
         """Saves each as an agent of its own."""
@@ -351,11 +348,6 @@ class AlgorithmTrainee:
             self.model.set_env(self.env, force_reset=True)
         return obstacle
 
-    def stop(self, indices: Iterable[int]) -> None:
-        """Freezes it."""
-        for index in indices:
-            self.stopped_at[index] = self.steps
-
     def save_models(self, paths: Sequence[Path]) -> None:
         """Saves it."""
         for path in paths:
@@ -457,12 +449,6 @@ class TaskTrainee:
         checkpoint.check_entries(state, {"members": dict.fromkeys(("model", "stopped_at"))})
         self.model.load_state_dict(state["members"]["model"])
         self.stopped_at = list(state["members"]["stopped_at"])
-
-    def stop(self, indices: Iterable[int]) -> None:
-        """Freezes some."""
-        for index in indices:
-            self.model.lockstep.freeze(index)
-            self.stopped_at[index] = self.steps
 
     def save_models(self, paths: Sequence[Path]) -> None:
         """Saves each as one by itself."""

@@ -24,9 +24,9 @@ from gsrl.runs import interruption, pool
 from gsrl.runs.cards import in_lockstep
 from gsrl.runs.config import default_config, read_config
 from gsrl.runs.curve import plot_population
-from gsrl.runs.errors import UsageError
+from gsrl.runs.errors import TrainingError, UsageError
 from gsrl.runs.pool import Member, Members
-from gsrl.runs.run import Run, TrainingError
+from gsrl.runs.run import Run
 from gsrl.runs.scores import interquartile_mean
 from tests.common.command_line import ROOT, assert_same_run, events, exit_code, parameters, read_json, rows
 

@@ -17,10 +17,11 @@ from gsrl import checkpoint
 from gsrl.comms import DIAL, SignallingGame
 from gsrl.comms.riddle import SwitchRiddle
 from gsrl.estimators import ESTIMATORS
-from gsrl.runs import language, trainees
+from gsrl.runs import trainees
 from gsrl.runs.cards import TaskCard, cards, defaults, get_card
 from gsrl.runs.config import Config, read_config
 from gsrl.runs.errors import UsageError
+from gsrl.runs.session import evaluate_run
 from tests.common.command_line import assert_same_run, events, exit_code, read_json, rows, tensors
 
 GAME = ["--agent", "signalling", "--meanings", "4", "--vocabulary", "4", "--batch-size", "16", "--hidden", "16"]
@@ -120,7 +121,7 @@ def test_prisoners_are_trained_evaluated_and_resumed(
     assert exit_code(["protocol", str(folder)]) == 2
     assert "no list of meanings" in capsys.readouterr().err
     assert exit_code(["eval", str(folder), "--stochastic"]) == 2
-    assert "stochastic must be off" in capsys.readouterr().err
+    assert "cannot be evaluated so: it knows no --stochastic" in capsys.readouterr().err
     assert DIAL.load(folder / "seed_1" / "model.zip", SwitchRiddle, device="cpu").num_episodes == 96
 
 
@@ -266,7 +267,7 @@ def test_eval_answers_to_mistakes(whole: Path, capsys: pytest.CaptureFixture[str
     assert exit_code(["gradients", "--run", str(whole)]) == 2
     assert "gradients needs a run of a soft actor-critic agent" in capsys.readouterr().err
     with pytest.raises(UsageError, match="holds 2 agents: each is in a folder of its own, such as"):
-        language.evaluate_run(whole)
+        evaluate_run(whole)
 
 
 # The language
