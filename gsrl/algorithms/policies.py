@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, TypeAlias, overload
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
 ]
+
+SomeNetwork = TypeVar("SomeNetwork", bound="Network")
 
 CriticForm: TypeAlias = Literal["choices", "multilinear", "network"]
 
@@ -129,15 +131,21 @@ def _linear_parameters(
 
 
 class Network(SavedModule):
-    """A network from observations: Stable-Baselines3's preprocessing and features extractor, then what a subclass adds.
+    """A network from observations: preprocessing and features of Stable-Baselines3's, a multilayer perceptron, a head.
+
+    The head is a subclass's.
 
     Args:
         observation_space: Space of the observations.
         action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
+        net_arch: Sizes of the hidden layers.
         features_extractor: Maps preprocessed observations to features.
+        activation_fn: Class of the activation function.
         normalize_images: Whether images are divided by 255.
         normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
         features_extractor_kwargs: What the extractor was made of, to be made again by ``load``.
+        num_members: See :class:`MLP`.
+        layer_norm: As above.
 
     Attributes:
         normalized_shapes: Shapes of what is normalised, by name, see :func:`gsrl.normalization.numeric_shapes`.
@@ -151,10 +159,15 @@ class Network(SavedModule):
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
+        net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
-        normalize_images: bool,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
         normalize_observations: bool = False,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        *,
+        num_members: int | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -174,6 +187,13 @@ class Network(SavedModule):
         self.normalizers = nn.ModuleDict(
             {name: ObservationNormalizer(shape) for name, shape in self.normalized_shapes.items()}
         )
+        self.net_arch = net_arch
+        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn, num_members, layer_norm)
+        self._add_head(net_arch[-1] if net_arch else features_extractor.features_dim)
+
+    def _add_head(self, latent_dim: int) -> None:
+        """Makes what comes after the hidden layers, of whose last this is the size."""
+        raise NotImplementedError
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {"features_extractor_class": self.features_extractor_class}
@@ -202,19 +222,9 @@ class Network(SavedModule):
 
 @register("gsrl.Actor")
 class Actor(Network, BasePolicy):
-    """The policy network: features, a multilayer perceptron, an :class:`gsrl.heads.ActionHead`.
+    """The policy network: a :class:`Network` with an :class:`gsrl.heads.ActionHead`.
 
     By itself it is a policy too, with Stable-Baselines3's ``predict``.
-
-    Args:
-        observation_space: Space of the observations.
-        action_space: ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``.
-        net_arch: Sizes of the hidden layers.
-        features_extractor: Maps preprocessed observations to features.
-        activation_fn: Class of the activation function.
-        normalize_images: Whether images are divided by 255.
-        normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
-        features_extractor_kwargs: See :class:`Network`.
 
     Attributes:
         generator: Source of the randomness of actions; torch's default one if None. The policy sets its own.
@@ -222,29 +232,8 @@ class Actor(Network, BasePolicy):
 
     generator: torch.Generator | None
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        normalize_observations: bool = False,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor,
-            normalize_images,
-            normalize_observations,
-            features_extractor_kwargs,
-        )
-        latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
-        self.net_arch = net_arch
-        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
-        self.head = ActionHead(latent_dim, action_space)
+    def _add_head(self, latent_dim: int) -> None:
+        self.head = ActionHead(latent_dim, self.action_space)
         codec = self.head.codec
         self._first_action: np.ndarray = codec.from_indices(np.zeros(codec.n, np.int64))
         self.generator = None
@@ -320,14 +309,6 @@ class Critics(Network):
         normalize_observations: bool = False,
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor,
-            normalize_images,
-            normalize_observations,
-            features_extractor_kwargs,
-        )
         codec = OneHotCodec(action_space)
         if form not in ("choices", "multilinear", "network"):
             raise ValueError(f"critic must be 'choices', 'multilinear' or 'network', but got {form!r}.")
@@ -335,23 +316,33 @@ class Critics(Network):
             raise ValueError(f"critic must not be 'choices' for the {codec.n} factors of {action_space}.")
         if form == "network" and not net_arch:
             raise ValueError("critic 'network' needs a hidden layer, but net_arch has none.")
-        self.net_arch = net_arch
-        self.n_critics = n_critics
-        self.form = form
-        self.event_shape = (codec.n, codec.K)
-        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn, n_critics, layer_norm)
-        latent_dim = net_arch[-1] if net_arch else features_extractor.features_dim
-        entries = codec.n * codec.K
+        self.n_critics, self.form, self.event_shape = n_critics, form, (codec.n, codec.K)
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch,
+            features_extractor,
+            activation_fn,
+            normalize_images,
+            normalize_observations,
+            features_extractor_kwargs,
+            num_members=n_critics,
+            layer_norm=layer_norm,
+        )
+
+    def _add_head(self, latent_dim: int) -> None:
+        n, K = self.event_shape
         self._sizes = {
-            "choices": [entries],
-            "multilinear": [1, entries, PAIR_RANK * entries if codec.n > 1 else 0],
+            "choices": [n * K],
+            "multilinear": [1, n * K, PAIR_RANK * n * K if n > 1 else 0],
             "network": [1],
-        }[form]
-        self.weight, self.bias = _linear_parameters(latent_dim, sum(self._sizes), n_critics)
-        if form == "network":
+        }[self.form]
+        self.weight, self.bias = _linear_parameters(latent_dim, sum(self._sizes), self.n_critics)
+        if self.form == "network":
             # As if matrix and features were one input; one entry of each row is 1.
-            bound = (features_extractor.features_dim + codec.n) ** -0.5
-            self.action_weight = nn.Parameter(torch.empty(n_critics, entries, net_arch[0]).uniform_(-bound, bound))
+            bound = (self.features_extractor.features_dim + n) ** -0.5
+            weight = torch.empty(self.n_critics, n * K, self.net_arch[0]).uniform_(-bound, bound)
+            self.action_weight = nn.Parameter(weight)
 
     def forward(self, observations: PyTorchObs) -> ActionValues:
         """Maps observations ``[B, ...]`` to the values of one-hot matrices there."""
@@ -405,6 +396,21 @@ class ActorPolicy(SavedModule, BasePolicy):
     actor: Actor
     features_extractor: BaseFeaturesExtractor
     net_arch: list[int] | dict[str, list[int]]
+
+    def _make_network(
+        self, cls: type[SomeNetwork], net_arch: list[int], activation_fn: type[nn.Module], **own: Any
+    ) -> SomeNetwork:
+        """A network with a features extractor of its own, of this policy's class of them."""
+        return cls(
+            self.observation_space,
+            self.action_space,
+            net_arch,
+            self.make_features_extractor(),
+            activation_fn,
+            normalize_images=self.normalize_images,
+            features_extractor_kwargs=self.features_extractor_kwargs,
+            **own,
+        )
 
     def _set_actor(self, actor: Actor) -> None:
         self.actor = actor
@@ -600,34 +606,13 @@ class DiscreteSACPolicy(ActorPolicy):
             net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
         self.net_arch = net_arch
         actor_arch, critic_arch = get_actor_critic_arch(net_arch)
-        self._set_actor(
-            Actor(
-                observation_space,
-                action_space,
-                actor_arch,
-                self.make_features_extractor(),
-                activation_fn,
-                normalize_images,
-                normalize_observations,
-                features_extractor_kwargs,
-            )
-        )
+        own: dict[str, Any] = {"normalize_observations": normalize_observations}
+        self._set_actor(self._make_network(Actor, actor_arch, activation_fn, **own))
         if critic == "auto":
             several: CriticForm = "network" if critic_arch else "multilinear"
             critic = "choices" if self.actor.head.codec.n == 1 else several
-        self.critic = Critics(
-            observation_space,
-            action_space,
-            critic_arch,
-            self.make_features_extractor(),
-            activation_fn,
-            n_critics,
-            layer_norm,
-            normalize_images,
-            critic,
-            normalize_observations,
-            features_extractor_kwargs,
-        )
+        own |= {"n_critics": n_critics, "layer_norm": layer_norm, "form": critic}
+        self.critic = self._make_network(Critics, critic_arch, activation_fn, **own)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
 
     def normalize_observations_(self, name: str, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:

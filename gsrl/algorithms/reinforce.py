@@ -55,38 +55,10 @@ MEAN_DECAY = 0.9
 
 @register("gsrl.ValueNetwork")
 class ValueNetwork(Network):
-    """The baseline: features, a multilayer perceptron, a number.
+    """The baseline: a :class:`gsrl.algorithms.policies.Network` that tells a number."""
 
-    Args:
-        observation_space: Space of the observations.
-        action_space: Unused.
-        net_arch: Sizes of the hidden layers.
-        features_extractor: Maps preprocessed observations to features.
-        activation_fn: Class of the activation function.
-        normalize_images: Whether images are divided by 255.
-        features_extractor_kwargs: See :class:`gsrl.algorithms.policies.Network`.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        activation_fn: type[nn.Module] = nn.Tanh,
-        normalize_images: bool = True,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor,
-            normalize_images,
-            features_extractor_kwargs=features_extractor_kwargs,
-        )
-        self.net_arch = net_arch
-        self.mlp = MLP([features_extractor.features_dim, *net_arch], activation_fn)
-        self.head = nn.Linear(net_arch[-1] if net_arch else features_extractor.features_dim, 1)
+    def _add_head(self, latent_dim: int) -> None:
+        self.head = nn.Linear(latent_dim, 1)
 
     def forward(self, observations: PyTorchObs) -> Tensor:
         """Maps observations ``[B, ...]`` to values ``[B]``."""
@@ -167,20 +139,10 @@ class ReinforcePolicy(ActorPolicy):
             net_arch = [] if self.features_extractor_class is NatureCNN else [64, 64]
         self.net_arch, actor_arch, critic_arch = _architectures(net_arch)
 
-        def make(cls: type[Any], arch: list[int]) -> Any:
-            extractor = self.make_features_extractor()
-            return cls(
-                observation_space,
-                action_space,
-                arch,
-                extractor,
-                activation_fn,
-                normalize_images,
-                features_extractor_kwargs=features_extractor_kwargs,
-            )
-
-        self._set_actor(make(Actor, actor_arch))
-        self.critic = make(ValueNetwork, critic_arch) if baseline in LEARNED else None
+        self._set_actor(self._make_network(Actor, actor_arch, activation_fn))
+        self.critic = None
+        if baseline in LEARNED:
+            self.critic = self._make_network(ValueNetwork, critic_arch, activation_fn)
         self.control = None
         if baseline == "relax":
             assert self.critic is not None
