@@ -74,6 +74,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What a transformer's tokens are chosen by; settings of a task."""
 
 
+TEXT = """What the words mean: [the page on token pruning](../../../docs/token-pruning.md).
+
+Of gradients, `relative_bias` is |E g - exact| / |exact|, with its standard error; what is unbiased has its error
+there. `variance` is the total one of an estimate over |exact|², `cosine` its mean with the exact gradient.
+`relaxed-subset` is k softmaxes in turn, `gsrl.subsets.relaxed_subset`. Accuracies are of images that were not trained
+on; differences are paired by seed, with 95 % intervals of Student's t. Images a second are by the processor's clock."""
+"""What stands before the tables."""
+
+
 # Masks
 
 
@@ -376,7 +385,9 @@ def page(out: Path) -> None:
         keys = ["choose", "estimator", "temperature"]
         numbers = ["relative_bias", "relative_bias_error", "variance", "cosine"]
         means = found.groupby(keys, dropna=False, sort=False)[numbers].mean().round(3).reset_index()
-        tables["Gradients of a choice among 16 tokens, means over seeds"] = means
+        tables[f"Gradients of a choice among 16 tokens, means over {found['seed'].nunique()} networks and images"] = (
+            means
+        )
     if (out / "comparison.csv").exists():
         keys = ["dataset", "patch", "width", "stages", "first_updates", "updates"]
         for values, part in pd.read_csv(out / "comparison.csv").groupby(keys, sort=False):
@@ -386,7 +397,7 @@ def page(out: Path) -> None:
             _draw_comparison(part, out / f"comparison-{dataset}-{_slug(str(stages))}.png")
     if (out / "speed.csv").exists():
         tables["Images a second, one thread"] = pd.read_csv(out / "speed.csv")
-    write_page(out / "pruning.md", "Token pruning", "See [the page](../../../docs/token-pruning.md).", tables)
+    write_page(out / "pruning.md", "Token pruning", TEXT, tables)
 
 
 def _slug(stages: str) -> str:
