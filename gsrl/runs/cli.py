@@ -271,6 +271,8 @@ def _find_more(argv: list[str]) -> list[str]:
         load_zoo(point.module)
     for module in known.zoo:
         load_zoo(module)
+    paths, zoos = (f"--path {shlex.quote(str(path))}" for path in known.path), (f"--zoo {name}" for name in known.zoo)
+    program.found = (*paths, *zoos)
     return others
 
 
@@ -507,9 +509,9 @@ def _opening(card: Card, folder: Path) -> str:
     """What opens the model of an agent in Python."""
     if not card.is_task and card.name not in in_lockstep():  # Stable-Baselines3's
         return f"gsrl.runs.session.load_model({str(folder)!r})"
-    module = "gsrl" if card.name in in_lockstep() else card.constructor.__module__
-    if module.startswith("gsrl.comms."):
-        module = "gsrl.comms"
+    module = card.constructor.__module__
+    if module.startswith("gsrl."):
+        module = "gsrl" if card.name in in_lockstep() else module.rpartition(".")[0]
     more = ", env" if card.algorithm is DIAL else ""
     return f"{module}.{card.constructor.__name__}.load({str(folder / 'model.zip')!r}{more})"
 

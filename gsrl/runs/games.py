@@ -15,6 +15,7 @@ from gsrl.runs.cards import has_temperature
 __all__ = [
     "CHANNEL",
     "OPTIONS",
+    "SETTINGS",
     "best_return",
     "best_score",
     "make_channel",
@@ -36,6 +37,13 @@ CHANNEL = (
     *("entropy_bonus", "diversity_bonus"),
 )
 """Settings of the channel that are arguments of its constructor."""
+
+SETTINGS = (
+    *CHANNEL,
+    *("estimator", "temperature", "baseline", "num_samples"),
+    *("sender", "receiver", "hidden", "learning_rate", "batch_size", "max_grad_norm"),
+)
+"""Settings of every signalling game, whatever is played: of the channel, its estimator, and the agents."""
 
 TEMPERATURES = {
     **dict.fromkeys(("st-gumbel", "gumbel-softmax", "gumbel-rao"), 2.0),

@@ -219,9 +219,7 @@ _SIGNALLING = TaskCard(
     constructors=(SignallingGame, Channel, LewisGame, DiscriminationGame),
     names=(
         *("meanings", "prior_exponent", "attributes", "values", "held_out", "candidates"),
-        *games.CHANNEL,
-        *("estimator", "temperature", "baseline", "num_samples"),
-        *("sender", "receiver", "hidden", "learning_rate", "batch_size", "max_grad_norm"),
+        *games.SETTINGS,
     ),
     own={
         **{name: Setting(None) for name in ("attributes", "values", "candidates")},

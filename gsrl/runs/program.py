@@ -15,6 +15,9 @@ name = "gsrl"
 root: Path | None = None
 """Of the checkout that the program is part of, if it is: suites are there, and what machines of a cluster need."""
 
+found: tuple[str, ...] = ()
+"""Options of this call by which agents and environments are found that are not the library's."""
+
 COMMANDS = {
     "train": "train an agent (discrete-sac on CartPole-v1 unless told otherwise), or resume a run",
     "search": "search settings by successive halving, many agents in lock-step",
@@ -37,8 +40,8 @@ gsrl this is.
 
 
 def typed() -> str:
-    """Returns what is typed to run it."""
-    return f"python {name}" if name.endswith(".py") else name
+    """Returns what is typed to run it, where it finds what it has found in this call."""
+    return " ".join([f"python {name}" if name.endswith(".py") else name, *found])
 
 
 def overview() -> str:
