@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from benchmarks.studies.common import RESULTS, Rows, start, write_page
@@ -162,6 +163,7 @@ def draw_bounds(rows: pd.DataFrame) -> Figure:
         for axes, what in ((by_updates, "updates"), (by_seconds, "seconds of all seeds")):
             axes.set(xlabel=what, ylabel="-bound, nats", title=f"n = {n}, K = {K}", ylim=(None, top))
         by_seconds.set_xscale("log")
+        by_seconds.xaxis.set_minor_formatter(NullFormatter())
         by_updates.legend()
     return figure
 
