@@ -374,7 +374,7 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     """``[num_codes, width]``; a parameter, or by ``"ema"`` a buffer."""
     use: Tensor
-    """Moving average of how often each code is used in an update, ``[num_codes]``; 1 at first."""
+    """Moving average of how often each code is the nearest in an update, ``[num_codes]``; 1 at first."""
     sums: Tensor
     """By ``"ema"``, that of the vectors that it stands for, summed, ``[num_codes, width]``."""
     seen: Tensor
@@ -504,6 +504,8 @@ class VectorQuantizer(nn.Module):
         there = indices.flatten() >= 0
         vectors, indices = latents.detach().reshape(-1, self.width)[there], indices.flatten()[there]
         self.observe(indices)
+        if self.method == "gumbel":  # a code that is only drawn now and then is the nearest of nothing: it is dead too
+            indices = torch.cdist(vectors, self.codebook).argmin(-1)
         one_hot = F.one_hot(indices, self.num_codes).to(vectors.dtype)
         self.use.lerp_(one_hot.sum(0), 1 - self.decay)
         if self.method == "ema":
@@ -513,11 +515,12 @@ class VectorQuantizer(nn.Module):
             self.estimator.step(vectors.new_zeros(()))
         if self.revival and len(vectors):
             chosen = torch.randint(len(vectors), (self.num_codes,), generator=generator).to(vectors.device)
-            dead, mean = self.use < self.revival * self.use.mean(), self.use.mean()
+            least = self.revival * self.use.mean()
+            dead, renewed = self.use < least, 2 * least  # which is dead again soon, unless it is used
             self.codebook.copy_(torch.where(dead.unsqueeze(-1), vectors[chosen], self.codebook))
-            self.use.copy_(torch.where(dead, mean, self.use))
+            self.use.copy_(torch.where(dead, renewed, self.use))
             if self.method == "ema":
-                self.sums.copy_(torch.where(dead.unsqueeze(-1), mean * self.codebook, self.sums))
+                self.sums.copy_(torch.where(dead.unsqueeze(-1), renewed * self.codebook, self.sums))
 
     @torch.no_grad()
     def observe(self, indices: Tensor) -> None:

@@ -327,6 +327,15 @@ def test_diversity_is_what_entropy_lacks() -> None:
     assert slope.isfinite().all()  # of probabilities that are 0
 
 
+def test_codes_that_are_only_drawn_are_dead() -> None:
+    quantizer = make_quantizer("gumbel", decay=0.5, revival=0.5)
+    for _ in range(4):
+        quantizer.step(LATENTS, torch.tensor([2, 3, 2]), generator())
+    assert torch.equal(quantizer.codebook[:2], CODES[:2])  # the nearest ones live
+    for index in (2, 3):
+        assert (quantizer.codebook[index] == LATENTS).all(-1).any()
+
+
 @pytest.mark.parametrize("method", ["ema", "straight-through", "gumbel"])
 def test_masked_positions_have_no_part(method: str) -> None:
     quantizer = make_quantizer(method, decay=0.5)
