@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 __all__ = ["Setting", "fixed", "settings_of"]
@@ -30,11 +30,16 @@ class Setting:
             learner.__dict__[self.name] = value
 
 
-def settings_of(constructor: Callable[..., None]) -> tuple[str, ...]:
-    """Arguments of an algorithm's constructor that a saved model holds: all but what it is built of, where, and how."""
+def settings_of(constructor: Callable[..., None], without: Sequence[str] = ()) -> tuple[str, ...]:
+    """Arguments of a learner's constructor that a file holds: all but what it is built of, where, and how.
+
+    Args:
+        constructor: Its ``__init__``.
+        without: Arguments that are none either.
+    """
     names = inspect.getfullargspec(constructor)
-    others = ("self", "policy", "env", "device", "compile", "_init_setup_model")
-    return tuple(name for name in (*names.args, *names.kwonlyargs) if name not in others)
+    others = ("self", "policy", "env", "device", "compile", *without)
+    return tuple(name for name in (*names.args, *names.kwonlyargs) if name not in others and not name.startswith("_"))
 
 
 def fixed(*names: str) -> Callable[[Class], Class]:

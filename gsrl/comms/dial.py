@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from gsrl import checkpoint
 from gsrl._modes import evaluation_mode
 from gsrl._random import seed_sequence
-from gsrl._settings import fixed
+from gsrl._settings import fixed, settings_of
 from gsrl.checks import check_finite, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
@@ -344,22 +344,6 @@ class DIAL(Task):
         ValueError: An argument is out of its range.
     """
 
-    SETTINGS = (
-        "seeds",
-        "communication",
-        "estimator",
-        "vocabulary",
-        "length",
-        "hidden",
-        "layers",
-        "batch_size",
-        "learning_rate",
-        "gamma",
-        "epsilon",
-        "target_interval",
-        "max_grad_norm",
-        "entropy_bonus",
-    )
     unit, score, member = "episode", "return", "team"
 
     def __init__(
@@ -414,6 +398,8 @@ class DIAL(Task):
             if loss.estimator is not None and loss.estimator.state_dict()
         ]
         self._step = Mapped(self.lockstep, _step, ["network", "estimator"], "a step")
+
+    SETTINGS = settings_of(__init__, without=("tensorboard_log", "verbose"))
 
     # Construction
 

@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,24 +201,8 @@ def _make_population(config: Config[Any], members: Sequence[Member]) -> Populati
 # Processes
 
 
-class _Worker(Protocol):
-    """Works on a share."""
-
-    def submit(self, method: str, *arguments: Any) -> None:
-        """Asks for the result of a method of the share."""
-
-    def result(self) -> Any:
-        """Waits for it; raises what the method raised."""
-
-    def cancel(self) -> None:
-        """Lets an evaluation under way be given up."""
-
-    def close(self) -> None:
-        """Ends the work."""
-
-
 class _InThisProcess:
-    """Works in this process."""
+    """Works on a share: what a method of it returns, or raises, is asked for by ``submit``, and told by ``result``."""
 
     def __init__(self, config: Config[Any], members: Sequence[Member]) -> None:
         self._cancelled = False
@@ -240,7 +224,7 @@ class _InThisProcess:
 
 
 class _InOwnProcess:
-    """Works in a process of its own, which ends with this one however that ends."""
+    """The same in a process of its own, which ends with this one however that ends."""
 
     def __init__(self, config: Config[Any], members: Sequence[Member]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would have this one's threads and pipes
@@ -338,7 +322,7 @@ class Members:
             count = min(config.processes or 1, len(members))
             places = [range(first, len(members), count) for first in range(count)]
         self.places = [list(each) for each in places]
-        self._workers: list[_Worker] = []
+        self._workers: list[_InThisProcess | _InOwnProcess] = []
         try:
             with refusals(config.agent, members[0].settings):
                 shares = [[members[place] for place in each] for each in self.places]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from gsrl import checkpoint
 from gsrl._progress import show_progress
+from gsrl.population import Episode
 from gsrl.runs import program
 from gsrl.runs.config import Config, write_config, write_json
 from gsrl.runs.environments import ENVIRONMENT_FAULTS
@@ -149,6 +150,8 @@ class Run:
     """
 
     verb = "training"
+    keeps_logs: ClassVar[bool] = True
+    """Whether episodes, evaluations, times and what is learned are logged."""
 
     def __init__(
         self,
@@ -177,7 +180,9 @@ class Run:
         """What was logged last of the first agent."""
         self.logs: dict[str, CsvLog] = {}
         self.tensorboards: dict[str, TensorBoardLog] = {}
-        self._open_logs({} if past is None else past.get("rows", {}))  # checkpoints were once written without
+        self.last_log = self.last_evaluation = 0
+        if self.keeps_logs:
+            self._open_logs({} if past is None else past.get("rows", {}))  # checkpoints were once written without
 
     # Logs
 
@@ -266,7 +271,7 @@ class Run:
     @property
     def next_log(self) -> int:
         """Steps at which the next row of the progress log is due."""
-        return _next_multiple(self.last_log, -(-self.config.steps // LOG_ROWS))
+        return _next_multiple(self.last_log, -(-self.config.steps // LOG_ROWS)) if self.logs else sys.maxsize
 
     def learn(self, stop: Stop) -> None:
         """Trains all to the end; raises ``Interrupted`` when it was asked to stop."""
@@ -287,7 +292,7 @@ class Run:
                     self._advance(pace)
                     bar.update(self.work()[0] - bar.n)
                     self._show(bar)
-        if self.last_log < self.steps:
+        if self.logs and self.last_log < self.steps:
             self.log()
 
     def work(self) -> tuple[int, int]:
@@ -303,26 +308,25 @@ class Run:
         self.stopwatch.lap("learning")
         if self.steps - begin >= pace.steps:
             pace.adapt(self.stopwatch.seconds["learning"] - before)
-        for member, steps, episode_return, length in episodes:
-            seed = {} if self.alone else {"seed": self.trainee.seeds[member]}
-            self._tell_episode({"steps": steps, **seed, "return": episode_return, "length": length})
-            self.latest[member] = episode_return
-        for member, (was, is_now) in enumerate(zip(were, self.trainee.diverged, strict=True)):
-            if is_now and not was:
-                self._tell_diverged(member)
+        if self.logs:
+            self._tell(episodes, were)
         self.check_finite()
 
-    def _tell_episode(self, row: Mapping[str, Any]) -> None:
-        """Records a training episode that ended."""
-        self.logs["episodes"].append(row)
-
-    def _tell_diverged(self, member: int) -> None:
-        """Says that an agent has diverged."""
-        tqdm.write(
-            f"seed {self.trainee.seeds[member]} diverged at {self.trainee.stopped_at[member]} steps: it is frozen, the "
-            "others go on; try a lower --learning-rate or --max-grad-norm",
-            sys.stderr,
-        )
+    def _tell(self, episodes: Sequence[Episode], were_diverged: Sequence[bool]) -> None:
+        """Records the training episodes that ended, and says who has diverged."""
+        for member, steps, episode_return, length in episodes:
+            seed = {} if self.alone else {"seed": self.trainee.seeds[member]}
+            self.logs["episodes"].append({"steps": steps, **seed, "return": episode_return, "length": length})
+            self.latest[member] = episode_return
+        for own_seed, stopped_at, was, is_now in zip(
+            self.trainee.seeds, self.trainee.stopped_at, were_diverged, self.trainee.diverged, strict=True
+        ):
+            if is_now and not was:
+                tqdm.write(
+                    f"seed {own_seed} diverged at {stopped_at} steps: it is frozen, the others go on; try a lower "
+                    "--learning-rate or --max-grad-norm",
+                    sys.stderr,
+                )
 
     def _show(self, bar: tqdm) -> None:
         """Says beside the progress bar how well they do."""

@@ -350,6 +350,8 @@ class Search(Run):
         obstacle: Why environments cannot be rewound; None: they can.
     """
 
+    keeps_logs = False  # results are all that it leaves
+
     def __init__(
         self,
         config: Config[Any],
@@ -412,19 +414,6 @@ class Search(Run):
     def ranked(self) -> list[Result]:
         """The results, the best first."""
         return sorted(self.results, key=Result.order, reverse=True)
-
-    # What it logs: results alone
-
-    next_log = sys.maxsize
-
-    def _open_logs(self, rows: Mapping[str, int]) -> None:
-        self.last_log = sys.maxsize
-
-    def _tell_episode(self, row: Mapping[str, Any]) -> None:
-        pass
-
-    def _tell_diverged(self, member: int) -> None:
-        pass
 
     def check_finite(self) -> None:
         """Nothing: it is seen by whoever compares them."""
