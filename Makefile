@@ -4,12 +4,14 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+SHAPES := $(addprefix tests/unit/test_,distributions.py estimators.py losses.py reinforce_losses.py relaxations.py \
+	sac_loss.py subsets.py values.py)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench clean
+.PHONY: help train test shapes lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +21,9 @@ train: $(INSTALLED) ## train an agent: discrete-sac on CartPole-v1 unless ARGS s
 
 test: $(INSTALLED) ## run the tests on WORKERS processes, one torch thread each
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+shapes: $(INSTALLED) ## run tests of the mathematics with functions held to the shapes in their annotations
+	$(BIN)/python -m pytest -q -p tests.common.shapes -k "not compile and not in_the_mean and not learns" $(SHAPES) $(ARGS)
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
+from gsrl._shapes import Bool, Float, Int
 from gsrl._validation import is_concrete
 from gsrl.relaxations import gumbel_max, masked_logits, perturbed_logits
 
@@ -46,7 +47,9 @@ class FactoredCategorical(Distribution):
     support = constraints.independent(constraints.one_hot, 1)
     has_enumerate_support = True
 
-    def __init__(self, logits: Tensor, mask: Tensor | None = None, validate_args: bool = True) -> None:
+    def __init__(
+        self, logits: Float[Tensor, "*batch n K"], mask: Bool[Tensor, "..."] | None = None, validate_args: bool = True
+    ) -> None:
         if logits.dim() < 2:
             raise ValueError(f"logits must have shape [*batch, n, K], but got shape {tuple(logits.shape)}.")
         self.logits = masked_logits(logits, mask, validate_args=validate_args).log_softmax(-1).to(logits.dtype)
@@ -65,27 +68,27 @@ class FactoredCategorical(Distribution):
         return self.event_shape[1]
 
     @property
-    def probs(self) -> Tensor:
+    def probs(self) -> Float[Tensor, "*batch n K"]:
         """Probabilities, ``[*batch, n, K]``."""
         return self.logits.exp()
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> Bool[Tensor, "*batch n K"]:
         """True where a choice is legal, ``[*batch, n, K]``."""
         return ~self.logits.isneginf()
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "*batch n K"]:
         """The mean of the one-hot matrix: ``probs``."""
         return self.probs
 
     @property
-    def variance(self) -> Tensor:
+    def variance(self) -> Float[Tensor, "*batch n K"]:
         """The variance of every entry of the one-hot matrix, ``[*batch, n, K]``."""
         return self.probs * (1 - self.probs)
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Float[Tensor, "*batch n K"]:
         """The most probable matrix (the first one among equals), one-hot ``[*batch, n, K]``."""
         index = self.logits.detach().argmax(-1, keepdim=True)
         return torch.zeros_like(self.logits).scatter(-1, index, 1.0)
@@ -94,9 +97,9 @@ class FactoredCategorical(Distribution):
         self,
         sample_shape: torch.Size | list[int] | tuple[int, ...] = (),
         *,
-        noise: Tensor | None = None,
+        noise: Float[Tensor, "*batch n K"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch n K"]:
         """Draws one-hot matrices by the Gumbel-max trick.
 
         Args:
@@ -112,7 +115,9 @@ class FactoredCategorical(Distribution):
             logits = logits.expand((*sample_shape, *logits.shape))
         return gumbel_max(logits, noise=noise, generator=generator, validate_args=False)
 
-    def sample_indices(self, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def sample_indices(
+        self, *, noise: Float[Tensor, "*batch n K"] | None = None, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "*batch n"]:
         """Draws the index of every factor's choice, int64 ``[*batch, n]``: :meth:`sample` with the same generator.
 
         Args:
@@ -121,7 +126,9 @@ class FactoredCategorical(Distribution):
         """
         return self.perturbed(noise=noise, generator=generator).argmax(-1)
 
-    def perturbed(self, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def perturbed(
+        self, *, noise: Float[Tensor, "*batch n K"] | None = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch n K"]:
         """Draws logits plus Gumbel noise, ``[*batch, n, K]``: of their arg max, :meth:`sample_indices`.
 
         Args:
@@ -130,7 +137,7 @@ class FactoredCategorical(Distribution):
         """
         return perturbed_logits(self.logits.detach(), noise=noise, generator=generator)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Float[Tensor, "*#batch n K"]) -> Float[Tensor, "*#batch"]:
         """Log-probability of one-hot matrices.
 
         Args:
@@ -153,14 +160,14 @@ class FactoredCategorical(Distribution):
         return self.logits.masked_fill(value == 0, 0.0).sum((-2, -1))
 
     @property
-    def finite_logits(self) -> Tensor:
+    def finite_logits(self) -> Float[Tensor, "*batch n K"]:
         """``logits``, at least -1000, ``[*batch, n, K]``: for products with probabilities.
 
         The bound is where probabilities are 0 in every dtype. A product is 0 there, not NaN, and so is its gradient.
         """
         return self.logits.clamp_min(-1e3)
 
-    def scale_gradient(self, factor: Tensor) -> FactoredCategorical:
+    def scale_gradient(self, factor: Float[Tensor, "*batch n"]) -> FactoredCategorical:
         """The same distribution, to the bit; what it sends back to the logits of each factor is multiplied.
 
         Args:
@@ -172,19 +179,19 @@ class FactoredCategorical(Distribution):
         new.logits = fixed + factor.detach().unsqueeze(-1) * moved
         return new
 
-    def factor_entropy(self) -> Tensor:
+    def factor_entropy(self) -> Float[Tensor, "*batch n"]:
         """Entropy of every factor, ``[*batch, n]``, in nats."""
         return -(self.probs * self.finite_logits).sum(-1)
 
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Float[Tensor, "*batch"]:
         """Entropy of the joint choice, ``[*batch]``, in nats: the sum over factors."""
         return -(self.probs * self.finite_logits).sum((-2, -1))
 
-    def max_entropy(self) -> Tensor:
+    def max_entropy(self) -> Float[Tensor, "*batch"]:
         """Entropy of the uniform distribution over the legal choices, ``[*batch]``, in nats."""
         return self.mask.sum(-1).to(self.logits.dtype).log().sum(-1)
 
-    def enumerate_support(self, expand: bool = True) -> Tensor:
+    def enumerate_support(self, expand: bool = True) -> Float[Tensor, "count *batch n K"]:
         """Lists every configuration of the factors, the last factor varying fastest, illegal ones included.
 
         Args:
@@ -211,7 +218,7 @@ class FactoredCategorical(Distribution):
         support = support.reshape(K**n, *(1 for _ in self.batch_shape), n, K)
         return support.expand(K**n, *self.batch_shape, n, K) if expand else support
 
-    def support_log_probs(self) -> Tensor:
+    def support_log_probs(self) -> Float[Tensor, "count *batch"]:
         """Log-probabilities of :meth:`enumerate_support`, ``[K**n, *batch]``, in nats: outer sums over the factors.
 
         They are those of :meth:`log_prob`, but for rounding, without a matrix for each configuration and batch row.

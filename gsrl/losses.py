@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gsrl._shapes import Float
 from gsrl.distributions import FactoredCategorical
 
 __all__ = [
@@ -43,7 +44,9 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_MOVED[name]), name)
 
 
-def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tensor:
+def soft_target(
+    rewards: Float[Tensor, "*batch"], discounts: Float[Tensor, "*batch"], next_value: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
     r"""The n-step target of the critics, :math:`y = \sum_{j<m} \gamma^j r_{t+j} + \gamma^m (1 - d)\, V(s_{t+m})`.
 
     Biased for m > 1: the later actions are those of older policies, and the entropy bonus of the steps in between is
@@ -57,7 +60,12 @@ def soft_target(rewards: Tensor, discounts: Tensor, next_value: Tensor) -> Tenso
     return rewards + discounts * next_value
 
 
-def lambda_target(rewards: Tensor, discounts: Tensor, next_values: Tensor, traces: Tensor) -> Tensor:
+def lambda_target(
+    rewards: Float[Tensor, "B N"],
+    discounts: Float[Tensor, "B N"],
+    next_values: Float[Tensor, "B N"],
+    traces: Float[Tensor, "B N"],
+) -> Float[Tensor, "B"]:
     r"""The target of the critics from the steps of a window, of which the later ones count by their traces.
 
     .. math:: y_t = r_t + \gamma (1 - d_t) \big((1 - \lambda_{t+1})\, V(s_{t+1}) + \lambda_{t+1}\, y_{t+1}\big)
@@ -80,7 +88,7 @@ def lambda_target(rewards: Tensor, discounts: Tensor, next_values: Tensor, trace
     return target
 
 
-def policy_traces(policy: FactoredCategorical, taken: Tensor) -> Tensor:
+def policy_traces(policy: FactoredCategorical, taken: Float[Tensor, "*batch n K"]) -> Float[Tensor, "*batch"]:
     r"""How far actions that were taken may stand for the policy, :math:`\prod_i \min(1, k_i\, \pi(D_i | s))`, ``[B]``.
 
     With k legal choices, 1 for those that the policy takes at least as often as chance does, less for those that it
@@ -93,7 +101,13 @@ def policy_traces(policy: FactoredCategorical, taken: Tensor) -> Tensor:
     return (policy.mask.sum(-1) * (policy.probs * taken).sum(-1)).clamp_max(1.0).prod(-1)
 
 
-def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_clip: float | None = None) -> Tensor:
+def critic_loss(
+    q: Float[Tensor, "C B"],
+    target: Float[Tensor, "B"],
+    *,
+    q_target: Float[Tensor, "C B"] | None = None,
+    q_clip: float | None = None,
+) -> Float[Tensor, ""]:
     r"""Half the squared error, summed over the critics, averaged over the batch.
 
     With ``q_clip`` c, the larger of it and the error of a value that moved at most c away from the target network's:
@@ -120,7 +134,9 @@ def critic_loss(q: Tensor, target: Tensor, *, q_target: Tensor | None = None, q_
     return 0.5 * q.shape[0] * torch.maximum((q - target).square(), (moved - target).square()).mean()
 
 
-def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
+def actor_loss(
+    expected_q: Float[Tensor, "B"], entropy: Float[Tensor, "B n"], ent_coef: Float[Tensor, "*#batch n"]
+) -> Float[Tensor, ""]:
     r"""The loss of the policy, :math:`-\mathbb{E}_{D \sim \pi}[Q(s, D)] - \sum_i \alpha_i\, \mathcal{H}(\pi_i(s))`.
 
     The entropy is exact, whatever estimator gives the gradient of the expectation.
@@ -130,12 +146,14 @@ def actor_loss(expected_q: Tensor, entropy: Tensor, ent_coef: Tensor) -> Tensor:
     Args:
         expected_q: ``[B]``, what ``Estimator.expectation`` returned.
         entropy: Of each factor, ``[B, n]``, in nats.
-        ent_coef: Alpha, ``[n]``. Receives no gradient.
+        ent_coef: Alpha, ``[n]`` or ``[B, n]``. Receives no gradient.
     """
     return -(expected_q + (ent_coef.detach() * entropy).sum(-1)).mean()
 
 
-def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entropy: Tensor) -> Tensor:
+def entropy_coefficient_loss(
+    log_ent_coef: Float[Tensor, "n"], entropy: Float[Tensor, "B n"], target_entropy: Float[Tensor, "*#batch #n"]
+) -> Float[Tensor, ""]:
     r"""The loss of the alphas, :math:`\sum_i \log\alpha_i\, (\mathcal{H}(\pi_i(s)) - \bar{\mathcal{H}}_i)`.
 
     Its gradient raises the alpha of a factor where its entropy is below the target.
@@ -145,7 +163,7 @@ def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entro
     Args:
         log_ent_coef: ``[n]``.
         entropy: Of each factor, ``[B, n]``, in nats. Receives no gradient.
-        target_entropy: In nats; ``[n]`` or ``[B, n]``. Receives no gradient.
+        target_entropy: In nats; ``[n]`` or ``[B, n]``, or one number for all, ``[1]``. Receives no gradient.
     """
     return (log_ent_coef * (entropy.detach() - target_entropy).mean(0)).sum()
 
@@ -153,7 +171,7 @@ def entropy_coefficient_loss(log_ent_coef: Tensor, entropy: Tensor, target_entro
 # REINFORCE. Episodes are rows ``[E, T]``, from their first step on, with zeros after their last.
 
 
-def discounted_sums(terms: Tensor, discount: float) -> Tensor:
+def discounted_sums(terms: Float[Tensor, "*batch T"], discount: float) -> Float[Tensor, "*batch T"]:
     r"""Sums of what is to come, :math:`y_t = \sum_{k \ge 0} d^k x_{t+k}`: of rewards, the returns-to-go.
 
     In as many operations as the logarithm of T, each of which doubles how far the sums reach.
@@ -169,7 +187,13 @@ def discounted_sums(terms: Tensor, discount: float) -> Tensor:
     return sums
 
 
-def gae(rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, gae_lambda: float) -> Tensor:
+def gae(
+    rewards: Float[Tensor, "E T"],
+    values: Float[Tensor, "E T"],
+    next_values: Float[Tensor, "E T"],
+    gamma: float,
+    gae_lambda: float,
+) -> Float[Tensor, "E T"]:
     r"""Generalised advantage estimates, :math:`A_t = \sum_{k \ge 0} (\gamma \lambda)^k \delta_{t+k}`.
 
     .. math:: \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)
@@ -189,7 +213,7 @@ def gae(rewards: Tensor, values: Tensor, next_values: Tensor, gamma: float, gae_
     return discounted_sums(rewards + gamma * next_values - values, gamma * gae_lambda)
 
 
-def leave_one_out(returns: Tensor) -> Tensor:
+def leave_one_out(returns: Float[Tensor, "E T"]) -> Float[Tensor, "E T"]:
     r"""The mean of the other episodes' returns-to-go at the same time, where those that are over count as 0.
 
     .. math:: b_{e,t} = \frac{1}{E - 1} \sum_{e' \neq e} R_{e',t}

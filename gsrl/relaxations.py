@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gsrl._shapes import Bool, Float, Int, Real
 from gsrl._validation import is_concrete
 
 __all__ = [
@@ -49,7 +50,7 @@ def gumbel_noise(
     *,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     device: torch.device | str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """Draws standard Gumbel noise, ``G = -log(-log(U))``.
 
     ``U`` is drawn with 53 bits, so that ``E = -log(U)`` keeps its relative precision where the maximum is decided.
@@ -72,7 +73,7 @@ def logistic_noise(
     *,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """Draws standard logistic noise, ``log(U) - log(1 - U)``: the difference of two Gumbel variables.
 
     This is the noise of a *binary* choice. A single Gumbel variable instead would give P(1) = 0.632 at logit 0.
@@ -89,7 +90,9 @@ def logistic_noise(
     return first - second
 
 
-def masked_logits(logits: Tensor, mask: Tensor | None = None, *, validate_args: bool = True) -> Tensor:
+def masked_logits(
+    logits: Float[Tensor, "*batch K"], mask: Bool[Tensor, "..."] | None = None, *, validate_args: bool = True
+) -> Float[Tensor, "*batch K"]:
     """Returns ``logits`` in float32 at least, with ``-inf`` at illegal choices.
 
     Args:
@@ -115,13 +118,13 @@ def masked_logits(logits: Tensor, mask: Tensor | None = None, *, validate_args: 
 
 
 def gumbel_max(
-    logits: Tensor,
+    logits: Float[Tensor, "*batch K"],
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Real[Tensor, "*batch K"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*batch K"]:
     """Draws exact one-hot samples, ``onehot(argmax(logits + G))``. Not differentiable.
 
     Args:
@@ -141,7 +144,12 @@ def gumbel_max(
     return _cast(_one_hot(perturbed), logits.dtype)
 
 
-def gumbel_argmax(logits: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+def gumbel_argmax(
+    logits: Float[Tensor, "*batch K"],
+    *,
+    noise: Real[Tensor, "*batch K"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "*batch"]:
     """Draws exact samples as the indices of their choices, ``argmax(logits + G)``; see :func:`gumbel_max`.
 
     Args:
@@ -156,8 +164,11 @@ def gumbel_argmax(logits: Tensor, *, noise: Tensor | None = None, generator: tor
 
 
 def perturbed_logits(
-    logits: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+    logits: Float[Tensor, "*batch K"],
+    *,
+    noise: Real[Tensor, "*batch K"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "*batch K"]:
     """Draws ``logits + G``, of which the arg max is an exact sample; see :func:`gumbel_max`.
 
     Args:
@@ -171,7 +182,9 @@ def perturbed_logits(
     return _cast_up(logits) + perturbation(logits, noise, generator)
 
 
-def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
+def conditional_gumbel(
+    log_probs: Float[Tensor, "*#batch K"], one_hot: Float[Tensor, "*#batch K"], noise: Real[Tensor, "*#batch K"]
+) -> Float[Tensor, "*#batch K"]:
     r"""Draws perturbed logits :math:`A = \theta + G` given that a choice D is their arg max.
 
     With :math:`E \sim \mathrm{Exp}(1)^K` and normalised logits, :math:`A_D = -\log E_D` and
@@ -193,15 +206,15 @@ def conditional_gumbel(log_probs: Tensor, one_hot: Tensor, noise: Tensor) -> Ten
 
 
 def gumbel_softmax(
-    logits: Tensor,
-    temperature: float | Tensor = 1.0,
+    logits: Float[Tensor, "*batch K"],
+    temperature: float | Float[Tensor, "..."] = 1.0,
     hard: bool = False,
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Real[Tensor, "*batch K"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*batch K"]:
     r"""Draws relaxed samples, :math:`y = \mathrm{softmax}((\mathrm{logits} + G) / \tau)`.
 
     With ``hard=True`` the value is the one-hot arg max of ``y``, an exact sample whatever the temperature, and the
@@ -249,14 +262,14 @@ def gumbel_softmax(
 
 
 def straight_through(
-    logits: Tensor,
-    temperature: float | Tensor = 1.0,
+    logits: Float[Tensor, "*batch K"],
+    temperature: float | Float[Tensor, "..."] = 1.0,
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Real[Tensor, "*batch K"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*batch K"]:
     r"""Draws exact one-hot samples with the gradient of :math:`\mathrm{softmax}(\mathrm{logits} / \tau)`.
 
     The backward pass holds no noise. At temperature 1 the estimate is exact for an objective that is linear in each
@@ -288,15 +301,15 @@ def straight_through(
 
 
 def binary_concrete(
-    logits: Tensor,
-    temperature: float | Tensor = 1.0,
+    logits: Float[Tensor, "*shape"],
+    temperature: float | Float[Tensor, "..."] = 1.0,
     hard: bool = False,
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Real[Tensor, "*shape"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*shape"]:
     r"""Draws relaxed Bernoulli samples, :math:`y = \sigma((\mathrm{logits} + L) / \tau)`, element by element.
 
     ``L`` is logistic noise. ``logits`` are the log-odds of 1, so this equals a Gumbel-softmax over two choices whose
@@ -339,7 +352,7 @@ def binary_concrete(
     return _cast(soft, logits.dtype)
 
 
-def replace_value(soft: Tensor, hard: Tensor) -> Tensor:
+def replace_value(soft: Float[Tensor, "*shape"], hard: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Returns a tensor with the value of ``hard`` and the gradient of ``soft``: the straight-through step.
 
     Exact wherever ``soft`` is finite, because the difference is taken first; ``hard + soft - soft.detach()`` is not.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from gsrl._shapes import Bool, Float, Float64, Int
 from gsrl._validation import is_concrete
 from gsrl.distributions import MAX_SUPPORT
 from gsrl.relaxations import NEVER, check_temperature, divide, masked_logits, perturbation, replace_value
@@ -27,7 +28,9 @@ MAX_SUBSET = 16
 """The most items of a set whose probability :func:`log_continuations` computes."""
 
 
-def log_continuations(log_probs: Tensor, log_rest: Tensor | None = None) -> Tensor:
+def log_continuations(
+    log_probs: Float[Tensor, "*batch m"], log_rest: Float[Tensor, "*batch"] | None = None
+) -> Float64[Tensor, "*batch subsets"]:
     r"""Log-probabilities that draws without replacement complete a set S, from every subset A of it.
 
     .. math:: B(A) = \sum_{t \in S \setminus A} \frac{p_t}{1 - p(A)} B(A \cup \{t\}), \qquad B(S) = 1
@@ -81,14 +84,14 @@ def log_continuations(log_probs: Tensor, log_rest: Tensor | None = None) -> Tens
 
 
 def gumbel_top_k(
-    logits: Tensor,
+    logits: Float[Tensor, "*batch N"],
     k: int,
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Float[Tensor, "*batch N"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Int[Tensor, "*batch k"]:
     """Draws ``k`` choices without replacement: the ``k`` largest of ``logits + G``. Exact; not differentiable.
 
     Source: Vieira 2014; Kool et al. 2019 (1903.06059).
@@ -113,16 +116,16 @@ def gumbel_top_k(
 
 
 def relaxed_subset(
-    logits: Tensor,
+    logits: Float[Tensor, "*batch N"],
     k: int,
-    temperature: float | Tensor = 1.0,
+    temperature: float | Float[Tensor, "..."] = 1.0,
     hard: bool = False,
     *,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
+    mask: Bool[Tensor, "..."] | None = None,
+    noise: Float[Tensor, "*batch N"] | None = None,
     generator: torch.Generator | None = None,
     validate_args: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*batch N"]:
     r"""Draws relaxed subsets: ``k`` softmaxes in turn, each of which pushes down what it took.
 
     .. math:: \alpha^1 = \theta + G, \quad a^i = \mathrm{softmax}(\alpha^i / \tau), \quad
@@ -192,7 +195,13 @@ class SubsetOfK(Distribution):
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012 (torch's own form)
     has_enumerate_support = True
 
-    def __init__(self, logits: Tensor, k: int, mask: Tensor | None = None, validate_args: bool = True) -> None:
+    def __init__(
+        self,
+        logits: Float[Tensor, "*batch N"],
+        k: int,
+        mask: Bool[Tensor, "..."] | None = None,
+        validate_args: bool = True,
+    ) -> None:
         self.logits = _legal_logits(logits, k, mask, validate_args).log_softmax(-1).to(logits.dtype)
         self.k = k
         # The base class would check the normalised logits again.
@@ -205,12 +214,12 @@ class SubsetOfK(Distribution):
         return _KHot(self.k)
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> Bool[Tensor, "*batch N"]:
         """True where a choice is legal, ``[*batch, N]``."""
         return ~self.logits.isneginf()
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Float[Tensor, "*batch N"]:
         """The most probable set, ``k``-hot ``[*batch, N]``: the ``k`` most probable choices.
 
         Seen as a race of exponential clocks at rates p, S wins if its last arrival precedes the first of the others.
@@ -224,9 +233,9 @@ class SubsetOfK(Distribution):
         self,
         sample_shape: torch.Size | list[int] | tuple[int, ...] = (),
         *,
-        noise: Tensor | None = None,
+        noise: Float[Tensor, "*batch N"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch N"]:
         """Draws sets by the Gumbel-top-k trick.
 
         Args:
@@ -243,9 +252,9 @@ class SubsetOfK(Distribution):
         self,
         sample_shape: torch.Size | list[int] | tuple[int, ...] = (),
         *,
-        noise: Tensor | None = None,
+        noise: Float[Tensor, "*batch N"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Int[Tensor, "*batch k"]:
         """Draws the sets of :meth:`sample` with their order.
 
         Args:
@@ -261,12 +270,12 @@ class SubsetOfK(Distribution):
 
     def relaxed_sample(
         self,
-        temperature: float | Tensor = 1.0,
+        temperature: float | Float[Tensor, "..."] = 1.0,
         hard: bool = False,
         *,
-        noise: Tensor | None = None,
+        noise: Float[Tensor, "*batch N"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch N"]:
         """Draws a differentiable sample; see :func:`relaxed_subset`, also for the bias.
 
         Args:
@@ -282,7 +291,7 @@ class SubsetOfK(Distribution):
             self.logits, self.k, temperature, hard, noise=noise, generator=generator, validate_args=False
         )
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Float[Tensor, "*#batch N"]) -> Float[Tensor, "*#batch"]:
         """Log-probability of sets, whatever the order of the draw.
 
         Args:
@@ -303,7 +312,7 @@ class SubsetOfK(Distribution):
             raise ValueError(f"value must be k-hot with k = {self.k} in its last dimension, but got\n{value}")
         return self._log_prob(value != 0).to(self.logits.dtype)
 
-    def log_prob_ordered(self, indices: Tensor) -> Tensor:
+    def log_prob_ordered(self, indices: Int[Tensor, "*#batch k"]) -> Float[Tensor, "*#batch"]:
         r"""Log-probability of ordered draws, :math:`\sum_i \log p_{\pi_i} - \log(1 - \sum_{j<i} p_{\pi_j})`; any ``k``.
 
         Args:
@@ -336,7 +345,7 @@ class SubsetOfK(Distribution):
         illegal = (drawn == NEVER).any(-1)
         return (drawn - log_left).sum(-1).masked_fill(illegal, -torch.inf).to(self.logits.dtype)
 
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Float[Tensor, "*batch"]:
         """Entropy of the set, ``[*batch]``, in nats, by enumeration: a sum of ``k * 2**(k - 1)`` terms for every set.
 
         Raises:
@@ -347,7 +356,7 @@ class SubsetOfK(Distribution):
         # A product with a log-probability of -inf would be NaN.
         return -(log_probs.exp() * log_probs.clamp_min(-1e3)).sum(0).to(self.logits.dtype)
 
-    def enumerate_support(self, expand: bool = True) -> Tensor:
+    def enumerate_support(self, expand: bool = True) -> Float[Tensor, "count *batch N"]:
         """Lists every set of ``k`` choices in lexicographic order, illegal ones included.
 
         Args:

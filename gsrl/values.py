@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from gsrl._shapes import Bool, Float
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Objective
 
@@ -31,7 +32,7 @@ __all__ = [
 CriticCombination: TypeAlias = Literal["min", "mean"]
 
 
-def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
+def q_value(values: Float[Tensor, "*#batch n K"], one_hot: Float[Tensor, "*#batch n K"]) -> Float[Tensor, "*#batch"]:
     """The value of one-hot matrices, linear in each row.
 
     Args:
@@ -44,7 +45,7 @@ def q_value(values: Tensor, one_hot: Tensor) -> Tensor:
     return (values * one_hot).sum((-2, -1))
 
 
-def combine_critics(values: Tensor, critics: CriticCombination) -> Tensor:
+def combine_critics(values: Float[Tensor, "C *shape"], critics: CriticCombination) -> Float[Tensor, "*shape"]:
     """Combines the critics into one estimate, entry by entry.
 
     ``"min"`` is pessimistic, against overestimation (Fujimoto et al. 2018, 1802.09477). With discrete actions it
@@ -57,7 +58,13 @@ def combine_critics(values: Tensor, critics: CriticCombination) -> Tensor:
     return values.amin(0) if critics == "min" else values.mean(0)
 
 
-def soft_value(policy: FactoredCategorical, values: Tensor, ent_coef: Tensor, *, entropy: bool = True) -> Tensor:
+def soft_value(
+    policy: FactoredCategorical,
+    values: Float[Tensor, "*batch n K"],
+    ent_coef: Float[Tensor, "..."],
+    *,
+    entropy: bool = True,
+) -> Float[Tensor, "*batch"]:
     r"""The value of a state under the policy, an exact expectation, for values linear in each row.
 
     .. math:: V(s) = \sum_a \pi(a | s)\, (Q(s, a) - \alpha \log \pi(a | s))
@@ -83,7 +90,9 @@ SMALLEST_SPREAD = 0.1
 """Share of the batch's mean spread that a state's is at least, about: below it, what choices differ by is error."""
 
 
-def spread_of_choices(values: Tensor, mask: Tensor, counted: Tensor | None = None) -> Tensor:
+def spread_of_choices(
+    values: Float[Tensor, "B n K"], mask: Bool[Tensor, "B n K"], counted: Bool[Tensor, "B"] | None = None
+) -> Float[Tensor, "B n"]:
     r"""How much the legal choices of each factor differ in value: their standard deviation, with a floor.
 
     .. math:: \sigma_i(s) = \sqrt{d_i(s)^2 + (0.1\, \mathrm{mean}_{s'}\, d_i(s'))^2}, \qquad
@@ -121,7 +130,7 @@ class ActionValues(ABC):
     sampled = False
 
     @abstractmethod
-    def __call__(self, one_hot: Tensor) -> Tensor:
+    def __call__(self, one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "C *batch"]:
         """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``."""
 
     @abstractmethod
@@ -134,7 +143,9 @@ class ActionValues(ABC):
         return lambda one_hot: combine_critics(fixed(one_hot), critics)
 
     @abstractmethod
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
+    def spread(
+        self, policy: FactoredCategorical, critics: CriticCombination, counted: Bool[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B n"]:
         """How much the legal choices of each factor differ in value, beside what the policy does in the others.
 
         Args:
@@ -149,12 +160,12 @@ class ActionValues(ABC):
     def soft_value(
         self,
         policy: FactoredCategorical,
-        ent_coef: Tensor,
+        ent_coef: Float[Tensor, "*#batch n"],
         critics: CriticCombination,
         *,
         entropy: bool = True,
-        noise: Tensor | None = None,
-    ) -> Tensor:
+        noise: Float[Tensor, "B n K"] | None = None,
+    ) -> Float[Tensor, "B"]:
         """The value of the states under the policy, see :func:`soft_value`; the entropy is exact.
 
         Args:
@@ -185,10 +196,10 @@ class ChoiceValues(ActionValues):
         values: ``[C, B, 1, K]``.
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Float[Tensor, "C B 1 K"]) -> None:
         self.values = values
 
-    def __call__(self, one_hot: Tensor) -> Tensor:
+    def __call__(self, one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "C *batch"]:
         """Maps ``[*M, B, 1, K]`` to ``[C, *M, B]``."""
         values = self.values
         for _ in range(one_hot.dim() - 3):
@@ -199,7 +210,9 @@ class ChoiceValues(ActionValues):
         """See :meth:`ActionValues.detach`."""
         return ChoiceValues(self.values.detach())
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
+    def spread(
+        self, policy: FactoredCategorical, critics: CriticCombination, counted: Bool[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B n"]:
         """See :meth:`ActionValues.spread`."""
         return spread_of_choices(combine_critics(self.values.detach(), critics), policy.mask, counted)
 
@@ -211,12 +224,12 @@ class ChoiceValues(ActionValues):
     def soft_value(
         self,
         policy: FactoredCategorical,
-        ent_coef: Tensor,
+        ent_coef: Float[Tensor, "*#batch n"],
         critics: CriticCombination,
         *,
         entropy: bool = True,
-        noise: Tensor | None = None,
-    ) -> Tensor:
+        noise: Float[Tensor, "B n K"] | None = None,
+    ) -> Float[Tensor, "B"]:
         """See :meth:`ActionValues.soft_value`: the exact expectation of the combined critics."""
         return soft_value(policy, combine_critics(self.values, critics), ent_coef.unsqueeze(-1), entropy=entropy)
 
@@ -240,12 +253,14 @@ class MultilinearValues(ActionValues):
         pairs: ``[C, B, n, K, R]``, U; None: no pairs.
     """
 
-    def __init__(self, state: Tensor, choices: Tensor, pairs: Tensor | None) -> None:
+    def __init__(
+        self, state: Float[Tensor, "C B"], choices: Float[Tensor, "C B n K"], pairs: Float[Tensor, "C B n K R"] | None
+    ) -> None:
         self.state = state
         self.choices = choices
         self.pairs = pairs
 
-    def __call__(self, one_hot: Tensor) -> Tensor:
+    def __call__(self, one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "C *batch"]:
         """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``, rows on the simplex too."""
         flat = one_hot.reshape(-1, *one_hot.shape[-3:])  # [M, B, n, K]
         values = self.state.unsqueeze(1) + torch.einsum("mbnk,cbnk->cmb", flat, self.choices)
@@ -259,7 +274,9 @@ class MultilinearValues(ActionValues):
             values = values + products[..., half:].sum(-1) - products[..., :half].sum(-1)
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
+    def spread(
+        self, policy: FactoredCategorical, critics: CriticCombination, counted: Bool[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B n"]:
         """See :meth:`ActionValues.spread`: of the expected values of choices, for the mean of critics exact."""
         choices = self.choices.detach()
         if self.pairs is not None:
@@ -291,12 +308,14 @@ class NetworkValues(ActionValues):
         self._evaluate = evaluate
         self._evaluate_detached = evaluate_detached
 
-    def __call__(self, one_hot: Tensor) -> Tensor:
+    def __call__(self, one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "C *batch"]:
         """Maps ``[*M, B, n, K]`` to ``[C, *M, B]``."""
         values = self._evaluate(one_hot.reshape(-1, one_hot.shape[-3], one_hot.shape[-2] * one_hot.shape[-1]))
         return values.reshape(values.shape[0], *one_hot.shape[:-2])
 
-    def spread(self, policy: FactoredCategorical, critics: CriticCombination, counted: Tensor | None = None) -> Tensor:
+    def spread(
+        self, policy: FactoredCategorical, critics: CriticCombination, counted: Bool[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B n"]:
         """See :meth:`ActionValues.spread`: of the slopes at the matrix of probabilities, a first-order estimate."""
         objective = self.objective(critics)
         slopes = torch.func.grad(lambda rows: objective(rows).sum())(policy.probs.detach())

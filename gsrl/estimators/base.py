@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gsrl._shapes import Float
 from gsrl.distributions import FactoredCategorical
 from gsrl.relaxations import gumbel_noise
 
@@ -90,7 +91,7 @@ class Estimator(nn.Module, ABC):
         f: Objective,
         noise: Noise | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch"]:
         """Estimates E[f]; its ``backward`` estimates the gradient. A pure function of its arguments if noise is given.
 
         Args:
@@ -113,7 +114,7 @@ class Estimator(nn.Module, ABC):
         f: Objective,
         noise: Noise | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch"]:
         """:meth:`expectation`, for ``torch.func.functional_call``."""
         return self.expectation(policy, f, noise, generator)
 
@@ -135,7 +136,7 @@ class Estimator(nn.Module, ABC):
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Any) -> Tensor:
         """:meth:`expectation` with the noise at hand."""
 
-    def step(self, cost: Tensor) -> None:
+    def step(self, cost: Float[Tensor, "..."]) -> None:
         """Advances what the estimator keeps between updates, once after each; by default it keeps nothing.
 
         Args:
@@ -184,7 +185,7 @@ def draw_noise_in_lockstep(
     return tuple(torch.stack(tensors) for tensors in zip(*drawn, strict=True))
 
 
-def evaluate(f: Objective, configurations: Tensor) -> Tensor:
+def evaluate(f: Objective, configurations: Float[Tensor, "M *batch n K"]) -> Float[Tensor, "M *batch"]:
     """Calls ``f``, and checks what it returns.
 
     Args:
@@ -213,7 +214,9 @@ def evaluate(f: Objective, configurations: Tensor) -> Tensor:
     return values
 
 
-def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(
+    f: Callable[[Tensor], Tensor], rows: Float[Tensor, "*batch n K"]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch n K"]]:
     """Evaluates a control variate: ``f`` at fixed ``rows`` and its slope there.
 
     Args:
@@ -228,7 +231,7 @@ def value_and_slope(f: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor
     return values, slope
 
 
-def replace_rows(one_hot: Tensor) -> Tensor:
+def replace_rows(one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "replaced *batch n K"]:
     """Replaces one row at a time by each choice.
 
     Args:
@@ -244,7 +247,7 @@ def replace_rows(one_hot: Tensor) -> Tensor:
     return torch.where(row, choice, one_hot).flatten(0, 1)
 
 
-def gradient_only(weights: Tensor, variables: Tensor) -> Tensor:
+def gradient_only(weights: Float[Tensor, "*#shape"], variables: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
     """Returns zeros whose ``backward`` sends ``weights``, held fixed, to ``variables``.
 
     Example::
@@ -259,7 +262,9 @@ def gradient_only(weights: Tensor, variables: Tensor) -> Tensor:
     return weights.detach() * (variables - variables.detach())
 
 
-def attach_gradient(cost: Tensor, policy: FactoredCategorical, gradient: Tensor) -> Tensor:
+def attach_gradient(
+    cost: Float[Tensor, "*batch"], policy: FactoredCategorical, gradient: Float[Tensor, "*batch n K"]
+) -> Float[Tensor, "*batch"]:
     """Returns the value ``cost``, whose ``backward`` also sends ``gradient`` to the policy's normalised logits.
 
     In the unnormalised logits this is ``gradient - probs * gradient.sum(-1)``; illegal choices receive nothing.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsrl._shapes import Float
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Noise, Objective, evaluate
 from gsrl.relaxations import check_temperature, gumbel_softmax, straight_through
@@ -44,7 +45,7 @@ class Pathwise(Estimator):
 
     def sample(
         self, policy: FactoredCategorical, noise: Noise | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> Float[Tensor, "*batch n K"]:
         """Draws differentiable samples.
 
         Args:
@@ -67,7 +68,7 @@ class Pathwise(Estimator):
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Noise) -> Tensor:
         return evaluate(f, self._sample(policy, noise).unsqueeze(0)).squeeze(0)
 
-    def step(self, cost: Tensor) -> None:
+    def step(self, cost: Float[Tensor, "..."]) -> None:
         """Advances the temperature's schedule."""
         if isinstance(self.temperature, Temperature):
             self.temperature.step()

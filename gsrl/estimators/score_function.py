@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gsrl._shapes import Float
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators.base import Estimator, Objective, evaluate, gradient_only
 
@@ -24,8 +25,11 @@ class ScoreFunction(Estimator):
     biased = False
 
     def draw(
-        self, policy: FactoredCategorical, noise: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        policy: FactoredCategorical,
+        noise: Float[Tensor, "*batch n K"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "*batch n K"], Float[Tensor, "*batch"]]:
         """Draws a decision, for :meth:`surrogate` once its cost is known.
 
         Args:
@@ -40,7 +44,9 @@ class ScoreFunction(Estimator):
         return one_hot, policy.log_prob(one_hot)
 
     @abstractmethod
-    def surrogate(self, cost: Tensor, log_probs: Tensor | Sequence[Tensor]) -> Tensor:
+    def surrogate(
+        self, cost: Float[Tensor, "*batch"], log_probs: Float[Tensor, "*batch"] | Sequence[Float[Tensor, "*batch"]]
+    ) -> Float[Tensor, "*batch"]:
         """Turns costs and log-probabilities into a value whose ``backward`` is the estimate.
 
         Args:
@@ -110,7 +116,9 @@ class ReinforceEstimator(ScoreFunction):
             )
         return cost + gradient_only(cost - baseline, log_prob)
 
-    def surrogate(self, cost: Tensor, log_probs: Tensor | Sequence[Tensor]) -> Tensor:
+    def surrogate(
+        self, cost: Float[Tensor, "*batch"], log_probs: Float[Tensor, "*batch"] | Sequence[Float[Tensor, "*batch"]]
+    ) -> Float[Tensor, "*batch"]:
         """See :meth:`ScoreFunction.surrogate`.
 
         Raises:
@@ -120,7 +128,7 @@ class ReinforceEstimator(ScoreFunction):
             raise ValueError("surrogate has no policy to call baseline with: use 'none' or 'running-mean' here.")
         return cost + gradient_only(cost - self._constant_baseline(), _joint(log_probs))
 
-    def step(self, cost: Tensor) -> None:
+    def step(self, cost: Float[Tensor, "..."]) -> None:
         """Takes the mean of ``cost`` into the running mean, if that is the baseline."""
         if self.baseline == "running-mean":
             self.total.mul_(BASELINE_DECAY).add_((1 - BASELINE_DECAY) * cost.detach().mean())
@@ -176,7 +184,11 @@ class RLOO(ScoreFunction):
         one_hot, log_prob = self.draw(policy.expand((self.num_samples, *policy.batch_shape)), noise)
         return self.surrogate(evaluate(f, one_hot), log_prob)
 
-    def surrogate(self, cost: Tensor, log_probs: Tensor | Sequence[Tensor]) -> Tensor:
+    def surrogate(
+        self,
+        cost: Float[Tensor, "m *batch"],
+        log_probs: Float[Tensor, "m *batch"] | Sequence[Float[Tensor, "m *batch"]],
+    ) -> Float[Tensor, "*batch"]:
         """See :meth:`ScoreFunction.surrogate`: here the leading dimension holds samples of the same decisions.
 
         Args:

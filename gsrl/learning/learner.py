@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from gsrl._shapes import Float
 from gsrl.learning.noise import handed, noisy_modules
 from gsrl.learning.trace import Traced
 
@@ -28,7 +29,7 @@ def adam_(
     gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    corrected: tuple[float, float] | tuple[Tensor, Tensor],
+    corrected: tuple[float | Tensor, float | Tensor],
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> None:
     """One step of Adam, in place.
@@ -72,7 +73,7 @@ def bias_corrections(
     return learning_rate * correction / (1 - betas[0] ** count), eps * correction
 
 
-def clip_by_norm_(gradient: Tensor, max_norm: float) -> Tensor:
+def clip_by_norm_(gradient: Float[Tensor, "*members P"], max_norm: float) -> Float[Tensor, "*members"]:
     """Scales gradients ``[..., P]`` in place so that their 2-norms are at most ``max_norm``; returns those they had."""
     norm = gradient.norm(dim=-1, keepdim=True)
     gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))

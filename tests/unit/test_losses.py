@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import product
 from typing import Any
 
@@ -39,6 +40,19 @@ def policy_of(*probabilities: float) -> FactoredCategorical:
 
 
 # The target
+
+
+def test_shapes_that_would_be_broadcast_are_found() -> None:
+    if "tests.common.shapes" not in sys.modules:
+        pytest.skip("make shapes holds functions to their annotations")
+    column, row = torch.zeros(4, 1), torch.zeros(4)
+    assert (column + row).shape == (4, 4)
+    with pytest.raises(TypeError, match=r"checking the parameters of gsrl\.losses\.soft_target"):
+        soft_target(column, row, row)
+    with pytest.raises(TypeError, match=r"checking the parameters of gsrl\.losses\.actor_loss"):
+        actor_loss(row, torch.zeros(4, 2), torch.zeros(1))
+    with pytest.raises(ValueError, match="q_clip"):  # what a function refuses by itself
+        critic_loss(torch.zeros(2, 4), row, q_clip=1.0)
 
 
 def test_the_target() -> None:
