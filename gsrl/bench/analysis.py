@@ -359,18 +359,14 @@ def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[st
         together, left_out = _together(panels, labels)
         panels = [*together, *panels]
     counts = rows[rows["final"] == 1].groupby(["label", "env"]).size().to_dict()
-    missing = [
-        f"{label} on {env}: {plan['seeds'] - counts.get((label, env), 0)} of {plan['seeds']} seeds"
-        for (label, env), plan in plans.items()
-        if counts.get((label, env), 0) < plan["seeds"]
-    ]
+    missing = _missing(plans, counts)
     return Analysis(
         name=meta.get("suite", rows["suite"].iloc[0]),
         summary=meta.get("summary", ""),
         panels=tuple(panels),
         labels=labels,
         left_out=tuple(left_out),
-        missing=tuple(missing),
+        missing=missing,
         diverged=tuple(
             f"{entry.label} on {panel.name}: {entry.diverged} of {entry.seeds} seeds"
             for panel in panels
@@ -381,6 +377,23 @@ def analyse(rows: pd.DataFrame, gradients: pd.DataFrame | None, meta: Mapping[st
         few=any(entry.few for panel in panels for entry in panel.entries),
         gradients=() if gradients is None else tuple(_gradients(gradients, labels, [panel.name for panel in panels])),
         meta=meta,
+    )
+
+
+def _missing(
+    plans: Mapping[tuple[str, str], Mapping[str, Any]], counts: Mapping[tuple[str, str], int]
+) -> tuple[str, ...]:
+    """Runs that have no result: of each label, in its environment or in several."""
+    absent: dict[str, dict[str, tuple[int, int]]] = {}
+    for (label, env), plan in plans.items():
+        lacking = plan["seeds"] - counts.get((label, env), 0)
+        if lacking > 0:
+            absent.setdefault(label, {})[env] = lacking, plan["seeds"]
+    return tuple(
+        f"{label} {f'on {next(iter(of))}' if len(of) == 1 else f'in {len(of)} environments'}: "
+        f"{sum(lacking for lacking, _ in of.values())} of {sum(seeds for _, seeds in of.values())} "
+        f"{'seeds' if len(of) == 1 else 'runs'}"
+        for label, of in absent.items()
     )
 
 

@@ -56,8 +56,8 @@ class LocalExpectation(Estimator):
     source = "1503.01494"
 
     def calls(self, n: int, K: int) -> int:
-        """``n K``: every choice of every factor."""
-        return n * K
+        """``n K``: every choice of every factor; 1 where there is none."""
+        return n * K or 1
 
     def _expectation(self, policy: FactoredCategorical, f: Objective, noise: Tensor) -> Tensor:
         one_hot = policy.sample(noise=noise)

@@ -206,6 +206,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     text = page(analysis) + report.markdown(analysis)
     assert "Not finished, and not counted: good on A-v0: 1 of 3 seeds" in text
     assert "Not in all environments" in text
+    rows = [row for row in rows if row["label"] != "bad long"]
+    assert "bad long in 2 environments: 6 of 6 runs" in analysed(tmp_path, rows, META).missing
 
 
 CASES = {
