@@ -260,7 +260,12 @@ def test_there_must_be_something_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_the_shipped_suites_can_be_used(name: str) -> None:
     assert name in shipped()
-    suite = read_suite(name)
+    try:
+        suite = read_suite(name)
+    except UsageError as error:
+        if "packages that are not installed" not in str(error):
+            raise
+        pytest.skip(str(error))
     assert suite.summary
     assert all(environment.low is not None for environment in suite.environments)
 
