@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from gsrl._files import save_figure
-from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Panel, Ratios, ratios
+from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Entry, Panel, Ratios, ratios
 from gsrl.bench.look import colours, number, spread, variants
 
 __all__ = ["draw"]
@@ -28,6 +28,8 @@ MOST = 3
 """Panels side by side."""
 SMALL = 7.5
 """Size of the labels of lines, in points."""
+CHARACTER = 0.085
+"""Of a name beside a panel: its width in inches, about."""
 AROUND = 0.85
 """Inches of a panel's height that title and axis take."""
 METADATA = {"png": {}, "svg": {"Date": None}}
@@ -58,19 +60,26 @@ def draw(analysis: Analysis, folder: Path) -> list[Path]:
     return paths
 
 
-def _panels(names: Sequence[str], height: float, width: float = WIDTH) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A figure with a panel for each name, in rows that are all as wide: at most three side by side, and no gap."""
+def _panels(
+    names: Sequence[str], height: float, width: float = WIDTH, beside: float = 0.0
+) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """A figure with a panel for each name, in rows that are all as wide: at most three side by side, and no gap.
+
+    Args:
+        names: Of the panels.
+        height: Of each, in inches.
+        width: Likewise, of the first row's, and more where it is needed.
+        beside: Inches that texts take beside each panel.
+    """
     lines = math.ceil(len(names) / MOST)
     counts = [len(part) for part in np.array_split(np.arange(len(names)), lines)]
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(width * counts[0], height * lines), layout=layout)
-    grid = figure.add_gridspec(lines, math.lcm(*counts))
+    figure = Figure(figsize=(max(width, 2.4 + beside) * counts[0], height * lines), layout=layout)
     panels: list[tuple[Axes, str]] = []
-    for line, count in enumerate(counts):
-        span = grid.ncols // count
+    # Each row is laid out by itself: in one grid, names beside panels of all rows would take their room from each.
+    for row, count in zip(figure.subfigures(lines, squeeze=False)[:, 0], counts, strict=True):
         for column in range(count):
-            axes = figure.add_subplot(grid[line, column * span : (column + 1) * span])
-            panels.append((axes, names[len(panels)]))
+            panels.append((row.add_subplot(1, count, column + 1), names[len(panels)]))
     for axes, name in panels:
         axes.set_title(name, loc="left", color=INK, fontsize="medium", parse_math=False)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -87,7 +96,8 @@ def _scores(analysis: Analysis) -> Figure:
     tint, hollow = colours(analysis), variants(analysis)
     panels = {panel.name: panel for panel in analysis.panels}
     rows = max(len(panel.entries) for panel in analysis.panels)
-    figure, places = _panels(list(panels), 0.9 + 0.27 * rows, 5.2)
+    longest = max(len(_named(entry)) for panel in analysis.panels for entry in panel.entries)
+    figure, places = _panels(list(panels), 0.9 + 0.27 * rows, 5.2, CHARACTER * longest)
     for axes, name in places:
         entries = panels[name].entries[::-1]
         low, high = panels[name].score_range()
@@ -113,8 +123,7 @@ def _scores(analysis: Analysis) -> Figure:
                 across = axes.get_yaxis_transform()
                 text = axes.text(side, place, number(estimate), transform=across, color=colour, fontweight="bold")
                 text.set(ha=align, va="center", fontsize="small")
-        labels = [f"{each.label}{_few(each.few, each.seeds)}" for each in entries]
-        axes.set_yticks(range(len(entries)), labels, parse_math=False)
+        axes.set_yticks(range(len(entries)), list(map(_named, entries)), parse_math=False)
         axes.set_ylim(-0.6, len(entries) - 0.4)
         _goal(axes, panels[name], vertical=True)
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -132,7 +141,7 @@ def _scores(analysis: Analysis) -> Figure:
 
 def _curves(analysis: Analysis) -> Figure:
     panels = {panel.name: panel for panel in analysis.environments}
-    figure, places = _panels(list(panels), _height(analysis), 5.2)
+    figure, places = _panels(list(panels), _height(analysis), 5.2, _beside(analysis))
     for axes, name in places:
         curves = {entry.label: entry.curve for entry in panels[name].entries if entry.curve is not None}
         low, high = panels[name].extent(curves.values())
@@ -158,7 +167,8 @@ def _curves(analysis: Analysis) -> Figure:
 
 def _profiles(analysis: Analysis) -> Figure:
     profiles = analysis.headline.profiles
-    figure, ((axes, _),) = _panels(["performance profiles"], max(4.4, _height(analysis)), 7.4)
+    height = max(4.4, _height(analysis))
+    figure, ((axes, _),) = _panels(["performance profiles"], height, 7.4, _beside(analysis))
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     at = analysis.headline.parted
     anchors = {label: (float(THRESHOLDS[at]), float(profile.estimate[at])) for label, profile in profiles.items()}
@@ -239,10 +249,9 @@ def _lines(
     bottom, top = axes.get_ylim()
     points = np.array([(x, min(max(y, bottom), top)) for x, y in anchors.values()])
     begins, heights = (axes.transScale + axes.transLimits).transform(points).T.tolist()  # in shares of the panel
-    figure, place_in_grid = axes.get_figure(root=True), axes.get_subplotspec()
+    figure = axes.get_figure(root=True)
     assert figure is not None
-    assert place_in_grid is not None
-    inches = figure.get_figheight() / place_in_grid.get_gridspec().nrows - AROUND
+    inches = figure.get_figheight() / len(figure.subfigs) - AROUND
     ends = spread(heights, 1.25 * SMALL / (72 * inches))
     for label, begin, height, end in zip(anchors, begins, heights, ends, strict=True):
         (tie,) = axes.plot([begin, 1, 1.025], [height, height, end], ":", color=tint[label], linewidth=0.7, zorder=1)
@@ -257,6 +266,11 @@ def _height(analysis: Analysis) -> float:
     return max(3.6, AROUND + 0.13 * max(len(panel.entries) for panel in analysis.panels))
 
 
+def _beside(analysis: Analysis) -> float:
+    """What the names of lines take beside a panel, in inches."""
+    return 0.75 * CHARACTER * max(map(len, analysis.labels))
+
+
 def _goal(axes: Axes, panel: Panel, *, vertical: bool) -> None:
     low, high = axes.get_xlim() if vertical else axes.get_ylim()
     if panel.threshold is not None and low <= panel.threshold <= high:
@@ -264,5 +278,5 @@ def _goal(axes: Axes, panel: Panel, *, vertical: bool) -> None:
         draw_line(panel.threshold, color=INK, linewidth=1, linestyle=":", alpha=0.6)
 
 
-def _few(few: bool, seeds: int) -> str:
-    return f" (n={seeds})" if few else ""
+def _named(entry: Entry) -> str:
+    return entry.label + (f" (n={entry.seeds})" if entry.few else "")

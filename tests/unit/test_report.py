@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -432,17 +433,27 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**kept, "analysis": analysis}
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 10])
+@pytest.mark.parametrize("length", [5, 36, 100])
+def test_names_have_room_beside_panels(count: int, length: int, tmp_path: Path) -> None:
+    """Else matplotlib lays out nothing, with a warning, and names stand on the panels to their left."""
+    rows = [row for j in range(count) for seed in range(2) for row in run("x" * length, f"E{j}-v0", seed, [0.0, seed])]
+    analysis = analysed(tmp_path, rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures._scores(analysis).draw_without_rendering()
+        figures._curves(analysis).draw_without_rendering()
+
+
 def test_pictures_have_no_holes_and_one_kind_of_axis(drawn: dict[str, Any]) -> None:
     for name, panels in (("scores", 6), ("curves", 5)):
         figure = drawn[name]
         axes = figure.axes
         assert len(axes) == panels
         figure.draw_without_rendering()
-        rows: dict[int, list[Any]] = {}
-        for each in axes:
-            rows.setdefault(each.get_subplotspec().rowspan.start, []).append(each)
-        assert {len(row) for row in rows.values()} == ({3} if panels == 6 else {3, 2})
-        for row in rows.values():  # each reaches from the left to the right
+        rows = [row.axes for row in figure.subfigs]
+        assert [len(row) for row in rows] == ([3, 3] if panels == 6 else [3, 2])
+        for row in rows:  # each reaches from the left to the right
             assert row[0].get_subplotspec().colspan.start == 0
             assert row[-1].get_subplotspec().colspan.stop == row[-1].get_gridspec().ncols
     assert {each.get_xscale() for each in drawn["curves"].axes} == {"log"}  # one run is ten times as long as others
@@ -483,7 +494,7 @@ def test_a_ratio_of_zero_is_drawn_as_zero(drawn: dict[str, Any]) -> None:
     line = next(line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_xdata()[0] == 100)
     zero = axes.texts[0].get_position()[1]
     np.testing.assert_allclose(line.get_ydata(), [zero, 1])
-    axes.figure.draw_without_rendering()
+    axes.get_figure(root=True).draw_without_rendering()
     named = [label.get_text() for label in axes.get_yticklabels(which="both") if label.get_text()]
     assert all(float(name) > zero for name in named)
     assert re.search(r'<span style="top:[\d.]+%">0</span>', page(drawn["analysis"]))
