@@ -150,7 +150,7 @@ def lines_of_autoencoders(rows: pd.DataFrame) -> pd.DataFrame:
 def draw_bounds(rows: pd.DataFrame) -> Figure:
     """Bounds by updates and by seconds, the mean of the seeds."""
     sizes = [size for size in SIZES if len(of_size(rows, *size))]
-    figure = Figure(figsize=(7.2, 2.9 * len(sizes)))
+    figure = Figure(figsize=(7.2, 2.9 * len(sizes) + 0.5), layout="constrained")
     panels = figure.subplots(len(sizes), 2, squeeze=False)
     for (n, K), (by_updates, by_seconds) in zip(sizes, panels, strict=True):
         part = of_size(rows, n, K)
@@ -164,7 +164,8 @@ def draw_bounds(rows: pd.DataFrame) -> Figure:
             axes.set(xlabel=what, ylabel="-bound, nats", title=f"n = {n}, K = {K}", ylim=(None, top))
         by_seconds.set_xscale("log")
         by_seconds.xaxis.set_minor_formatter(NullFormatter())
-        by_updates.legend()
+    named = {name: line for row in panels for line, name in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4)
     return figure
 
 
