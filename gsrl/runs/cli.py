@@ -704,5 +704,5 @@ def _list_command(argv: list[str]) -> int:
     for card in cards():
         table.add_row(card.name, card.summary)
     Console().print(table)
-    print(f"\n{program.typed()} list AGENT says where it comes from, and which environments it is tuned for.")
+    print(f"\n{program.typed()} list AGENT says all of one.")
     return 0

@@ -222,11 +222,15 @@ def test_help_shows_the_settings_tuned_for_the_environment(capsys: pytest.Captur
     assert "--tau" not in text
 
 
-def test_list_names_every_agent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_agent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run_agent.main(["list"]) == 0
     printed = capsys.readouterr().out
     for name in AGENTS:
         assert name in printed
+    lines = printed.splitlines()
+    assert len(lines) == 3 + len(list(cards()))  # so that they fit on a screen
+    assert max(map(len, lines)) <= 80
     assert run_agent.main(["list", "ppo"]) == 0
     assert "CartPole-v1: n_envs 8, n_steps 32" in capsys.readouterr().out
     assert run_agent.main(["list", "pop"]) == 2
