@@ -145,7 +145,7 @@ class Network(SavedModule):
         normalize_observations: Whether what is numeric is normalised, see :class:`DiscreteSACPolicy`.
         features_extractor_kwargs: What the extractor was made of, to be made again by ``load``.
         num_members: See :class:`MLP`.
-        layer_norm: As above.
+        layer_norm: See :class:`MLP`.
 
     Attributes:
         normalized_shapes: Shapes of what is normalised, by name, see :func:`gsrl.normalization.numeric_shapes`.

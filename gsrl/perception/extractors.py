@@ -81,11 +81,11 @@ class TokenPruningExtractor(BaseFeaturesExtractor):
         observation_space: A ``Box`` of three dimensions, channels first or last.
         features_dim: Size of the features.
         patch: Side of a patch in pixels, which divides height and width.
-        width: See :class:`gsrl.perception.pruning.VisionTransformer`.
-        depth: As above.
-        heads: As above.
-        mlp_ratio: As above.
-        stem: As above.
+        width: Of a token; this and what follows, see :class:`gsrl.perception.pruning.VisionTransformer`.
+        depth: Blocks.
+        heads: Of the attention, a divisor of the width.
+        mlp_ratio: Hidden width of a block's perceptron, in units of ``width``.
+        stem: How patches become tokens, ``"conv"`` or ``"linear"``.
         stages: Numbers of the blocks before which tokens are dropped.
         shares: Of all tokens, what remains after each.
         choose: See :class:`gsrl.perception.pruning.TokenPruner`.

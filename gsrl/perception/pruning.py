@@ -314,7 +314,7 @@ class Pruned(NamedTuple):
     """Log-probability of all choices, ``[B]``, for a score-function estimator's ``surrogate``; None for others."""
 
 
-class _Here(NamedTuple):
+class _Remaining(NamedTuple):
     """The tokens that a pass still computes."""
 
     x: Tensor
@@ -340,16 +340,16 @@ class _Here(NamedTuple):
         rows = rows.masked_fill(is_none, 0)
         return (rows if self.places is None else self.places.gather(-1, rows)).masked_fill(is_none, -1)
 
-    def take(self, rows: Tensor) -> _Here:
+    def take(self, rows: Tensor) -> _Remaining:
         """Some of them, all different."""
         B, T = self.x.shape[:2]
         before = torch.arange(self.prefix, device=rows.device).expand(B, -1)
         lines = torch.cat([before, rows + self.prefix], 1) + T * torch.arange(B, device=rows.device).unsqueeze(-1)
         x = self.x.flatten(0, 1).index_select(0, lines.flatten()).unflatten(0, (B, -1))
         weights = None if self.weights is None else self.weights.gather(-1, rows)
-        return _Here(x, self.prefix, weights, rows if self.places is None else self.places.gather(-1, rows))
+        return _Remaining(x, self.prefix, weights, rows if self.places is None else self.places.gather(-1, rows))
 
-    def take_some(self, rows: Tensor) -> _Here:
+    def take_some(self, rows: Tensor) -> _Remaining:
         """Some of them; rows n are none, and have no weight."""
         is_one = rows < self.tokens.shape[1]
         taken = self._replace(weights=self.weights_or_ones()).take(rows.masked_fill(~is_one, 0))
@@ -393,7 +393,7 @@ class TokenPruner(nn.Module):
         encoder: A :class:`VisionTransformer`; or an ``nn.TransformerEncoder`` with ``batch_first=True``, whose inputs
             are tokens ``[B, N, d]``.
         stages: By the number of the block before which tokens go, from 0: the share of all tokens that then remains.
-        choose: See above.
+        choose: ``"subset"``, ``"independent"`` or ``"top-k"``: what is kept, and by which gradient.
         estimator: Name, or an estimator: a pathwise one, or for ``"independent"`` one with ``draw``.
         ranking: A module of the inputs that gives l ``[B, N]`` at all stages, in the place of predictors.
         num_tokens: N, of an ``nn.TransformerEncoder``.
@@ -505,7 +505,7 @@ class TokenPruner(nn.Module):
             )
         prefix = self._prefix(B)
         present = None if mask is None else mask.to(tokens.dtype)
-        here = _Here(torch.cat([prefix, tokens], 1), prefix.shape[1], present, None)
+        left = _Remaining(torch.cat([prefix, tokens], 1), prefix.shape[1], present, None)
         total: Tensor | int = N if mask is None else mask.sum(-1)
         scores = None if self.ranking is None else self.ranking(inputs)
         kept: list[Tensor] = []
@@ -516,37 +516,37 @@ class TokenPruner(nn.Module):
             if index in self.stages:
                 if found is not None and self.choose != "independent":
                     # What was dropped at the last stage is lost by now, and has no gradient from here on.
-                    here = here.take_some(found)
+                    left = left.take_some(found)
                 stage = len(kept)
-                weights = here.weights_or_ones()
+                weights = left.weights_or_ones()
                 seen = weights if self.choose == "independent" else weights.detach()  # else that too would be lost
-                logits = self._logits(stage, here.tokens, seen, scores, here.places)
-                own_noise = _at(noise[stage], here.places) if noise else None
+                logits = self._logits(stage, left.tokens, seen, scores, left.places)
+                own_noise = _at(noise[stage], left.places) if noise else None
                 if gather and mask is None and self.choose != "independent":  # indices are all that is asked for
                     found = self._perturbed(logits, own_noise).topk(self.counts[stage]).indices.sort(-1).values
-                    kept.append(here.places_of(found))
+                    kept.append(left.places_of(found))
                     shares.append(weights.new_full((B,), self.counts[stage] / N))
-                    here, found = here.take(found), None
+                    left, found = left.take(found), None
                 else:
                     chosen, log_prob = self._choose(stage, logits, weights, own_noise, total)
                     if log_prob is not None:
                         log_probs.append(log_prob)
-                    here = here._replace(weights=weights * chosen)
+                    left = left._replace(weights=weights * chosen)
                     shares.append((weights * chosen).sum(-1) / total)
                     found = self._indices(stage, weights * chosen, gather)
-                    kept.append(here.places_of(found))
+                    kept.append(left.places_of(found))
                     if gather:
-                        here, found = here.take_some(found), None
-            every = None if here.weights is None else F.pad(here.weights, (here.prefix, 0), value=1.0)
-            here = here._replace(x=_block(layer, here.x, every))
+                        left, found = left.take_some(found), None
+            every = None if left.weights is None else F.pad(left.weights, (left.prefix, 0), value=1.0)
+            left = left._replace(x=_block(layer, left.x, every))
         if found is not None:
-            here = here.take_some(found)
+            left = left.take_some(found)
         if self.encoder.norm is not None:
-            here = here._replace(x=self.encoder.norm(here.x))
-        outputs = self.encoder.head(here.x[:, 0]) if isinstance(self.encoder, VisionTransformer) else here.mean()
+            left = left._replace(x=self.encoder.norm(left.x))
+        outputs = self.encoder.head(left.x[:, 0]) if isinstance(self.encoder, VisionTransformer) else left.mean()
         of_stages = torch.stack(shares, -1) if shares else tokens.new_ones(B, 0)
         log_prob = torch.stack(log_probs).sum(0) if log_probs else None
-        return Pruned(outputs, here.tokens, tuple(kept), of_stages, self._ratio_loss(of_stages), log_prob)
+        return Pruned(outputs, left.tokens, tuple(kept), of_stages, self._ratio_loss(of_stages), log_prob)
 
     def _prefix(self, batch: int) -> Tensor:
         """The class token ``[B, 1, d]``; of an ``nn.TransformerEncoder`` nothing, ``[B, 0, d]``."""

@@ -245,3 +245,10 @@ def test_absolute_imports_sees_what_runs_on_import(source: str, expected: set[st
 )
 def test_library_imports_sees_all_of_them(source: str, expected: set[str]) -> None:
     assert set(library_imports(ast.parse(source))) == expected
+
+
+def test_docstrings_stand_by_themselves() -> None:
+    """They are read one at a time: what is above is not on the screen."""
+    leaning = re.compile(r"\b(as|see) above\b", re.IGNORECASE)
+    found = [path for path in (ROOT / "gsrl").rglob("*.py") if leaning.search(path.read_text(encoding="utf-8"))]
+    assert found == []
