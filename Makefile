@@ -4,7 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
-SHAPES := $(addprefix tests/unit/test_,distributions.py estimators.py losses.py reinforce_losses.py relaxations.py \
+SHAPES := $(addprefix tests/unit/test_,distributions.py estimators.py learner.py losses.py reinforce_losses.py relaxations.py \
 	sac_loss.py subsets.py values.py)
 
 BIN := .venv/bin

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-__all__ = ["Bool", "Float", "Float64", "Int", "Real"]
+__all__ = ["Bool", "Float", "Float64", "Int", "Real", "Shaped"]
 
 if not TYPE_CHECKING and "jaxtyping" in sys.modules:
-    Bool, Float, Float64, Int, Real = (getattr(sys.modules["jaxtyping"], name) for name in __all__)
+    Bool, Float, Float64, Int, Real, Shaped = (getattr(sys.modules["jaxtyping"], name) for name in __all__)
 else:
     from typing import Annotated as Bool
     from typing import Annotated as Float
     from typing import Annotated as Float64
     from typing import Annotated as Int
     from typing import Annotated as Real
+    from typing import Annotated as Shaped

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from gsrl._shapes import Float
+from gsrl._shapes import Float, Shaped
 from gsrl.learning.noise import handed, noisy_modules
 from gsrl.learning.trace import Traced
 
@@ -25,11 +25,11 @@ EAGER_UPDATES = 100
 
 @torch.no_grad()
 def adam_(
-    parameters: Tensor,
-    gradient: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    corrected: tuple[float | Tensor, float | Tensor],
+    parameters: Float[Tensor, "*members P"],
+    gradient: Float[Tensor, "*members P"],
+    exp_avg: Float[Tensor, "*members P"],
+    exp_avg_sq: Float[Tensor, "*members P"],
+    corrected: tuple[float | Float[Tensor, "..."], float | Float[Tensor, "..."]],
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> None:
     """One step of Adam, in place.
@@ -87,13 +87,12 @@ Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 class Tensors(NamedTuple):
     """What an update reads and writes beside its arguments: ``P`` numbers, of each of ``S`` members if there are."""
 
-    parameters: Tensor
-    """``[P]`` or ``[S, P]``, as the next three."""
-    gradient: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    targets: list[Tensor]
-    """Parameters of each target."""
+    parameters: Float[Tensor, "*members P"]
+    gradient: Float[Tensor, "*members P"]
+    exp_avg: Float[Tensor, "*members P"]
+    exp_avg_sq: Float[Tensor, "*members P"]
+    targets: list[Float[Tensor, "*members P"]]
+    """Parameters of each target, each of a ``P`` of its own."""
     others: dict[str, Tensor]
     """Buffers and frozen parameters of the loss, by name."""
 
@@ -214,7 +213,9 @@ class Update:
             after = EAGER_UPDATES if record else math.inf
             self.traced = Traced(self.gradients, "the gradient", read, [loss], after=after)
 
-    def gradients(self, views: _Views, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+    def gradients(
+        self, views: _Views, inputs: Inputs
+    ) -> tuple[Float[Tensor, "*members"], tuple[Tensor, ...], dict[str, Tensor]]:
         """The loss, its gradient by each parameter, and the metrics."""
         variables = {name: piece.detach().requires_grad_() for name, piece in views.parameters.items()}
         fixed = dict(views.others)
@@ -227,7 +228,7 @@ class Update:
         # In vmap, the loss could not tell what needs a gradient.
         return loss.detach(), gradients, {name: value.detach() for name, value in metrics.items()}
 
-    def gather(self, gradients: tuple[Tensor, ...]) -> Tensor:
+    def gather(self, gradients: tuple[Tensor, ...]) -> Float[Tensor, "*members P"]:
         """Copies the gradients of the parameters to the flat one, which is returned."""
         torch._foreach_copy_(self._gradient_views, gradients)
         return self.tensors.gradient
@@ -306,7 +307,7 @@ class Update:
                 values = torch.where(is_due.view(members + (1,) * (values.dim() - len(members))), values, copied)
             copied.copy_(values)
 
-    def gradient_norms(self) -> dict[str, Tensor]:
+    def gradient_norms(self) -> dict[str, Float[Tensor, "*members"]]:
         """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
         if self.norms:
             return self.norms
@@ -516,7 +517,7 @@ class Learner:
         update.step_(*numbers, tau)
         return metrics
 
-    def gradient_norms(self) -> dict[str, Tensor]:
+    def gradient_norms(self) -> dict[str, Float[Tensor, ""]]:
         """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
         return self._update.gradient_norms()
 
@@ -569,27 +570,27 @@ def call(
     return vmap(alone, in_dims=(0, in_dims))(tensors, inputs)
 
 
-def _norm(pieces: Sequence[Tensor]) -> Tensor:
-    """2-norm ``[...]`` of pieces ``[..., P_i]`` together."""
+def _norm(pieces: Sequence[Float[Tensor, "*members _"]]) -> Float[Tensor, "*members"]:
+    """2-norm of pieces together."""
     square = pieces[0].square().sum(-1)
     for piece in pieces[1:]:
         square = square + piece.square().sum(-1)
     return square.sqrt()
 
 
-def _stored(numbers: Tensor) -> Tensor:
-    """``[...]`` as ``[..., 1]``; a compiler stores them for it, and does not work them out anew for each parameter."""
+def _stored(numbers: Shaped[Tensor, "*members"]) -> Shaped[Tensor, "*members 1"]:
+    """With a dimension more; a compiler stores them for it, and does not work them out anew for each parameter."""
     return numbers.as_strided((*numbers.shape, 1), (*numbers.stride(), 1))
 
 
-def _split(named: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
-    """A flat tensor ``[..., P]`` as views of the shapes of ``named``."""
+def _split(named: Mapping[str, Tensor], flat: Float[Tensor, "*members P"]) -> dict[str, Tensor]:
+    """A flat tensor as views of the shapes of ``named``."""
     pieces = flat.split([p.numel() for p in named.values()], -1)
     return {name: x.view((*x.shape[:-1], *p.shape)) for (name, p), x in zip(named.items(), pieces, strict=True)}
 
 
-def _flatten(named: Mapping[str, Tensor]) -> Tensor:
-    """One flat tensor ``[P]`` of all that these hold."""
+def _flatten(named: Mapping[str, Tensor]) -> Float[Tensor, " P"]:
+    """One flat tensor of all that these hold."""
     return torch.cat([p.detach().reshape(-1) for p in named.values()])
 
 

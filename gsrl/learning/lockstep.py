@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from gsrl import checkpoint
 from gsrl._random import seed_of, seed_sequence
+from gsrl._shapes import Float, Float64
 from gsrl.learning.learner import Inputs, Learner, Tensors, Update, bias_corrections, call
 from gsrl.learning.noise import draw
 from gsrl.learning.trace import Traced
@@ -169,7 +170,13 @@ class Lockstep:
             self.metrics = self._updated(self._update, inputs, self._of_each(learning_rate), self._of_each(tau))
         return self.metrics
 
-    def _updated(self, update: Update, inputs: Inputs, learning_rate: Tensor, tau: Tensor | None) -> dict[str, Tensor]:
+    def _updated(
+        self,
+        update: Update,
+        inputs: Inputs,
+        learning_rate: Float64[Tensor, " S"],
+        tau: Float64[Tensor, " S"] | None,
+    ) -> dict[str, Tensor]:
         alive, counts = self.alive, self._counts
         result: Any
         metrics: dict[str, Tensor]
@@ -231,7 +238,7 @@ class Lockstep:
 
     # Figures
 
-    def gradient_norms(self) -> dict[str, Tensor]:
+    def gradient_norms(self) -> dict[str, Float[Tensor, " *members"]]:
         """Norm ``[S]`` of the last gradient of each child of the loss, before clipping; zeros before the first."""
         return self.learners[0].gradient_norms() if self._update is None else self._update.gradient_norms()
 
@@ -288,7 +295,7 @@ class Lockstep:
         """
         checkpoint.check_entries(state, dict.fromkeys(("members", "alive", "diverged")))
         if not len(state["members"]) == len(state["alive"]) == len(state["diverged"]) == len(self):
-            raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
+            raise ValueError(f"state must hold {len(self)} members, but got {len(state['members'])}.")
         for index, member in enumerate(state["members"]):
             checkpoint.check_entries(member, self.member_state(index))
         for member, learner, generator in zip(state["members"], self.learners, self.generators, strict=True):

@@ -358,7 +358,7 @@ class Task(ABC):
         with checkpoint.fitting(path):
             if len(tree["seeds"]) != len(tree["members"]):
                 counts = f"{len(tree['seeds'])} and {len(tree['members'])}"
-                raise ValueError(f"seeds and members must be as many, but are {counts}")
+                raise ValueError(f"seeds and members must be as many, but got {counts}")
             task = cls.of_saved(tree, *given, **how, _saved=None if custom_objects else tree["members"])
             task.load_state_dict(tree)
             for index, loss in enumerate(task.lockstep.losses):

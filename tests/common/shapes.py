@@ -18,7 +18,7 @@ assert "gsrl" not in sys.modules, "what is imported already is not checked"
 
 MODULES = (
     *("gsrl.relaxations", "gsrl.distributions", "gsrl.subsets", "gsrl.estimators", "gsrl.values", "gsrl.losses"),
-    "gsrl.learning.learner",
+    *("gsrl.learning.learner", "gsrl.learning.lockstep"),
 )
 
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # where a float is asked for an int will do
