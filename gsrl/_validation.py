@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-__all__ = ["is_concrete", "is_number", "positive"]
+__all__ = ["first", "is_concrete", "is_number", "positive"]
 
 
 def is_concrete(tensor: Tensor) -> bool:
@@ -18,6 +18,12 @@ def is_concrete(tensor: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._C._is_tracing()
     )
+
+
+def first(values: Tensor, invalid: Tensor) -> str:
+    """Says what stands at the first place of ``values`` where ``invalid``, over their leading dimensions, is true."""
+    place = tuple(invalid.nonzero()[0].tolist())
+    return f"{values[place].tolist()} at {place}"
 
 
 def is_number(value: object) -> bool:

@@ -223,7 +223,7 @@ def check_counts(tree: Mapping[str, Any], *names: str) -> None:
     for name in names:
         value = tree[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise CheckpointError(f"{name} must be an integer of at least 0, but is {value!r}")
+            raise CheckpointError(f"{name} must be an integer of at least 0, but got {value!r}")
 
 
 class Stored(NamedTuple):
@@ -284,7 +284,7 @@ def check_module(state: Any, make: Callable[[], nn.Module], name: str) -> None:
     _check_entries(state, expected, (name,))
     for key, tensor in expected.items():
         if not isinstance(state[key], Tensor):
-            raise CheckpointError(f"{name}.{key} must be a tensor, but is {type(state[key]).__name__}")
+            raise CheckpointError(f"{name}.{key} must be a tensor, but got {type(state[key]).__name__}")
         if tensor.is_floating_point() != state[key].is_floating_point():
             raise CheckpointError(f"{name}.{key} must be of {tensor.dtype}, but is of {state[key].dtype}")
 
@@ -828,7 +828,7 @@ def file_name(path: Any) -> str:
 def _check_entries(value: Any, expected: Any, path: KeyPath) -> None:
     if isinstance(expected, Mapping) and expected:
         if not isinstance(value, Mapping):
-            raise CheckpointError(f"{_dotted(path)} must be a dict, but is {type(value).__name__}")
+            raise CheckpointError(f"{_dotted(path)} must be a dict, but got {type(value).__name__}")
         for key, item in expected.items():
             if key in value:
                 if value[key] is not None:

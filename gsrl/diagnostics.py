@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from gsrl._files import save_figure
 from gsrl._progress import show_progress
+from gsrl._validation import first
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
 from gsrl.estimators import Estimator, Exact, Objective, RelaxedControl, make_estimator
 from gsrl.estimators.base import evaluate, replace_rows
@@ -409,8 +410,9 @@ def _other_choices(one_hot: Tensor, mask: Tensor | None) -> Tensor:
         raise ValueError(
             f"one_hot must be floating with shape [*batch, n, K], but got {one_hot.dtype} {tuple(one_hot.shape)}."
         )
-    if not bool((taken.sum(-1) == 1).all() & (taken | (one_hot == 0)).all()):
-        raise ValueError(f"one_hot must be one-hot in its last dimension, but got\n{one_hot}")
+    wrong = (taken.sum(-1) != 1) | ~(taken | (one_hot == 0)).all(-1)
+    if bool(wrong.any()):
+        raise ValueError(f"one_hot must be one-hot in its last dimension, but got {first(one_hot, wrong)}.")
     if mask is None:
         return ~taken
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from gsrl._shapes import Bool, Float, Int
-from gsrl._validation import is_concrete
+from gsrl._validation import first, is_concrete
 from gsrl.relaxations import gumbel_max, masked_logits, perturbed_logits
 
 __all__ = ["MAX_SUPPORT", "FactoredCategorical", "kl_divergence"]
@@ -155,7 +155,8 @@ class FactoredCategorical(Distribution):
                 f"but got shape {tuple(value.shape)}."
             )
         if self._validate_args and is_concrete(value) and not bool(constraints.one_hot.check(value).all()):
-            raise ValueError(f"value must be one-hot in its last dimension, but got\n{value}")
+            wrong = ~constraints.one_hot.check(value)
+            raise ValueError(f"value must be one-hot in its last dimension, but got {first(value, wrong)}.")
         # Not a product: -inf times 0 is NaN.
         return self.logits.masked_fill(value == 0, 0.0).sum((-2, -1))
 

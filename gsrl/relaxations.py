@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from gsrl._shapes import Bool, Float, Int, Real
-from gsrl._validation import is_concrete
+from gsrl._validation import first, is_concrete
 
 __all__ = [
     "binary_concrete",
@@ -339,7 +339,7 @@ def binary_concrete(
     if mask is not None:
         _check_mask(mask, logits)
     if validate_args and is_concrete(logits) and bool(logits.isnan().any()):
-        raise ValueError(f"logits must not be NaN, but found invalid values:\n{logits}")
+        raise ValueError(f"logits must not be NaN, but got {first(logits, logits.isnan())}.")
     if noise is None:
         noise = logistic_noise(logits.shape, generator=generator, device=logits.device)
     _check_noise(noise, logits)
@@ -448,8 +448,9 @@ def _check_values(logits: Tensor, mask: Tensor | None, legal: Tensor) -> None:
     finite = math.isfinite((legal if mask is None else logits).detach().sum().item())
     if finite and (mask is None or math.isfinite(legal.detach().amax(-1).sum().item())):
         return
-    if bool((logits.isnan() | logits.isposinf()).any()):
-        raise ValueError(f"logits must be finite or -inf, but found invalid values:\n{logits}")
+    invalid = logits.isnan() | logits.isposinf()
+    if bool(invalid.any()):
+        raise ValueError(f"logits must be finite or -inf, but got {first(logits, invalid)}.")
     empty = legal.isneginf().all(-1)
     if bool(empty.any()):
         rows = [tuple(row) for row in empty.nonzero()[:5].tolist()]

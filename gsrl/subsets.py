@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from gsrl._shapes import Bool, Float, Float64, Int
-from gsrl._validation import is_concrete
+from gsrl._validation import first, is_concrete
 from gsrl.distributions import MAX_SUPPORT
 from gsrl.relaxations import NEVER, check_temperature, divide, masked_logits, perturbation, replace_value
 
@@ -309,7 +309,8 @@ class SubsetOfK(Distribution):
                 f"value must have shape [..., N] with N = {self.event_shape[0]}, but got shape {tuple(value.shape)}."
             )
         if self._validate_args and is_concrete(value) and not bool(self.support.check(value).all()):
-            raise ValueError(f"value must be k-hot with k = {self.k} in its last dimension, but got\n{value}")
+            wrong = first(value, ~self.support.check(value))
+            raise ValueError(f"value must be k-hot with k = {self.k} in its last dimension, but got {wrong}.")
         return self._log_prob(value != 0).to(self.logits.dtype)
 
     def log_prob_ordered(self, indices: Int[Tensor, "*#batch k"]) -> Float[Tensor, "*#batch"]:
@@ -333,8 +334,10 @@ class SubsetOfK(Distribution):
             )
         if self._validate_args and is_concrete(indices):
             ascending = indices.sort(-1).values
-            if not bool(((indices >= 0) & (indices < N)).all() & (ascending[..., 1:] > ascending[..., :-1]).all()):
-                raise ValueError(f"indices must be different and in 0..{N - 1} in every draw, but got\n{indices}")
+            wrong = ~((indices >= 0) & (indices < N)).all(-1) | ~(ascending[..., 1:] > ascending[..., :-1]).all(-1)
+            if bool(wrong.any()):
+                found = first(indices, wrong)
+                raise ValueError(f"indices must be different and in 0..{N - 1} in every draw, but got {found}.")
         batch_shape = torch.broadcast_shapes(indices.shape[:-1], self.batch_shape)
         indices = indices.long().expand(*batch_shape, self.k)
         log_probs = self._finite_logits().expand(*batch_shape, N)

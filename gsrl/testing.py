@@ -101,7 +101,7 @@ def _attributes(subject: _Subject) -> Iterator[str]:
         if not (isinstance(getattr(estimator, name, None), str) and getattr(estimator, name)):
             yield f"class attribute {name} must be a string that says something"
     if not callable(getattr(estimator, "calls", None)):  # it was a string once
-        yield f"calls must be a method of n and K, but is {estimator.calls!r}"
+        yield f"calls must be a method of n and K, but got {estimator.calls!r}"
     if not isinstance(getattr(estimator, "biased", None), bool):
         yield "class attribute biased must be a bool"
     if ESTIMATORS.get(estimator.name) is type(estimator):
@@ -117,7 +117,7 @@ def _shapes_and_rows(subject: _Subject) -> Iterator[str]:
         value, _ = _estimate(estimator, logits, f, _noise(estimator, logits))
         where = f"at logits of shape {tuple(logits.shape)}"
         if value.shape != batch:
-            yield f"value must have shape {batch} {where}, but has {tuple(value.shape)}"
+            yield f"value must have shape {batch} {where}, but got {tuple(value.shape)}"
         for rows in f.calls:
             if rows.dtype != logits.dtype:
                 yield f"f must be called with rows of the policy's dtype, {logits.dtype} {where}, but got {rows.dtype}"
@@ -202,7 +202,7 @@ def _extremes_and_masks(subject: _Subject) -> Iterator[str]:
                     yield f"the rows of the gradient must sum to 0, but it is {gradient}"
             # The last pass was the masked one.
             if gradient[..., ~mask].any():
-                yield f"the gradient must be exactly 0 at illegal choices, mask {mask}, but is {gradient}"
+                yield f"the gradient must be exactly 0 at illegal choices, mask {mask}, but got {gradient}"
             if not _close((value, gradient), _estimate(estimator, logits, _raise_illegal(f, mask), noise, mask)):
                 yield f"what f says of illegal choices must not matter, mask {mask}"
 
@@ -223,7 +223,7 @@ def _statistics(subject: _Subject) -> Iterator[str]:
             where = f"with n = {n}, K = {K}, mask {None if mask is None else mask.tolist()}"
             if not subject.soft_value:
                 if not _mean_is(value.detach(), exact[0]):
-                    yield f"the value must have the mean {exact[0]:.4f} {where}, but has {value.mean():.4f}"
+                    yield f"the value must have the mean {exact[0]:.4f} {where}, but got {value.mean():.4f}"
                 if not _mean_is(inner, exact[2]):
                     yield f"a parameter in f must get the gradient {exact[2]:.4f} {where}, but got {inner.mean():.4f}"
             if not estimator.biased and not _mean_is(gradient, exact[1]):
@@ -268,7 +268,7 @@ def _closed_form(subject: _Subject) -> Iterator[str]:
         _, gradient = _estimate(estimator, logits, _linear(slope), noise)
         expected = subject.reference_gradient(logits, slope, noise)
         if not torch.allclose(gradient, expected, rtol=1e-4, atol=1e-5):
-            yield f"the gradient must be that of its closed form, {expected}, but is {gradient}"
+            yield f"the gradient must be that of its closed form, {expected}, but got {gradient}"
 
 
 def _transforms(subject: _Subject) -> Iterator[str]:

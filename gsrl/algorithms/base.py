@@ -469,7 +469,7 @@ class Algorithm(BaseAlgorithm):
         if math.prod(shape[:-1]) not in (1, count):
             raise ValueError(
                 f"action_masks must have shape [{shape[-1]}] or [{count}, {shape[-1]}] for {codec.space} and this "
-                f"observation, but got {list(shape)}"
+                f"observation, but got {list(shape)}."
             )
 
     # State
@@ -502,7 +502,7 @@ class Algorithm(BaseAlgorithm):
             own = self.get_parameters()
             checkpoint.check_entries(tree, {"parameters": own if exact_match else None})
             if tree["parameters"].keys() - own.keys():  # Stable-Baselines3 would take them for paths of attributes
-                raise ValueError(f"parameters must be of {sorted(own)}, but are of {sorted(tree['parameters'])}")
+                raise ValueError(f"parameters must be of {sorted(own)}, but got {sorted(tree['parameters'])}")
             super().set_parameters(tree["parameters"], exact_match)
 
     def state_dict(self) -> dict[str, Any]:
@@ -701,12 +701,12 @@ class Algorithm(BaseAlgorithm):
         """Raises if what was restored of the training is nothing that the training could go on with."""
         for name in self.COUNTERS:
             if not is_number(getattr(self, name)):
-                raise ValueError(f"counters.{name} must be a number, but is {getattr(self, name)!r}")
+                raise ValueError(f"counters.{name} must be a number, but got {getattr(self, name)!r}")
         if not isinstance(self.masked, bool):
-            raise ValueError(f"masked must be a boolean, but is {self.masked!r}")
+            raise ValueError(f"masked must be a boolean, but got {self.masked!r}")
         for episode in self.ep_info_buffer or ():
             if not (isinstance(episode, dict) and all(is_number(episode.get(name)) for name in ("r", "l"))):
-                raise ValueError(f"ep_info_buffer must hold returns and lengths, but holds {episode!r}")
+                raise ValueError(f"ep_info_buffer must hold returns and lengths, but got {episode!r}")
         if not all(isinstance(success, int | float | np.generic) for success in self.ep_success_buffer or ()):
             raise ValueError("ep_success_buffer must hold numbers")
         codec = OneHotCodec(self.action_space)
@@ -759,21 +759,21 @@ def _check_saved(tree: Mapping[str, Any]) -> None:
     """Raises unless the entries of a saved tree by which an agent is built are of their kinds."""
     policy, count = tree["policy_class"], tree["n_envs"]
     if not (isinstance(policy, type) and issubclass(policy, ActorPolicy)):
-        raise TypeError(f"policy_class must be a policy of gsrl, but is {policy!r}")
+        raise TypeError(f"policy_class must be a policy of gsrl, but got {policy!r}")
     for name in ("observation_space", "action_space"):
         if not isinstance(tree[name], spaces.Space):
-            raise TypeError(f"{name} must be a space, but is {tree[name]!r}")
+            raise TypeError(f"{name} must be a space, but got {tree[name]!r}")
     check_spaces(tree["observation_space"], tree["action_space"])
     last = tree.get("last_obs")
     rows = len(next(iter(last.values())) if isinstance(last, dict) else last) if last is not None else None
     if not isinstance(count, int) or count < 1 or count > (checkpoint.SMALL if rows is None else rows):
-        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but is {count!r}")
+        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but got {count!r}")
     settings = {"verbose": int, "stats_window_size": int, "tensorboard_log": str | None, "seed": int | None}
     for name, kind in settings.items():
         if not isinstance(tree.get(name), kind | None) or (isinstance(tree.get(name), int) and tree[name] < 0):
-            raise TypeError(f"{name} must be of {kind}, but is {tree[name]!r}")
+            raise TypeError(f"{name} must be of {kind}, but got {tree[name]!r}")
     if not isinstance(tree.get("policy_kwargs"), dict | None):
-        raise TypeError(f"policy_kwargs must be a dict, but is {tree['policy_kwargs']!r}")
+        raise TypeError(f"policy_kwargs must be a dict, but got {tree['policy_kwargs']!r}")
 
 
 def _check_array(name: str, value: Any, space: spaces.Space[Any], count: int) -> None:
@@ -786,7 +786,7 @@ def _check_array(name: str, value: Any, space: spaces.Space[Any], count: int) ->
     elif not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or len(value) != count:
         raise ValueError(f"{name} must be an array of {count} rows of numbers")
     elif value.size != count * math.prod(space.shape or ()):
-        raise ValueError(f"{name} must have shape {[count, *(space.shape or ())]}, but has {list(value.shape)}")
+        raise ValueError(f"{name} must have shape {[count, *(space.shape or ())]}, but got {list(value.shape)}")
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

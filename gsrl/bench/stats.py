@@ -125,7 +125,7 @@ def interval(
         ValueError: There is no stratum, or one is empty.
     """
     if len(strata) == 0 or any(len(stratum) == 0 for stratum in strata):
-        raise ValueError(f"strata must hold scores, but got {[len(stratum) for stratum in strata]} of them")
+        raise ValueError(f"strata must hold scores, but got {[len(stratum) for stratum in strata]} of them.")
     estimate = statistic(*strata, axis=0)
     counts = [len(stratum) for stratum in strata]
     if min(counts) == 1:

@@ -198,7 +198,7 @@ class _Reader:
         for name, table in tree["environments"].items():
             key = f"environments.{name}"
             if not isinstance(table, dict):
-                raise self.error(key, f"must be a table, but is {_shown(table)}")
+                raise self.error(key, f"must be a table, but got {_shown(table)}")
             self.check(key, table, ENVIRONMENT)
             scale = {limit: self.number(f"{key}.{limit}", table[limit]) for limit in SCALE if limit in table}
             environments[name] = Environment(name, table.get("steps"), **scale)
@@ -251,7 +251,7 @@ class _Reader:
                 raise self.error(key, f"{_shown(template)} may hold {names} as they are, and no other braces")
         label = template.format(**values)
         if len(label) > MOST_CHARACTERS:
-            reason = f"{_shown(label)} must have at most {MOST_CHARACTERS} characters, but has {len(label)}"
+            reason = f"{_shown(label)} must have at most {MOST_CHARACTERS} characters, but got {len(label)}"
             raise self.error(key, reason)
         if not LABEL.fullmatch(label):
             raise self.error(key, f"{_shown(label)} must consist of letters, digits, spaces and .+-_×")
@@ -289,7 +289,7 @@ class _Reader:
                 choices = [choice for choice in typing.get_args(known[name]) if isinstance(choice, str)]
                 near = similar(value, choices) if isinstance(value, str) else []
                 hint = f"; did you mean {' or '.join(near)}?" if near else ""
-                reason = f"must be {type_name(known[name])}, but is {_shown(value)}{hint}"
+                reason = f"must be {type_name(known[name])}, but got {_shown(value)}{hint}"
                 raise self.error(f"{key}.settings.{name}", reason) from None
         config = dataclasses.replace(
             default,
@@ -318,11 +318,11 @@ class _Reader:
             if name not in known:
                 raise self.error(where, f"unknown key; {nearest(name, known)}")
             if not _is_a(value, known[name]):
-                raise self.error(where, f"must be {_described(known[name])}, but is {_shown(value)}")
+                raise self.error(where, f"must be {_described(known[name])}, but got {_shown(value)}")
             if known[name] is int and value < (least := LEAST.get(name, 1)):
-                raise self.error(where, f"must be at least {least}, but is {value}")
+                raise self.error(where, f"must be at least {least}, but got {value}")
             if known[name] is int and value >= TOO_MANY:
-                raise self.error(where, f"must be below {TOO_MANY}, but is {_shown(value)}")
+                raise self.error(where, f"must be below {TOO_MANY}, but got {_shown(value)}")
 
     def check_count(
         self,
@@ -339,7 +339,7 @@ class _Reader:
         each = table.get("each", {})
         for name, values in each.items():
             if not isinstance(values, list) or not values:
-                raise self.error(f"{key}.each.{name}", f"must be a list of values, but is {_shown(values)}")
+                raise self.error(f"{key}.each.{name}", f"must be a list of values, but got {_shown(values)}")
         factors = [len(table["agents"]), len(table.get("environments", environments)), *map(len, each.values())]
         runs = math.prod(factors) * {**defaults, **table}.get("seeds", 1)
         last = {**defaults, **table}.get("first_seed", 0) + {**defaults, **table}.get("seeds", 1) - 1
@@ -355,7 +355,7 @@ class _Reader:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise self.error(key, f"must be finite, but is {_shown(value)}")
+            raise self.error(key, f"must be finite, but got {_shown(value)}")
         return number
 
     def check_scale(self, key: str, environment: Environment) -> None:

@@ -114,7 +114,7 @@ class SplitActions(ParallelWrapper):
                 raise ValueError(f"factors must be of agents among {self._inner.agents}, but names {agent!r}.")
             space, sizes = env.action_space(agent), tuple(named.values())
             if not isinstance(space, spaces.Discrete):
-                raise TypeError(f"action_space of {agent} must be Discrete to be split, but is {space}.")
+                raise TypeError(f"action_space of {agent} must be Discrete to be split, but got {space}.")
             if min(sizes, default=0) < 1 or math.prod(sizes) != space.n:
                 raise ValueError(
                     f"factors of {agent} must be of sizes whose product is {space.n}, but got {dict(named)}."

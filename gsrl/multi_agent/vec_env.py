@@ -378,7 +378,7 @@ def _codec(agent: str, space: Any) -> OneHotCodec:
         return OneHotCodec(space)
     except TypeError:
         raise TypeError(
-            f"action_space of {agent} must be Discrete, MultiDiscrete or MultiBinary, but is {space}."
+            f"action_space of {agent} must be Discrete, MultiDiscrete or MultiBinary, but got {space}."
         ) from None
 
 
@@ -388,7 +388,7 @@ def _observed(agent: str, space: Any) -> spaces.Space[Any]:
         rest = {key: each for key, each in space.spaces.items() if key != MASK_KEY}
         space = next(iter(rest.values())) if list(rest) == ["observation"] else spaces.Dict(rest)
     if not _is_flat(space):
-        raise TypeError(f"observation_space of {agent} must be one that can be made flat, but is {space}.")
+        raise TypeError(f"observation_space of {agent} must be one that can be made flat, but got {space}.")
     return space
 
 

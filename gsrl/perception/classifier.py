@@ -214,7 +214,7 @@ class PrunedClassifier(Task):
             ValueError: They are of other shapes, or there is another number of them.
         """
         if len(other.seeds) != len(self.seeds):
-            raise ValueError(f"other must have {len(self.seeds)} members, but has {len(other.seeds)}.")
+            raise ValueError(f"other must have {len(self.seeds)} members, but got {len(other.seeds)}.")
         pairs = list(zip(self.lockstep.losses, other.lockstep.losses, strict=True))
         for own, theirs in pairs:
             try:

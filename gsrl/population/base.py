@@ -653,7 +653,7 @@ class Population:
         own = ("num_timesteps", "total_timesteps", "alive", "stopped_at", "diverged", *self._own_state())
         checkpoint.check_entries(state, dict.fromkeys(("members", "masked", "last_obs", "last_masks", *own)))
         if len(state["members"]) != len(self):
-            raise ValueError(f"state must hold {len(self)} members, but holds {len(state['members'])}.")
+            raise ValueError(f"state must hold {len(self)} members, but got {len(state['members'])}.")
         checkpoint.check_counts(state, "num_timesteps", "total_timesteps")
         counts = {len(state[name]) for name in ("alive", "stopped_at", "diverged")}
         if not isinstance(state["masked"], bool) or counts != {len(self)}:
@@ -791,7 +791,7 @@ def _merged_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     seeds, settings, members = (tree[name] for name in ("seeds", "settings", "members"))
     if not len(seeds) == len(settings) == len(members):
         raise ValueError(
-            f"seeds, settings and members must be as many, but are {len(seeds)}, {len(settings)} and {len(members)}"
+            f"seeds, settings and members must be as many, but got {len(seeds)}, {len(settings)} and {len(members)}"
         )
     values = {name: [each.get(name) for each in settings] for name in settings[0]}
     return {name: each if name in VECTORS else each[0] for name, each in values.items()}
@@ -811,7 +811,7 @@ def _check_saved(algorithm: type[Algorithm], spaces: Sequence[gym.Space[Any]], t
         last = next(iter(last.values()))
     most = checkpoint.SMALL if last is None else len(last)
     if not isinstance(count, int) or not 1 <= count <= most // len(tree["members"]):
-        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but is {count!r}")
+        raise ValueError(f"n_envs must be an integer of at least 1, and that of last_obs, but got {count!r}")
 
 
 def _given(env: gym.Env) -> Callable[[], gym.Env]:

@@ -137,7 +137,7 @@ class Config(Generic[Settings]):
         environments = self.n_envs * (self.seeds or 1)
         if environments > MOST_ENVIRONMENTS:
             raise UsageError(
-                f"--n-envs and --seeds must make at most {MOST_ENVIRONMENTS} environments, but make {environments}"
+                f"--n-envs and --seeds must make at most {MOST_ENVIRONMENTS} environments, but got {environments}"
             )
         if self.threads > MOST_THREADS:
             raise UsageError(f"--threads must be at most {MOST_THREADS}, but got {self.threads}")
@@ -401,7 +401,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"{path} must hold a JSON object, but holds {type(value).__name__}")
+        raise UsageError(f"{path} must hold a JSON object, but got {type(value).__name__}")
     return value
 
 

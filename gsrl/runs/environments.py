@@ -134,14 +134,14 @@ class _Watched(gym.Wrapper):
                 try:
                     part = observation if key is None else observation[key]
                 except (KeyError, IndexError, TypeError):
-                    raise ValueError(f"observation must have an entry {key!r}, but is {observation!r}") from None
+                    raise ValueError(f"observation must have an entry {key!r}, but got {observation!r}") from None
                 _check_observation("observation" if key is None else f"observation[{key!r}]", part, space)
             _check_reward(reward)
             for name, end in (("terminated", terminated), ("truncated", truncated)):
                 if not np.shape(end) == () or np.asarray(end).dtype != np.bool_:
-                    raise ValueError(f"{name} must be a boolean, but is {end!r}")
+                    raise ValueError(f"{name} must be a boolean, but got {end!r}")
             if not isinstance(info, dict):
-                raise ValueError(f"info must be a dict, but is {info!r}")
+                raise ValueError(f"info must be a dict, but got {info!r}")
             mask = info.get(MASK_KEY)
             if not terminated:  # the last mask of all is not needed
                 if (mask is not None) != self._masked:
@@ -196,18 +196,18 @@ def _quick_look(space: spaces.Space) -> Callable[[Any], bool]:
 def _check_observation(name: str, value: Any, space: spaces.Space) -> None:
     if not isinstance(space, spaces.Box):
         if not space.contains(value):
-            raise ValueError(f"{name} must be in {space}, but is {value!r}")
+            raise ValueError(f"{name} must be in {space}, but got {value!r}")
         return
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # lists of unequal lengths
-        raise ValueError(f"{name} must be an array, but is {value!r}") from None
+        raise ValueError(f"{name} must be an array, but got {value!r}") from None
     if array.shape != space.shape:
-        raise ValueError(f"{name} must have shape {space.shape}, but has {array.shape}")
+        raise ValueError(f"{name} must have shape {space.shape}, but got {array.shape}")
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold real numbers, but is {value!r}")
+        raise ValueError(f"{name} must hold real numbers, but got {value!r}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but is {value!r}")
+        raise ValueError(f"{name} must be finite, but got {value!r}")
 
 
 def _check_reward(reward: Any) -> None:
@@ -216,7 +216,7 @@ def _check_reward(reward: Any) -> None:
     except (TypeError, ValueError):  # of what is no real number, or is several
         value = math.nan
     if isinstance(reward, str | bytes | np.complexfloating) or not abs(value) <= LARGEST_REWARD:
-        raise ValueError(f"reward must be a finite number of single precision, but is {reward!r}")
+        raise ValueError(f"reward must be a finite number of single precision, but got {reward!r}")
 
 
 class _Bounded(TimeLimit):

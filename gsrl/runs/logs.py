@@ -53,7 +53,7 @@ class CsvLog:
             raise UsageError(f"{path} is not UTF-8: {error}; put the file back as it was") from error
         if self.columns and (self.columns[0] != "steps" or not {*columns} <= {*self.columns}):
             expected, there = (", ".join(names) for names in (["steps", *columns], self.columns))
-            raise UsageError(f"{path} must have the columns {expected}, but has {there}; put the file back as it was")
+            raise UsageError(f"{path} must have the columns {expected}, but got {there}; put the file back as it was")
         self.columns = self.columns or ["steps", *columns, *more]
         self._steps = [int(row["steps"]) for row in rows]
 

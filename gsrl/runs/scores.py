@@ -19,6 +19,6 @@ def interquartile_mean(values: Sequence[float] | NDArray[np.floating]) -> float:
         ValueError: There are no values.
     """
     if len(values) == 0:
-        raise ValueError("values must hold at least one, but got none")
+        raise ValueError("values must hold at least one, but got none.")
     left_out = len(values) // 4
     return float(np.mean(np.sort(values)[left_out : len(values) - left_out]))

@@ -183,7 +183,7 @@ def _set_parameters(model: BaseAlgorithm, parameters: Mapping[str, Any]) -> None
     """As the model's ``set_parameters``, which takes any names for paths of attributes."""
     own = model.get_parameters()
     if parameters.keys() != own.keys():
-        raise ValueError(f"parameters must be of {sorted(own)}, but are of {sorted(parameters)}")
+        raise ValueError(f"parameters must be of {sorted(own)}, but got {sorted(parameters)}")
     model.set_parameters(dict(parameters), device=model.device)
 
 
@@ -196,7 +196,7 @@ def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
 def _load_replay_state(buffer: ReplayBuffer, state: Mapping[str, Any]) -> None:
     pos, full = state["pos"], state["full"]
     if not isinstance(full, bool) or not 0 <= pos < buffer.buffer_size:
-        raise ValueError(f"pos must be at least 0 and below {buffer.buffer_size}, but is {pos}")
+        raise ValueError(f"pos must be at least 0 and below {buffer.buffer_size}, but got {pos}")
     buffer.pos, buffer.full = pos, full
     for name in REPLAY:
         arrays, stored = getattr(buffer, name), state[name]
@@ -253,5 +253,5 @@ def _moments(statistics: RunningMeanStd) -> dict[str, Any]:
 
 def _load_moments(statistics: RunningMeanStd, state: Mapping[str, Any]) -> None:
     if not np.shape(state["mean"]) == np.shape(state["var"]) == np.shape(statistics.mean):
-        raise ValueError(f"statistics must have shape {np.shape(statistics.mean)}, but have {np.shape(state['mean'])}")
+        raise ValueError(f"statistics must have shape {np.shape(statistics.mean)}, but got {np.shape(state['mean'])}")
     statistics.mean, statistics.var, statistics.count = state["mean"], state["var"], state["count"]

@@ -59,7 +59,7 @@ def test_the_optimal_code(probabilities: list[float], vocabulary: int, length: i
 
 
 def test_an_optimal_code_needs_enough_messages() -> None:
-    with pytest.raises(ValueError, match="vocabulary and length must make 4 messages, but make 3"):
+    with pytest.raises(ValueError, match="vocabulary and length must make 4 messages, but got 3"):
         lengths.optimal_mean_length(np.full(4, 0.25), 2, 1)
 
 

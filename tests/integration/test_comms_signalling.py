@@ -217,7 +217,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_states_of_other_games_are_refused() -> None:
     games = lewis()
-    with pytest.raises(ValueError, match="must hold 1 members, but holds 2"):
+    with pytest.raises(ValueError, match="must hold 1 members, but got 2"):
         games.load_state_dict(lewis(seed=None, seeds=[0, 1]).state_dict())
     state = copy.deepcopy(games.state_dict())
     del state["members"][0]["loss"]["receiver.network.0.weight"]

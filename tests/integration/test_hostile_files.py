@@ -308,5 +308,5 @@ def test_names_of_parameters_are_no_paths_of_attributes() -> None:
     def add(tree: dict[str, Any], members: dict[str, bytes]) -> None:
         tree["parameters"]["policy.actor"] = {}
 
-    with pytest.raises(CheckpointError, match=r"parameters must be of .* but are of .*'policy.actor'"):
+    with pytest.raises(CheckpointError, match=r"parameters must be of .* but got .*'policy.actor'"):
         load(rewritten(content, add))

@@ -66,7 +66,7 @@ def test_transformers_are_taken_over() -> None:
     assert all(torch.equal(own[name], theirs[name]) for name in theirs)
     with pytest.raises(ValueError, match="other must have transformers of the same shapes"):
         PrunedClassifier("digits", **{**SMALL, "width": 12}).start_from(dense)
-    with pytest.raises(ValueError, match="other must have 2 members, but has 1"):
+    with pytest.raises(ValueError, match="other must have 2 members, but got 1"):
         PrunedClassifier("digits", seeds=(0, 1), **SMALL).start_from(dense)
 
 

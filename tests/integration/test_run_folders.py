@@ -228,7 +228,7 @@ def not_utf8(path: Path) -> None:
         (
             "evaluations.csv",
             spoil_header,
-            "must have the columns steps, mean_return, std_return, episodes, but has a, b",
+            "must have the columns steps, mean_return, std_return, episodes, but got a, b",
         ),
         ("progress.csv", become_a_folder, "must be a file, but is a folder"),
         ("checkpoint.zip", become_a_folder, "must be a file, but is a folder"),

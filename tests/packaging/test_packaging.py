@@ -253,3 +253,9 @@ def test_docstrings_stand_by_themselves() -> None:
     leaning = re.compile(r"\b(as|see) above\b", re.IGNORECASE)
     found = [path for path in MODULES if leaning.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_messages_have_one_form() -> None:
+    """``<name> must be <what>, but got <value>.``, in one line."""
+    other = re.compile(r" must .*(\bbut (is|are|has|have|holds?|makes?) \{|\\n\{)")
+    assert [path for path in MODULES if other.search(path.read_text(encoding="utf-8"))] == []

@@ -84,8 +84,8 @@ EXPECTED: dict[str, Any] = {"a": {"w": torch.zeros(2, 3), 0: None}, "b": 1, "sta
         (EXPECTED | {"a": {"w": torch.zeros(2, 3)}}, "a.0 is missing"),
         ({name: value for name, value in EXPECTED.items() if name != "array"}, "array is missing"),
         (EXPECTED | {"a": {"w": torch.zeros(3), 0: 1}}, "a.w has shape [3], but must have [2, 3]"),
-        (EXPECTED | {"a": [1]}, "a must be a dict, but is list"),
-        (None, "the tree must be a dict, but is NoneType"),
+        (EXPECTED | {"a": [1]}, "a must be a dict, but got list"),
+        (None, "the tree must be a dict, but got NoneType"),
     ],
 )
 def test_entries(tree: Any, message: str | None) -> None:

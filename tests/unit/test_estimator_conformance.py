@@ -369,7 +369,7 @@ BROKEN = {
     FalselyUnbiased: "unbiased gradient must have the mean",
     FalselyOneCall: "evaluated at 10 configurations",
     CountOfOtherCalls: r"calls\(3, \d\) is 30, but f was evaluated at 10 configurations",
-    CallsInWords: "calls must be a method of n and K, but is 'num_samples'",
+    CallsInWords: "calls must be a method of n and K, but got 'num_samples'",
     FractionOfCalls: r"calls\(\d, \d\) is 10.0, but f was evaluated at 10 configurations",
     NoiseUnchecked: "noise of shape .* must be a ValueError",
     NoiseOfAnotherShape: "draw_noise must return a tensor of noise_shape",

@@ -275,7 +275,9 @@ class Faulty(Trio):
 def test_what_is_no_parallel_environment_of_discrete_actions_is_refused() -> None:
     with pytest.raises(TypeError, match=r"got the AEC environment .*: wrap it in gsrl.multi_agent.TurnBased"):
         ParallelVecEnv(Aec, 1)
-    with pytest.raises(TypeError, match="action_space of a must be Discrete, MultiDiscrete or MultiBinary, but is Box"):
+    with pytest.raises(
+        TypeError, match="action_space of a must be Discrete, MultiDiscrete or MultiBinary, but got Box"
+    ):
         ParallelVecEnv(Continuous, 1)
     with pytest.raises(TypeError, match="env must be a Parallel environment of PettingZoo, but got"):
         ParallelVecEnv(Unnamed, 1)

@@ -374,7 +374,7 @@ def test_a_mask_of_the_shape_of_the_logits_is_not_broadcast(monkeypatch):
     ("arguments", "message"),
     [
         ({"logits": torch.zeros(2, 3, dtype=torch.long)}, r"logits must be a floating-point .* torch\.int64"),
-        ({"logits": torch.tensor([[0.0, math.nan]])}, r"logits must .*\n.*nan"),
+        ({"logits": torch.tensor([[0.0, math.nan]])}, r"logits must .*but got nan at \(0, 1\)\."),
         ({"mask": torch.ones(2, 3)}, r"mask must be a boolean tensor, but got dtype torch\.float32"),
         ({"mask": torch.ones(2, dtype=torch.bool)}, r"mask must broadcast .*\(2, 3\).* shape \(2,\)"),
         ({"mask": torch.ones(4, 2, 3, dtype=torch.bool)}, r"mask must broadcast .*\(2, 3\).* shape \(4, 2, 3\)"),
@@ -415,7 +415,7 @@ def test_swapped_arguments_are_told_the_rule_they_break(name):
 
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_infinite_logits_are_refused(name):
-    with pytest.raises(ValueError, match=r"logits must be finite or -inf.*\n.*inf"):
+    with pytest.raises(ValueError, match=r"logits must be finite or -inf, but got inf at"):
         CATEGORICAL[name](torch.tensor([[0.0, math.inf]]))
 
 
@@ -423,7 +423,7 @@ def test_infinite_logits_are_refused(name):
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_invalid_logits_are_refused_where_the_mask_hides_them(name, value):
     for row in ([0.0, value], [-math.inf, value]):
-        with pytest.raises(ValueError, match="logits must be finite or -inf, but found invalid values"):
+        with pytest.raises(ValueError, match=r"logits must be finite or -inf, but got (nan|inf) at"):
             CATEGORICAL[name](torch.tensor([[0.0, 0.0], row]), mask=torch.tensor([True, False]))
 
 

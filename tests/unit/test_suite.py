@@ -81,7 +81,7 @@ def test_environments_without_a_version_are_the_latest(tmp_path: Path) -> None:
 
 def test_a_word_that_is_nearly_right_is_answered_with_the_right_one(tmp_path: Path) -> None:
     text = GOOD.replace('agents = ["gumbel-sac", "a2c"]', 'agents = ["gumbel-sac"]\nsettings.estimator = "st_gumbel"')
-    with pytest.raises(UsageError, match=r"but is 'st_gumbel'; did you mean st-gumbel\?"):
+    with pytest.raises(UsageError, match=r"but got 'st_gumbel'; did you mean st-gumbel\?"):
         read_suite(write(tmp_path, text))
 
 
@@ -170,9 +170,9 @@ def test_none_is_a_word(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("seeds = 3", "sedes = 3", "mine.toml: sedes: unknown key; did you mean seeds"),
-        ("seeds = 3", 'seeds = "3"', "mine.toml: seeds: must be a whole number, but is '3'"),
-        ("seeds = 3", "seeds = 0", "mine.toml: seeds: must be at least 1, but is 0"),
-        ("seeds = 3", "seeds = true", "mine.toml: seeds: must be a whole number, but is True"),
+        ("seeds = 3", 'seeds = "3"', "mine.toml: seeds: must be a whole number, but got '3'"),
+        ("seeds = 3", "seeds = 0", "mine.toml: seeds: must be at least 1, but got 0"),
+        ("seeds = 3", "seeds = true", "mine.toml: seeds: must be a whole number, but got True"),
         (
             "threshold = 475.0",
             "treshold = 1.0",
@@ -186,7 +186,7 @@ def test_none_is_a_word(tmp_path: Path) -> None:
             'agents = ["gumble-sac"]',
             "runs[1].agents: unknown agent 'gumble-sac'; did",
         ),
-        ('agents = ["gumbel-sac", "a2c"]', 'agents = "a2c"', "runs[1].agents: must be a list of texts, but is 'a2c'"),
+        ('agents = ["gumbel-sac", "a2c"]', 'agents = "a2c"', "runs[1].agents: must be a list of texts, but got 'a2c'"),
         ('agents = ["gumbel-sac", "a2c"]', "agents = []", "runs[1].agents: there are none"),
         ('agents = ["gumbel-sac", "a2c"]', 'agents = ["sac"]', "sac needs a Box action space, but CartPole-v1 has"),
         (
@@ -199,8 +199,8 @@ def test_none_is_a_word(tmp_path: Path) -> None:
             "learning_rat = 1",
             "runs[2].settings.learning_rat: a2c has no such setting; did you mean",
         ),
-        ("learning_rate = 1", 'learning_rate = "x"', "runs[2].settings.learning_rate: must be float, but is 'x'"),
-        ("n_steps = [8, 16]", "n_steps = 8", "runs[2].each.n_steps: must be a list of values, but is 8"),
+        ("learning_rate = 1", 'learning_rate = "x"', "runs[2].settings.learning_rate: must be float, but got 'x'"),
+        ("n_steps = [8, 16]", "n_steps = 8", "runs[2].each.n_steps: must be a list of values, but got 8"),
         ("n_steps = [8, 16]", "n_steps = [0]", "a2c cannot be made with these settings: --n-steps must be at least 1"),
         ('label = "{agent} {n_steps} long"', 'label = "{agnt}"', "runs[2].label: '{agnt}' may hold {agent}"),
         ('label = "{agent} {n_steps} long"', 'label = "{agent.x}"', "'{agent.x}' may hold {agent}, {learning_rate}"),
@@ -211,21 +211,21 @@ def test_none_is_a_word(tmp_path: Path) -> None:
         (
             'label = "{agent} {n_steps} long"',
             f'label = "{"x" * 200}"',
-            "must have at most 100 characters, but has 200",
+            "must have at most 100 characters, but got 200",
         ),
-        ("threshold = 475.0", "threshold = nan", "environments.CartPole-v1.threshold: must be finite, but is nan"),
-        ("high = 500.0", "high = inf", "environments.CartPole-v1.high: must be finite, but is inf"),
-        ("low = 20", "low = -inf", "environments.CartPole-v1.low: must be finite, but is -inf"),
-        ("low = 20", f"low = -1{'0' * 400}", "environments.CartPole-v1.low: must be finite, but is -1"),
+        ("threshold = 475.0", "threshold = nan", "environments.CartPole-v1.threshold: must be finite, but got nan"),
+        ("high = 500.0", "high = inf", "environments.CartPole-v1.high: must be finite, but got inf"),
+        ("low = 20", "low = -inf", "environments.CartPole-v1.low: must be finite, but got -inf"),
+        ("low = 20", f"low = -1{'0' * 400}", "environments.CartPole-v1.low: must be finite, but got -1"),
         ("low = 20\nhigh = 500.0", "low = -1e308\nhigh = 1e308", "high must be less above low"),
-        ("learning_rate = 1", "learning_rate = nan", "runs[2].settings.learning_rate: must be float, but is nan"),
-        ("learning_rate = 1", f"learning_rate = 1{'0' * 400}", "learning_rate: must be float, but is 1"),
+        ("learning_rate = 1", "learning_rate = nan", "runs[2].settings.learning_rate: must be float, but got nan"),
+        ("learning_rate = 1", f"learning_rate = 1{'0' * 400}", "learning_rate: must be float, but got 1"),
         ("net_arch = [16, 8]", "net_arch = [[16], 8]", "runs[2].settings.net_arch: must be"),
-        ('["gumbel-sac", "a2c"]', '[["gumbel-sac"]]', "runs[1].agents: must be a list of texts, but is [['gum"),
+        ('["gumbel-sac", "a2c"]', '[["gumbel-sac"]]', "runs[1].agents: must be a list of texts, but got [['gum"),
         ("seeds = 3", f"seeds = {'[' * 50_000}", "mine.toml cannot be read: it is nested too deeply"),
         ("seeds = 3", "seeds = 3" + "0" * 5_000, "mine.toml is not TOML: Exceeds the limit"),
         ("steps = 400", "steps = 4" + "0" * 40, "environments.CartPole-v1.steps: must be below 1000000000000"),
-        ("seeds = 3", "first_seed = -1", "mine.toml: first_seed: must be at least 0, but is -1"),
+        ("seeds = 3", "first_seed = -1", "mine.toml: first_seed: must be at least 0, but got -1"),
         (
             "seeds = 3",
             "seeds = 3\nfirst_seed = 2147483646",

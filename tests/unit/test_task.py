@@ -175,7 +175,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Fitting.load(tmp_path / "other.zip")
     del tree["members"][1]
     checkpoint.save(tmp_path / "fewer.zip", tree)
-    with pytest.raises(checkpoint.CheckpointError, match="seeds and members must be as many, but are 2 and 1"):
+    with pytest.raises(checkpoint.CheckpointError, match="seeds and members must be as many, but got 2 and 1"):
         Fitting.load(tmp_path / "fewer.zip")
 
 

@@ -64,7 +64,7 @@ def optimal_mean_length(probabilities: NDArray[np.float64], vocabulary: int, len
     """
     lengths = np.repeat(np.arange(length + 1), vocabulary ** np.arange(length + 1))
     if len(lengths) < len(probabilities):
-        raise ValueError(f"vocabulary and length must make {len(probabilities)} messages, but make {len(lengths)}.")
+        raise ValueError(f"vocabulary and length must make {len(probabilities)} messages, but got {len(lengths)}.")
     return float(np.sort(probabilities)[::-1] @ lengths[: len(probabilities)])
 
 
