@@ -52,20 +52,29 @@ class MPEWorlds(ABC):
         landmarks: ``L``.
         goals: How many landmarks are drawn to be somebody's goal.
         max_cycles: Steps of an episode.
+        speakers: How many agents speak.
+        words: Of each that there are.
 
     Attributes:
         positions: Of the agents, ``[B, A, 2]``.
         velocities: Likewise.
         landmarks: Where these are, ``[B, L, 2]``.
         goals: Which landmarks are goals, ``[B, goals]``.
+        said: The last words of those who speak, one-hot, ``[B, speakers, words]``; zeros before the first.
         steps: Of the episodes, ``[B]``.
     """
 
-    def __init__(self, team: TeamSpaces, n_envs: int, landmarks: int, goals: int, max_cycles: int) -> None:
+    ARRAYS = ("positions", "velocities", "landmarks", "goals", "said", "steps", "over")
+    """Attributes that say where the worlds are, beside their generators."""
+
+    def __init__(
+        self, team: TeamSpaces, n_envs: int, landmarks: int, goals: int, max_cycles: int, speakers: int, words: int
+    ) -> None:
         agents = len(team.agents)
         self.team, self.max_cycles = team, max_cycles
         self.positions, self.velocities = np.zeros((n_envs, agents, 2)), np.zeros((n_envs, agents, 2))
         self.landmarks, self.goals = np.zeros((n_envs, landmarks, 2)), np.zeros((n_envs, goals), np.int64)
+        self.said = np.zeros((n_envs, speakers, words))
         self.steps, self.over = np.zeros(n_envs, np.int64), np.ones(n_envs, np.bool_)
         self._rngs = [np.random.default_rng() for _ in range(n_envs)]
         self._rows = np.arange(n_envs)
@@ -87,9 +96,8 @@ class MPEWorlds(ABC):
             rng.random(out=places[row])
         places = -1.0 + 2.0 * places
         self.positions[worlds], self.landmarks[worlds] = places[:, :agents], places[:, agents:]
-        self.velocities[worlds] = 0.0
+        self.velocities[worlds], self.said[worlds] = 0.0, 0.0
         self.steps[worlds], self.over[worlds] = 0, False
-        self._fall_silent(worlds)
         return self._joint(worlds)
 
     def step(self, actions: Ints) -> tuple[Joint, Floats, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -100,6 +108,19 @@ class MPEWorlds(ABC):
         truncated = np.repeat(self.over[:, None], self.positions.shape[1], 1)
         return self._joint(slice(None)), self._rewards(), self._no_end.copy(), truncated
 
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`gsrl.multi_agent.Worlds.state_dict`."""
+        arrays = {name: getattr(self, name).copy() for name in self.ARRAYS}
+        return {**arrays, "rngs": [rng.bit_generator.state for rng in self._rngs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        """See :meth:`gsrl.multi_agent.Worlds.load_state_dict`."""
+        for name in self.ARRAYS:
+            getattr(self, name)[...] = state[name]
+        for rng, own in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = own
+        return self._joint(slice(None)).observations
+
     def _move(self, agents: slice, forces: Floats) -> None:
         """Moves agents by their velocities, and then changes these by forces ``[B, agents, 2]``."""
         self.positions[:, agents] += self.velocities[:, agents] * DT
@@ -109,9 +130,6 @@ class MPEWorlds(ABC):
         observations = np.zeros((len(self.steps[worlds]), len(self.team.agents), self.team.O), np.float32)
         self._observe(worlds, observations)
         return Joint(observations, self._masks[worlds], self._active[worlds])
-
-    def _fall_silent(self, worlds: Ints) -> None:  # noqa: B027  # where nobody speaks
-        """Forgets what was said."""
 
     @abstractmethod
     def _act(self, actions: Ints) -> None:
@@ -130,22 +148,18 @@ class _SpeakerListenerWorlds(MPEWorlds):
     COLORS = np.array([[0.65, 0.15, 0.15], [0.15, 0.65, 0.15], [0.15, 0.15, 0.65]])
 
     def __init__(self, team: TeamSpaces, n_envs: int, max_cycles: int) -> None:
-        super().__init__(team, n_envs, landmarks=3, goals=1, max_cycles=max_cycles)
-        self.said = np.zeros((n_envs, 3))
-
-    def _fall_silent(self, worlds: Ints) -> None:
-        self.said[worlds] = 0.0
+        super().__init__(team, n_envs, landmarks=3, goals=1, max_cycles=max_cycles, speakers=1, words=3)
 
     def _act(self, actions: Ints) -> None:
         self._move(slice(1, 2), PUSHES[actions[:, 1:]])
-        self.said = np.eye(3)[actions[:, 0]]
+        self.said = np.eye(3)[actions[:, :1]]
 
     def _observe(self, worlds: Ints | slice, observations: NDArray[np.float32]) -> None:
         observations[:, 0, :3] = self.COLORS[self.goals[worlds, 0]]
         listener = observations[:, 1]
         listener[:, :2] = self.velocities[worlds, 1]
         listener[:, 2:8] = (self.landmarks[worlds] - self.positions[worlds, 1][:, None]).reshape(-1, 6)
-        listener[:, 8:11] = self.said[worlds]
+        listener[:, 8:11] = self.said[worlds, 0]
 
     def _rewards(self) -> Floats:
         way = self.positions[:, 1] - self.landmarks[self._rows, self.goals[:, 0]]
@@ -156,12 +170,8 @@ class _ReferenceWorlds(MPEWorlds):
     COLORS = np.array([[0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
 
     def __init__(self, team: TeamSpaces, n_envs: int, max_cycles: int, local_ratio: float) -> None:
-        super().__init__(team, n_envs, landmarks=3, goals=2, max_cycles=max_cycles)
+        super().__init__(team, n_envs, landmarks=3, goals=2, max_cycles=max_cycles, speakers=2, words=10)
         self.local_ratio = local_ratio
-        self.said = np.zeros((n_envs, 2, 10))
-
-    def _fall_silent(self, worlds: Ints) -> None:
-        self.said[worlds] = 0.0
 
     def _act(self, actions: Ints) -> None:
         words, moves = np.divmod(actions, MOVES)
@@ -187,7 +197,7 @@ class _SpreadWorlds(MPEWorlds):
 
     def __init__(self, team: TeamSpaces, n_envs: int, max_cycles: int, local_ratio: float) -> None:
         agents = len(team.agents)
-        super().__init__(team, n_envs, landmarks=agents, goals=0, max_cycles=max_cycles)
+        super().__init__(team, n_envs, landmarks=agents, goals=0, max_cycles=max_cycles, speakers=0, words=0)
         self.local_ratio = local_ratio
         pairs = np.array(list(combinations(range(agents), 2)), np.int64).reshape(-1, 2)
         self._first, self._second = pairs.T

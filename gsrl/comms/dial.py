@@ -345,6 +345,7 @@ class DIAL(Task):
     """
 
     unit, score, member = "episode", "return", "team"
+    advanced = ("estimator", "message_cost")
 
     def __init__(
         self,
@@ -391,12 +392,6 @@ class DIAL(Task):
             rngs={"play": "data", "explore": "exploration"},
             _saved=_saved,
         )
-        # Estimators without a state have nothing to advance.
-        self._stepped = [
-            (index, loss.estimator)
-            for index, loss in enumerate(self.lockstep.losses)
-            if loss.estimator is not None and loss.estimator.state_dict()
-        ]
         self._step = Mapped(self.lockstep, _step, ["network", "estimator"], "a step")
 
     SETTINGS = settings_of(__init__, without=("tensorboard_log", "verbose"))
@@ -479,11 +474,6 @@ class DIAL(Task):
     def tau(self) -> float | None:
         """1, so that targets become copies, where that is due."""
         return 1.0 if (self.num_updates + 1) % self.target_interval == 0 else None
-
-    def advance(self, metrics: Mapping[str, Tensor]) -> None:
-        """Advances estimators with a state."""
-        for index, estimator in self._stepped:
-            estimator.step(metrics["message_cost"][index])
 
     @torch.no_grad()
     def collect(self) -> Batch:

@@ -135,6 +135,7 @@ class SignallingGame(Task):
     """
 
     unit, score, member = "sample", "accuracy", "game"
+    advanced = ("channel", "cost")
 
     def __init__(
         self,
@@ -182,8 +183,6 @@ class SignallingGame(Task):
             alone=self.is_single,
             _saved=_saved,
         )
-        # Channels without a state have nothing to advance.
-        self._stepped = [(i, loss.channel) for i, loss in enumerate(self.lockstep.losses) if loss.channel.state_dict()]
 
     # Construction
 
@@ -368,11 +367,6 @@ class SignallingGame(Task):
             progress_bar=progress_bar,
             tb_log_name=tb_log_name,
         )
-
-    def advance(self, metrics: Mapping[str, Tensor]) -> None:
-        """Advances channels with a state."""
-        for index, channel in self._stepped:
-            channel.step(metrics["cost"].reshape(-1)[index])
 
     def collect(self) -> tuple[Any, ...]:
         """Episodes and noise of an update; of several games with a leading dimension of them."""

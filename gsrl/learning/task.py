@@ -72,6 +72,9 @@ class Task(ABC):
     """What the history calls the first of :meth:`figures`."""
     member: ClassVar[str] = "member"
     """What messages call a member."""
+    advanced: ClassVar[tuple[str, str] | None] = None
+    """The child of the loss that is told of each update by its ``step``, such as an estimator, if it has a state; and the
+    metric that it is told."""
 
     def __init__(
         self,
@@ -120,6 +123,8 @@ class Task(ABC):
         ]
         generators = None if make_generator is None else [make_generator(seed) for seed in self.seeds]
         self.lockstep = Lockstep(learners, self.seeds, generators, compile=compile, stacked=not alone)
+        children = [getattr(loss, self.advanced[0]) for loss in self.lockstep.losses] if self.advanced else []
+        self._advanced = [(i, child) for i, child in enumerate(children) if child is not None and child.state_dict()]
         self.is_built = True
 
     def _initialised(self, seed: int) -> nn.Module:
@@ -164,15 +169,26 @@ class Task(ABC):
         """Polyak's coefficient of the next update, see :meth:`gsrl.learning.Lockstep.update`."""
         return None
 
-    def advance(self, metrics: Mapping[str, Any]) -> None:  # noqa: B027  # most have nothing to advance
-        """Advances what changes between updates and is not learned, such as temperatures; called after each."""
+    def advance(self, metrics: Mapping[str, Any]) -> None:
+        """Advances what changes between updates and is not learned, such as temperatures; called after each.
+
+        By default that is what :attr:`advanced` names.
+        """
+        if self.advanced is not None and self._advanced:
+            told = metrics[self.advanced[1]].reshape(len(self.seeds), -1)
+            for index, child in self._advanced:
+                child.step(told[index])
 
     # Training
 
     @property
     def steps(self) -> int:
         """Units of each member so far."""
-        return self.num_updates * self.batch_size
+        return self.steps_of(self.num_updates)
+
+    def steps_of(self, updates: int) -> int:
+        """Units that so many updates take."""
+        return updates * self.batch_size
 
     def learn(
         self,
@@ -311,6 +327,16 @@ class Task(ABC):
             for name, rngs in self.rngs.items():
                 rngs[index].bit_generator.state = own[name]
         self.num_updates, self.history = state["num_updates"], copy.deepcopy(state["history"])
+
+    def state_of_one(self, state: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """What of :meth:`state_dict` one by itself loads, who then does what this member does.
+
+        Args:
+            state: Of all.
+            index: Of the member.
+        """
+        own = {name: state[name][index : index + 1] for name in ("members", "alive", "diverged")}
+        return {**state, **own, "history": []}
 
     def settings(self) -> dict[str, Any]:
         """What a file holds beside the state."""

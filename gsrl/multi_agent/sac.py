@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self
@@ -23,7 +24,7 @@ from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.learning import Mapped, Task
 from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss
 from gsrl.multi_agent.speech import Speech
-from gsrl.multi_agent.vec_env import ParallelVecEnv
+from gsrl.multi_agent.vec_env import ParallelVecEnv, WorldStateError
 from gsrl.normalization import GROWTH, RunningMoments
 from gsrl.relaxations import gumbel_noise
 from gsrl.replay import Column, Ring, windows
@@ -35,6 +36,9 @@ WORLDS_AT_ONCE = 128
 
 LOGGED_EPISODES = 200
 """Of an evaluation in the middle of the training."""
+
+MOMENTS = ("count", "mean", "squares")
+"""Attributes of the statistics of observations."""
 
 FLAG, REAL = np.dtype(np.bool_), np.dtype(np.float32)
 
@@ -56,8 +60,8 @@ class MultiAgentSAC(Task):
     seeds share nothing: each has the initialisation, worlds and noise of its seed, whatever its company, and parameters
     differ by rounding alone. A team whose loss is not finite is reported by a warning and frozen.
 
-    A file holds replay too. The episodes that last when the state is taken end there: the team goes on with new ones,
-    as the team that is made of the file does.
+    A file holds replay too, and where worlds are in their episodes: the team that is made of it goes on as the one that
+    was saved. Where worlds cannot be brought to that point, a warning says so, and new episodes begin.
 
     Args:
         env: A function that makes a world: an environment of PettingZoo's Parallel interface in which all agents that
@@ -112,6 +116,7 @@ class MultiAgentSAC(Task):
         *("signalling_bonus", "max_grad_norm", "share", "n_steps"),
     )
     unit, score, member = "step", "return", "team"
+    advanced = ("estimator", "expected_q")
 
     def __init__(
         self,
@@ -185,9 +190,6 @@ class MultiAgentSAC(Task):
             num_members=len(self.seeds),
             generator=[np.random.default_rng(seed_sequence(seed, "data")) for seed in self.seeds],
         )
-        self._stepped = [
-            (index, loss.estimator) for index, loss in enumerate(self.lockstep.losses) if loss.estimator.state_dict()
-        ]
         self._heard = np.zeros((len(team.agents), team.O), np.bool_)
         for i, agent in enumerate(team.agents):
             self._heard[i, list(self.speech[agent].heard)] = True
@@ -259,14 +261,14 @@ class MultiAgentSAC(Task):
         """Steps of each team so far, in all its worlds together."""
         return self._num_steps * self.n_envs
 
+    def steps_of(self, updates: int) -> int:
+        """Steps that so many updates take, with those before the first."""
+        random = -(-self.learning_starts // self.n_envs)
+        return (updates + random) * self.n_envs if updates else 0
+
     def tau(self) -> float:
         """Polyak's coefficient."""
         return self.polyak
-
-    def advance(self, metrics: Mapping[str, Tensor]) -> None:
-        """Advances estimators with a state."""
-        for index, estimator in self._stepped:
-            estimator.step(metrics["expected_q"][index])
 
     def collect(self) -> tuple[Any, ...]:
         """Lets the worlds make a step, and draws transitions and noise of all teams, ``[S, B, ...]``."""
@@ -446,11 +448,16 @@ class MultiAgentSAC(Task):
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes while the teams learn, replay too; the episodes that last end here."""
-        self._begins = True
-        moments = {name: getattr(self._moments, name).copy() for name in ("count", "mean", "squares")}
-        own = {"replay": self.replay.state_dict(), "moments": moments}
+        """All that changes while the teams learn: replay too, and where worlds are in their episodes."""
+        moments = {name: getattr(self._moments, name).copy() for name in MOMENTS}
+        worlds = None if self._begins else self.vec_env.state_dict()
+        own = {"replay": self.replay.state_dict(), "worlds": worlds, "moments": moments}
         return {**super().state_dict(), **own, "num_steps": self._num_steps, "normalized_at": self._normalized_at}
+
+    def state_of_one(self, state: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """Of a team by itself, without replay, which is larger than all else, and in worlds that begin anew."""
+        moments = {name: array[index : index + 1] for name, array in state["moments"].items()}
+        return {**super().state_of_one(state, index), "moments": moments, "replay": None, "worlds": None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many teams of the same settings.
@@ -459,13 +466,24 @@ class MultiAgentSAC(Task):
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
             ValueError: There is another number of teams.
         """
-        checkpoint.check_entries(state, dict.fromkeys(("replay", "moments", "num_steps", "normalized_at")))
+        checkpoint.check_entries(state, dict.fromkeys(("replay", "worlds", "moments", "num_steps", "normalized_at")))
         checkpoint.check_counts(state, "num_steps")
         super().load_state_dict(state)
-        self.replay.load_state_dict(state["replay"])
+        self.replay.reset()
+        if state["replay"] is not None:
+            self.replay.load_state_dict(state["replay"])
         for name, array in state["moments"].items():
             getattr(self._moments, name)[...] = array
-        self._num_steps, self._normalized_at, self._begins = state["num_steps"], state["normalized_at"], True
+        self._num_steps, self._normalized_at = state["num_steps"], state["normalized_at"]
+        self._begins = state["worlds"] is None
+        if not self._begins:
+            try:
+                self.vec_env.load_state_dict(state["worlds"])
+            except WorldStateError as error:
+                self._begins = True
+                warnings.warn(
+                    f"new episodes begin, as worlds could not be brought to where they were: {error}", stacklevel=2
+                )
 
     def settings(self) -> dict[str, Any]:
         """What a file holds beside the state."""

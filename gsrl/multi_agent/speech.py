@@ -211,6 +211,12 @@ class _SplitWorlds:
         joint, rewards, terminated, truncated = self.inner.step((actions[..., None] * self._weights).sum(-2))
         return self._shown(joint), rewards, terminated, truncated
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        return self.inner.load_state_dict(state)
+
     def _shown(self, joint: Joint) -> Joint:
         team, within = self.team, self.within
         masks = np.broadcast_to(team.legal, (len(joint.masks), *team.legal.shape))

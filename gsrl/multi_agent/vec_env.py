@@ -18,13 +18,20 @@ from gsrl.checks import EnvironmentDataError, checked_end, checked_observation, 
 from gsrl.masking import MASK_KEY, to_matrix
 from gsrl.spaces import OneHotCodec
 
-__all__ = ["ACTIVE_KEY", "Joint", "ParallelVecEnv", "Step", "TeamSpaces", "Worlds", "given_mask", "without_mask"]
+__all__ = [
+    *("ACTIVE_KEY", "Joint", "ParallelVecEnv", "Step", "TeamSpaces", "WorldStateError", "Worlds"),
+    *("given_mask", "without_mask"),
+]
 
 ACTIVE_KEY = "active"
 """Where an agent's info says whether it is on turn; without it, it is."""
 
 Step: TypeAlias = tuple["Joint", NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 """A joint, and of each agent ``[B, A]`` its reward, whether it terminated, and whether it was truncated."""
+
+
+class WorldStateError(RuntimeError):
+    """Worlds could not be brought to where others were."""
 
 
 class Joint(NamedTuple):
@@ -54,6 +61,16 @@ class Worlds(Protocol):
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Takes actions ``[B, A, n]``, legal ones; returns as :meth:`ParallelVecEnv.step`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where all worlds are in their episodes, as a tree that :func:`gsrl.checkpoint.save` stores; a copy."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Brings as many worlds to where those of :meth:`state_dict` were; returns what is observed there, ``[B, A, O]``.
+
+        Raises:
+            Exception: They cannot be brought there; they are to be reset then.
+        """
 
 
 class TeamSpaces:
@@ -278,6 +295,36 @@ class ParallelVecEnv:
             )
         return choices
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where all worlds are in their episodes, as a tree that :func:`gsrl.checkpoint.save` stores; a copy.
+
+        Raises:
+            RuntimeError: :meth:`reset` was never called.
+        """
+        if not self._is_reset:
+            raise RuntimeError("reset must be called before state_dict.")
+        joint = {name: array.copy() for name, array in self.joint._asdict().items()}
+        return {"joint": joint, "over": self.over.copy(), "worlds": self.worlds.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Brings as many worlds to where those of :meth:`state_dict` were.
+
+        Worlds that are objects are stepped there again, from the states of their generators at the last reset: those
+        that are attributes of the environment, or of one within.
+
+        Raises:
+            WorldStateError: They come to another point, or raise on their way; they are to be reset then.
+        """
+        joint = Joint(**{name: np.array(state["joint"][name]) for name in Joint._fields})
+        try:
+            observations = self.worlds.load_state_dict(state["worlds"])
+        except Exception as error:  # environments raise what they like
+            raise WorldStateError(f"{type(error).__name__}: {error}") from error
+        if not np.array_equal(observations[joint.active], joint.observations[joint.active]):
+            raise WorldStateError("they show other observations after the same steps")
+        self.joint, self.over = joint, np.array(state["over"])
+        self._next_seeds, self._is_reset = None, True
+
     def close(self) -> None:
         """Closes all worlds."""
         if isinstance(self.worlds, _Separate):
@@ -301,49 +348,89 @@ class _Separate:
                     f"{number} has others than that of world 0."
                 )
         self.over = np.ones(n_envs, np.bool_)
+        # How each episode came about: its generators and seed at the reset, and the actions since.
+        self._origins: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+        self._taken: list[list[NDArray[np.int64]]] = [[] for _ in range(n_envs)]
 
     def reset(self, worlds: NDArray[np.int64], seeds: Sequence[int] | None) -> Joint:
         joint = self.team.joint(len(worlds))
         for row, world in enumerate(worlds.tolist()):
-            env = self.envs[world]
-            observations, infos = env.reset() if seeds is None else env.reset(seed=seeds[row])
-            self.over[world] = not env.agents
-            for agent in env.agents:
-                self._show(joint, row, world, agent, observations, infos)
-            if not env.agents:
-                raise EnvironmentDataError(f"agents must not be empty after a reset, but are in world {world}")
+            env, seed = self.envs[world], None if seeds is None else seeds[row]
+            states = [generator.bit_generator.state for generator in _generators(env)] if seed is None else []
+            self._origins[world], self._taken[world] = {"generators": states, "seed": seed}, []
+            observations, infos = env.reset() if seed is None else env.reset(seed=seed)
+            self._show_first(joint, row, world, observations, infos)
         return joint
+
+    def _show_first(
+        self, joint: Joint, row: int, world: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
+    ) -> None:
+        agents = self.envs[world].agents
+        self.over[world] = not agents
+        for agent in agents:
+            self._show(joint, row, world, agent, observations, infos)
+        if not agents:
+            raise EnvironmentDataError(f"agents must not be empty after a reset, but are in world {world}")
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         team, shape = self.team, actions.shape[:2]
         chosen = [codec.from_indices(actions[:, i, : codec.n]) for i, codec in enumerate(team.codecs)]
         joint, rewards = team.joint(len(self.envs)), np.zeros(shape)
-        terminated, truncated = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        for world, env in enumerate(self.envs):
-            agents = list(env.agents)
-            observations, *given, infos = env.step({agent: chosen[team.index[agent]][world] for agent in agents})
-            place = f"world {world}"
-            for agent in agents:
-                i = team.index[agent]
-                reward, has_terminated, was_truncated = (
-                    _entry(name, values, agent, world)
-                    for name, values in zip(("rewards", "terminated", "truncated"), given, strict=True)
+        step = joint, rewards, np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+        for world, own in enumerate(actions.copy()):
+            self._taken[world].append(own)
+            self._step_one(world, [of_agent[world] for of_agent in chosen], step)
+        return step
+
+    def _step_one(self, world: int, chosen: Sequence[Any], step: Step) -> None:
+        """Lets one world make a step, by the action of each agent, and writes its row."""
+        team, env, (joint, rewards, terminated, truncated) = self.team, self.envs[world], step
+        agents = list(env.agents)
+        observations, *given, infos = env.step({agent: chosen[team.index[agent]] for agent in agents})
+        place = f"world {world}"
+        for agent in agents:
+            i = team.index[agent]
+            reward, has_terminated, was_truncated = (
+                _entry(name, values, agent, world)
+                for name, values in zip(("rewards", "terminated", "truncated"), given, strict=True)
+            )
+            rewards[world, i] = checked_real(f"reward of {agent}", reward, place)
+            terminated[world, i] = checked_end(f"terminated of {agent}", has_terminated, place)
+            truncated[world, i] = checked_end(f"truncated of {agent}", was_truncated, place)
+            if not (terminated[world, i] or truncated[world, i] or agent in env.agents):
+                raise EnvironmentDataError(
+                    f"agents must keep those whose part has not ended, but {agent} is gone in {place}"
                 )
-                rewards[world, i] = checked_real(f"reward of {agent}", reward, place)
-                terminated[world, i] = checked_end(f"terminated of {agent}", has_terminated, place)
-                truncated[world, i] = checked_end(f"truncated of {agent}", was_truncated, place)
-                if not (terminated[world, i] or truncated[world, i] or agent in env.agents):
-                    raise EnvironmentDataError(
-                        f"agents must keep those whose part has not ended, but {agent} is gone in {place}"
-                    )
-                has_left = bool(terminated[world, i])
-                self._show(joint, world, world, agent, observations, infos, has_left, bool(truncated[world, i]))
-            for agent in env.agents:
-                if agent not in agents:
-                    self._show(joint, world, world, agent, observations, infos)
-            ended = terminated[world] | truncated[world]
-            self.over[world] = all(ended[team.index[agent]] for agent in env.agents)
-        return joint, rewards, terminated, truncated
+            has_left = bool(terminated[world, i])
+            self._show(joint, world, world, agent, observations, infos, has_left, bool(truncated[world, i]))
+        for agent in env.agents:
+            if agent not in agents:
+                self._show(joint, world, world, agent, observations, infos)
+        ended = terminated[world] | truncated[world]
+        self.over[world] = all(ended[team.index[agent]] for agent in env.agents)
+
+    def state_dict(self) -> dict[str, Any]:
+        pairs = zip(self._origins, self._taken, strict=True)
+        return {"episodes": [{**origin, "actions": [own.copy() for own in taken]} for origin, taken in pairs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        team, shape = self.team, (len(self.envs), len(self.team.agents))
+        joint = team.joint(len(self.envs))
+        step = joint, np.zeros(shape), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+        for world, (env, episode) in enumerate(zip(self.envs, state["episodes"], strict=True)):
+            seed, states, actions = (episode[name] for name in ("seed", "generators", "actions"))
+            if seed is None:
+                env.reset(seed=0)  # some make their generator there
+                for generator, own in zip(_generators(env), states, strict=True):
+                    generator.bit_generator.state = own
+            self._origins[world], self._taken[world] = {"generators": states, "seed": seed}, list(actions)
+            self._show_first(joint, world, world, *(env.reset() if seed is None else env.reset(seed=seed)))
+            for number, action in enumerate(actions, 1):
+                pairs = zip(team.codecs, action, strict=True)
+                self._step_one(world, [codec.from_indices(own[: codec.n])[()] for codec, own in pairs], step)
+                if self.over[world]:
+                    raise ValueError(f"the episode of world {world} ended after {number} of {len(actions)} steps")
+        return joint.observations
 
     def _show(
         self,
@@ -371,6 +458,16 @@ class _Separate:
             mask = None  # nobody acts there any more, so that environments need not say what would be legal
         joint.masks[row, i] = self.team.mask(i, mask, world)
         joint.active[row, i] = True
+
+
+def _generators(env: Any) -> list[np.random.Generator]:
+    """NumPy's generators that are attributes of an environment, or of those within it."""
+    found = []
+    while env is not None:
+        own = getattr(env, "__dict__", {})
+        found += [value for value in own.values() if isinstance(value, np.random.Generator)]
+        env = next((own[name] for name in ("env", "aec_env") if name in own), None)
+    return found
 
 
 def _codec(agent: str, space: Any) -> OneHotCodec:

@@ -146,6 +146,7 @@ class ImageVAE(Autoencoder):
         "max_grad_norm",
     )
     score = "bound"
+    advanced = ("estimator", "cost")
 
     def __init__(
         self,
@@ -159,10 +160,6 @@ class ImageVAE(Autoencoder):
     ) -> None:
         self.n, self.K, self.estimator, self.unimix = n, K, estimator, unimix
         super().__init__(seeds, **how)
-        # Estimators without a state have nothing to advance.
-        self._stepped = [
-            (index, vae.estimator) for index, vae in enumerate(self.lockstep.losses) if vae.estimator.state_dict()
-        ]
 
     def prepared(self, images: Tensor) -> Tensor:
         """Returns binary images."""
@@ -177,11 +174,6 @@ class ImageVAE(Autoencoder):
             nn.Linear(size, self.hidden), nn.ReLU(), nn.Linear(self.hidden, pixels), nn.Unflatten(1, shape)
         )
         return CategoricalVAE(encoder, decoder, self.n, self.K, copy.deepcopy(self.estimator), self.unimix)
-
-    def advance(self, metrics: Mapping[str, Any]) -> None:
-        """Advances estimators with a state."""
-        for index, estimator in self._stepped:
-            estimator.step(metrics["cost"][index])
 
     def scored(self, loss: CategoricalVAE, images: Tensor, generator: torch.Generator) -> Tensor:
         """The bound on the log-likelihood of each image, in nats."""

@@ -406,11 +406,10 @@ class TaskTrainee:
         begin = time.perf_counter()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"the \w+ of seed \d+ diverged")  # which the run tells
-            updates = -(-(steps - self.steps) // self.model.batch_size)
-            self.agent.learn(self.model, self.config.settings, updates, self.config.steps)
+            self.agent.learn(self.model, self.config.settings, steps - self.steps, self.config.steps)
         self._update_seconds += time.perf_counter() - begin
         # Not the steps of now, which depend on how many are taken at a time.
-        own = [count * self.model.batch_size for count in self.model.lockstep.counts]
+        own = [self.model.steps_of(count) for count in self.model.lockstep.counts]
         self.stopped_at = [
             steps if diverged else stopped
             for steps, diverged, stopped in zip(own, self.diverged, self.stopped_at, strict=True)
@@ -455,8 +454,7 @@ class TaskTrainee:
         state = self.model.state_dict()
         for index, (seed, path) in enumerate(zip(self.seeds, paths, strict=True)):
             alone = self._make([seed])
-            own = {name: state[name][index : index + 1] for name in ("members", "alive", "diverged")}
-            alone.load_state_dict({**state, **own, "history": []})
+            alone.load_state_dict(self.model.state_of_one(state, index))
             alone.save(path)
 
     def cancel(self) -> None:
