@@ -73,7 +73,7 @@ class Task(ABC):
     member: ClassVar[str] = "member"
     """What messages call a member."""
     advanced: ClassVar[tuple[str, str] | None] = None
-    """The child of the loss that is told of each update by its ``step``, such as an estimator, if it has a state; and the
+    """The child of the loss, such as an estimator, whose ``step`` is told of each update, if it has a state; and the
     metric that it is told."""
 
     def __init__(

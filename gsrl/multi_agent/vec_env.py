@@ -66,7 +66,10 @@ class Worlds(Protocol):
         """Where all worlds are in their episodes, as a tree that :func:`gsrl.checkpoint.save` stores; a copy."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Brings as many worlds to where those of :meth:`state_dict` were; returns what is observed there, ``[B, A, O]``.
+        """Brings as many worlds to where those of :meth:`state_dict` were.
+
+        Returns:
+            What is observed there, ``[B, A, O]``.
 
         Raises:
             Exception: They cannot be brought there; they are to be reset then.

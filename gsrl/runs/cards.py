@@ -372,19 +372,19 @@ class TaskCard(Card):
             known = {**known, "temperature": known["estimator"]}
         return {name: value for name, value in self._values(env, settings).items() if name in known}
 
-    def learn(self, model: Task, settings: Any, updates: int, steps: int) -> None:
-        """Trains for some updates.
+    def learn(self, model: Task, settings: Any, steps: int, total: int) -> None:
+        """Trains for some steps more.
 
         Args:
             model: Who learns.
             settings: Their ``Settings``.
-            updates: How many.
-            steps: Episodes of the whole training.
+            steps: How many, in its unit.
+            total: Those of the whole training.
         """
         if getattr(settings, "linear_decay", False):
             model.learning_rate = lambda remaining: settings.learning_rate * remaining
         # No evaluations of their own: they are the run's affair.
-        Task.learn(model, updates * model.batch_size, total=steps, log_interval=steps)
+        Task.learn(model, steps, total=total, log_interval=total)
 
     def load(self, path: Path, settings: Any, device: str) -> Any:
         """Loads a saved model.

@@ -329,7 +329,7 @@ def test_every_environment_and_estimator_makes_a_game() -> None:
     for name in estimators:
         settings = SIGNALLING.Settings(meanings=3, vocabulary=3, estimator=name, batch_size=8, hidden=8)
         game = SIGNALLING.make("lewis", settings, seeds=(0,), device="cpu")
-        SIGNALLING.learn(game, settings, 2, 100)
+        SIGNALLING.learn(game, settings, 16, 100)
         assert game.num_updates == 2
         assert game.lockstep.alive.all()
 
