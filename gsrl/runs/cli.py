@@ -37,7 +37,7 @@ from gsrl.runs.plots import plot_runs
 from gsrl.runs.pool import number_of_processes
 from gsrl.runs.run import ANSWERED, describe_times, folder_of
 from gsrl.runs.scores import interquartile_mean
-from gsrl.runs.session import evaluate_run, resume, start
+from gsrl.runs.session import evaluate_run, record_run, resume, start, watch_run
 
 __all__ = ["main"]
 
@@ -118,6 +118,50 @@ class EvalOptions:
     """Import the module of an environment module:name, which runs code that the folder chose."""
     json: bool = False
     """Print JSON."""
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Record the final models of a run, several seeds side by side, as a GIF or an MP4.
+
+    Beside each picture stand the probabilities of the actions, their entropy, and Q where the agent has critics. Where
+    the environment has no pictures, its text is drawn, or the observation.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or of an agent in it."""
+    out: Path | None = None
+    """The recording, .gif or .mp4; None for recording.gif in the folder of the run."""
+    seeds: tuple[int, ...] = ()
+    """Which of several agents in lock-step; none for the first three."""
+    episodes: int = 1
+    """How many, one after another."""
+    seed: int | None = None
+    """Seed of the episodes; None for the run's, with which they are those of the final evaluation."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None for the run's."""
+    stochastic: bool = False
+    """Sample actions instead of taking the most probable ones."""
+    trust: bool = False
+    """Import the module of an environment module:name, which runs code that the folder chose."""
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Watch the final model of a run act: in a window where there is a display, else as text if there is some."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; of several agents in lock-step that of one, as RUN/seed_3."""
+    episodes: int = 3
+    """How many."""
+    seed: int | None = None
+    """Seed of the episodes; None for the run's, with which they are those of the final evaluation."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None for the run's."""
+    stochastic: bool = False
+    """Sample actions instead of taking the most probable ones."""
+    trust: bool = False
+    """Import the module of an environment module:name, which runs code that the folder chose."""
 
 
 @dataclass(frozen=True)
@@ -559,6 +603,23 @@ def _eval_command(argv: list[str]) -> int:
         name = f"{folder.name}, diverged" if diverged else folder.name
         table.add_row(*(row if config.seeds is None else [name, *row]))
     Console().print(table)
+    return 0
+
+
+def _record_command(argv: list[str]) -> int:
+    options = _read_options(RecordOptions, "record", argv)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("seeds", "episodes", "seed", "max_episode_steps")}
+    path = record_run(options.run, options.out, deterministic=not options.stochastic, trusted=options.trust, **how)
+    print(f"  recording  {path}")
+    return 0
+
+
+def _watch_command(argv: list[str]) -> int:
+    options = _read_options(WatchOptions, "watch", argv)
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "max_episode_steps")}
+    shown = watch_run(options.run, options.episodes, deterministic=not options.stochastic, trusted=options.trust, **how)
+    for steps, total in shown:
+        print(f"return {total:.1f} after {counted(steps, 'step')}")
     return 0
 
 

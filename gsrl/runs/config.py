@@ -67,7 +67,7 @@ MOST_ENVIRONMENTS = 100_000
 MOST_THREADS = 1024
 """Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
 
-NOT_FOR_TASKS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps")
+NOT_FOR_TASKS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps", "record_every")
 """Options that tasks do without."""
 
 Settings = TypeVar("Settings")
@@ -113,6 +113,8 @@ class Config(Generic[Settings]):
     """Mean return of an evaluation at which one of several agents stops to learn; None for never."""
     max_episode_steps: int | None = None
     """Steps after which an episode is cut off; None for the environment's own limit, and 10,000 where it has none."""
+    record_every: int | None = None
+    """Steps between recordings, each made at the evaluation that comes next, and at the last; None for none."""
 
     @property
     def card(self) -> Card:
@@ -126,7 +128,7 @@ class Config(Generic[Settings]):
             UsageError: One cannot be used; the message names its option.
         """
         counts = ("steps", "n_envs", "threads", "eval_every", "eval_episodes", "seeds", "processes")
-        for name in (*counts, "max_episode_steps"):
+        for name in (*counts, "max_episode_steps", "record_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{option(name)} must be at least 1, but got {value}")

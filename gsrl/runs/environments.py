@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "full_name",
     "make_environment",
     "make_environments",
+    "render_modes",
 ]
 
 EXTRAS = ("box2d", "minatar", "minigrid", "mujoco")
@@ -305,7 +306,9 @@ def check_origin(env_id: str, path: Path) -> None:
         )
 
 
-def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: int | None = None) -> VecEnv:
+def make_environments(
+    env_id: str, n_envs: int, seed: int, max_episode_steps: int | None = None, render_mode: str | None = None
+) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, each seeded by one of its own for the training of an agent.
 
     Each can be rewound (see :mod:`gsrl.runs.rewind`), ends its episodes, and raises :class:`EnvironmentFailure`
@@ -318,10 +321,11 @@ def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: in
         seed: Of the agent.
         max_episode_steps: Steps after which an episode is truncated; None: the environment's own number, and where it
             has none, :data:`gsrl.vec_env.LONGEST_EPISODE`, with a warning.
+        render_mode: How they are shown, one of :func:`render_modes`; None: not at all.
     """
 
     def make() -> gym.Env:
-        env = _make(env_id, max_episode_steps)
+        env = _make(env_id, max_episode_steps, render_mode)
         return _Watched(adapt(env if is_wrapped(env, TimeLimit) else _Bounded(env, LONGEST_EPISODE)))
 
     # Given a name, make_vec_env would ask for pictures, for which LunarLander simulates the sparks of its engines: with
@@ -331,23 +335,37 @@ def make_environments(env_id: str, n_envs: int, seed: int, max_episode_steps: in
     return env
 
 
-def make_environment(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
+def make_environment(env_id: str, max_episode_steps: int | None = None, render_mode: str | None = None) -> gym.Env:
     """Makes one environment, in all as those of :func:`make_environments`.
 
     Args:
         env_id: Gymnasium's name of the environment.
         max_episode_steps: Steps after which an episode is truncated.
+        render_mode: How it is shown, one of :func:`render_modes`; None: not at all.
     """
-    vec_env: Any = make_environments(env_id, 1, 0, max_episode_steps)
+    vec_env: Any = make_environments(env_id, 1, 0, max_episode_steps, render_mode)
     env: gym.Env = vec_env.envs[0]
     return env
 
 
-def _make(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
+def render_modes(env_id: str) -> list[str]:
+    """Returns the ways in which an environment can be shown.
+
+    Args:
+        env_id: Gymnasium's name of the environment.
+    """
+    with closing(_make(env_id)) as env:
+        return list(env.unwrapped.metadata.get("render_modes") or ())
+
+
+def _make(env_id: str, max_episode_steps: int | None = None, render_mode: str | None = None) -> gym.Env:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # whose name is said
-            return gym.make(env_id, max_episode_steps=max_episode_steps)
+            shown: dict[str, Any] = (
+                {} if render_mode is None else {"render_mode": render_mode}
+            )  # not every constructor takes it
+            return gym.make(env_id, max_episode_steps=max_episode_steps, **shown)
     except UnregisteredEnv as error:
         module, colon, _ = env_id.rpartition(":")
         known = [f"{module}{colon}{name}" for name in gym.registry if not name.startswith(NEED_JAX)]

@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import signal
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from gsrl import checkpoint
 from gsrl.population import VECTORS, Episode, Population, PopulationCallback
@@ -321,6 +323,7 @@ class Members:
         if places is None:
             count = min(config.processes or 1, len(members))
             places = [range(first, len(members), count) for first in range(count)]
+        self._config = config
         self.places = [list(each) for each in places]
         self._workers: list[_InThisProcess | _InOwnProcess] = []
         try:
@@ -421,7 +424,20 @@ class Members:
 
     def save_models(self, paths: Sequence[Path]) -> None:
         """Saves each as an agent of its own."""
-        self._each("save_models", [{i: paths[place] for i, place in enumerate(places)} for places in self.places])
+        self._save_models(dict(enumerate(paths)))
+
+    def _save_models(self, paths: Mapping[int, Path]) -> None:
+        each = [{i: paths[place] for i, place in enumerate(places) if place in paths} for places in self.places]
+        self._each("save_models", each)
+
+    def models(self, count: int) -> dict[int, BaseAlgorithm]:
+        """Returns the first agents that have not diverged, by seed: copies, whichever process they are in."""
+        chosen = [index for index, diverged in enumerate(self.diverged) if not diverged][:count]
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {index: Path(folder) / f"{index}.zip" for index in chosen}
+            self._save_models(paths)
+            load = self._config.card.constructor.load
+            return {self.members[i].seed: load(path, device=self._config.device) for i, path in paths.items()}
 
     def state(self, *, rewindable: bool) -> dict[str, list[NDArray[np.uint8]]]:
         """Returns all that changes while they learn, in one array of bytes for each process."""

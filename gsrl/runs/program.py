@@ -22,6 +22,8 @@ COMMANDS = {
     "train": "train an agent (discrete-sac on CartPole-v1 unless told otherwise), or resume a run",
     "search": "search settings by successive halving, many agents in lock-step",
     "eval": "evaluate the model of a run",
+    "watch": "watch the model of a run act, in a window or as text",
+    "record": "record the models of a run side by side, as a GIF or an MP4",
     "plot": "draw the learning curve of a run again, or those of several side by side",
     "protocol": "print and draw the language of a run of signalling agents",
     "gradients": "measure gradient estimators, on a test problem or on the agent of a run",

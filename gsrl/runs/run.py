@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from gsrl.runs.plots import PICTURE, plot_run
 from gsrl.runs.pool import Members
 from gsrl.runs.scores import interquartile_mean
 from gsrl.runs.trainees import Trainee
+from gsrl.runs.watching import MOST_AGENTS, Player, record, short_name, shown_as
 from gsrl.timing import Stopwatch
 
 __all__ = [
@@ -355,6 +356,7 @@ class Run:
         with self.timed("evaluation"):
             episodes = self.config.eval_episodes if final else self.trainee.curve_episodes
             scores = self.trainee.evaluate(episodes, final=final)
+            self._record(stop, final=final)
         self.record_times()
         if self.config.gradient_samples:
             with self.timed("evaluation"):
@@ -369,6 +371,28 @@ class Run:
         self.last_evaluation = self.steps
         tqdm.write(self._describe(scores), sys.stderr)
         return scores
+
+    def _record(self, stop: Stop, *, final: bool) -> None:
+        """Records the first agents side by side, if it is time for that."""
+        every = self.config.record_every
+        if every is None or not (final or self.steps // every > self.last_evaluation // every):
+            return
+        models = self.trainee.models(MOST_AGENTS)
+        path = self.folder / "recordings" / f"{self.steps}.gif"
+        try:
+            mode = shown_as(self.config)
+            with ExitStack() as stack:
+                players = [
+                    stack.enter_context(closing(Player(model, self._config_of(seed), self._title(seed), mode)))
+                    for seed, model in models.items()
+                ]
+                path.parent.mkdir(exist_ok=True)
+                record(players, path, each_step=stop.check)
+        except UsageError as error:  # what was learned is worth more
+            tqdm.write(f"nothing was recorded: {error}", sys.stderr)
+
+    def _title(self, seed: int) -> str:
+        return short_name(self.config.env) if self.alone else f"seed {seed}"
 
     def _describe(self, scores: NDArray[np.float64]) -> str:
         """Says in a line what an evaluation has found."""

@@ -27,8 +27,8 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ from gsrl.runs.rewind import why_not_rewindable
 from gsrl.runs.run import Run, folder_of, told
 from gsrl.runs.storage import check_sizes, load_parameters
 from gsrl.runs.trainees import AlgorithmTrainee, Evaluator, TaskTrainee, Trainee, make_agent
+from gsrl.runs.watching import MOST_AGENTS, Player, check_format, modes_of, record, short_name, shown_as, watch
 
-__all__ = ["evaluate_run", "load_model", "resume", "start"]
+__all__ = ["evaluate_run", "load_model", "record_run", "resume", "start", "watch_run"]
 
 
 # Entry points
@@ -282,6 +283,105 @@ def _load_model(folder: Path, config: Config[Any], env: VecEnv) -> BaseAlgorithm
         model = make_agent(config, env, config.seed)
     load_parameters(tree, model, path)
     return model
+
+
+def record_run(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    episodes: int = 1,
+    seed: int | None = None,
+    deterministic: bool = True,
+    max_episode_steps: int | None = None,
+    trusted: bool = False,
+) -> Path:
+    """Records the final models of a run side by side, see :func:`gsrl.runs.watching.record`.
+
+    Args:
+        folder: Folder of the run, of one agent or of several in lock-step.
+        out: Path of the recording; None: ``recording.gif`` in the folder.
+        seeds: Of several agents, those that are shown; none: the first three.
+        episodes: How many, one after another.
+        seed: Seed in place of the run's, of the episodes.
+        deterministic: Take the most probable action; else sample.
+        max_episode_steps: Steps after which an episode is cut off; those of the run if None.
+        trusted: Whether the module of an environment ``module:name`` is imported.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: There is no model in the folder, an argument is out of range, or what a recording needs is missing.
+        gsrl.checkpoint.CheckpointError: The model is damaged.
+    """
+    out = folder / "recording.gif" if out is None else out
+    check_format(out)
+    if episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, but got {episodes}")
+    config = read_config(folder, trusted=trusted)
+    here = [config.seed] if config.seeds is None else list(range(config.seed, config.seed + config.seeds))
+    for each in seeds:
+        if each not in here:
+            raise UsageError(f"--seeds must be among {', '.join(map(str, here))} of {folder}, but got {each}")
+    chosen = list(seeds) or here[:MOST_AGENTS]
+    how: dict[str, Any] = {"seed": seed, "max_episode_steps": max_episode_steps, "trusted": trusted}
+    mode = shown_as(config)
+    with ExitStack() as stack:
+        players = []
+        for each in chosen:
+            own = folder if config.seeds is None else folder_of(folder, each)
+            title = f"seed {each}" if len(chosen) > 1 else short_name(config.env)
+            player = _player(own, title, mode, deterministic=deterministic, **how)
+            players.append(stack.enter_context(closing(player)))
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
+        record(players, out, episodes)
+    return out
+
+
+def watch_run(folder: Path, episodes: int, *, trusted: bool = False, **how: Any) -> Iterator[tuple[int, float]]:
+    """Shows the final model of a run, see :func:`gsrl.runs.watching.watch`.
+
+    Args:
+        folder: Folder of the run, of one agent; or of an agent of a run in lock-step, such as ``seed_3`` inside it.
+        episodes: How many.
+        trusted: Whether the module of an environment ``module:name`` is imported.
+        **how: ``seed``, ``deterministic`` and ``max_episode_steps``, see :func:`record_run`.
+
+    Yields:
+        Steps and return of each episode.
+
+    Raises:
+        UsageError: As :func:`record_run`; or there is no display for an environment that shows pictures alone.
+        gsrl.checkpoint.CheckpointError: The model is damaged.
+    """
+    if episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, but got {episodes}")
+    config = _config_of_model(folder, None, trusted=trusted)
+    modes = modes_of(config)
+    yield from watch(lambda mode: _player(folder, config.env, mode, trusted=trusted, **how), modes, episodes)
+
+
+def _player(
+    folder: Path,
+    title: str,
+    render_mode: str | None,
+    *,
+    seed: int | None = None,
+    max_episode_steps: int | None = None,
+    deterministic: bool = True,
+    trusted: bool = False,
+) -> Player:
+    """The final model of a run in an environment that is shown."""
+    model = load_model(folder, trusted=trusted)
+    config = read_config(folder, trusted=trusted)
+    given: dict[str, Any] = {"seed": seed, "max_episode_steps": max_episode_steps}
+    config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    config.check()
+    return Player(model, config, title, render_mode, deterministic=deterministic)
 
 
 # Training

@@ -110,6 +110,9 @@ class Trainee(Protocol):
     def save_models(self, paths: Sequence[Path]) -> None:
         """Saves each as an agent of its own."""
 
+    def models(self, count: int) -> dict[int, BaseAlgorithm]:
+        """Returns the first agents that have not diverged, by seed, to be watched; none of those that talk."""
+
     def cancel(self) -> None:
         """Lets an evaluation under way raise ``Interrupted``."""
 
@@ -353,6 +356,10 @@ class AlgorithmTrainee:
         for path in paths:
             save_model(path, self.model)
 
+    def models(self, count: int) -> dict[int, BaseAlgorithm]:
+        """Returns it."""
+        return {self.config.seed: self.model}
+
     def cancel(self) -> None:
         """Lets an evaluation under way raise ``Interrupted``."""
         self._cancelled = True
@@ -456,6 +463,10 @@ class TaskTrainee:
             alone = self._make([seed])
             alone.load_state_dict(self.model.state_of_one(state, index))
             alone.save(path)
+
+    def models(self, count: int) -> dict[int, BaseAlgorithm]:
+        """Returns none: they do not act in Gymnasium's environments."""
+        return {}
 
     def cancel(self) -> None:
         """Nothing: an evaluation is over soon."""

@@ -55,7 +55,7 @@ def parse(path: Path) -> ast.Module:
 
 # From the bottom up: what stands in a line imports from the lines above it, from its own package, and nothing else.
 LAYERS = """
-_files _modes _progress _random _settings _shapes _trees _validation _version checks schedules timing
+_files _modes _progress _random _settings _shapes _style _trees _validation _version checks schedules timing
 relaxations spaces temperature
 distributions
 heads subsets
