@@ -2,14 +2,15 @@
 
 The loops are those of ``throughput.py``: CartPole-v1, one environment, one update a step for each member, networks of
 64x64, batches of 64, one thread. What is counted is time of the processor, which other work on the machine disturbs
-least. Both learn with the same settings, one-step returns and the exact gradient, so that defaults that changed between
-the two do not count.
+least. Both learn by settings of plain soft actor-critic, so that defaults that changed do not count; what one of them has
+no argument for, it did not do.
 
     python benchmarks/studies/speed/checkouts.py --old FOLDER [--new FOLDER] [--rounds 20] [--out FILE]
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from typing import Any
 
 SETTINGS: dict[str, Any] = {
     **{"learning_rate": 1e-3, "buffer_size": 100_000, "learning_starts": 500, "batch_size": 64, "device": "cpu"},
-    **{"n_steps": 1, "estimator": "straight-through", "policy_kwargs": {"net_arch": [64, 64]}},
+    **{"tau": 0.005, "n_steps": 1, "reward_scale": 1.0, "estimator": "straight-through", "ent_coef": "auto"},
+    **{"critics": "min", "entropy_in_target": True, "exploration_eps": 0.0},
 }
+NETWORKS: dict[str, Any] = {"net_arch": [64, 64], "layer_norm": False, "normalize_observations": False}
 MEMBERS = 16
 WARM_UP = 700
 SUBJECTS = ("one", "one, compiled", "sixteen", "sixteen, compiled")
@@ -29,13 +32,16 @@ SUBJECTS = ("one", "one, compiled", "sixteen", "sixteen, compiled")
 def serve(name: str) -> None:
     """Builds what is timed from the gsrl that is imported here, and takes steps as the input says; prints seconds."""
     import gsrl
+    from gsrl.algorithms.policies import DiscreteSACPolicy
 
-    compiled = name.endswith("compiled")
+    known = inspect.signature(DiscreteSACPolicy).parameters
+    networks = {key: value for key, value in NETWORKS.items() if key in known}
+    settings: dict[str, Any] = {**SETTINGS, "policy_kwargs": networks, "compile": name.endswith("compiled")}
     agent: Any
     if name.startswith("one"):
-        agent = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0, compile=compiled, **SETTINGS)
+        agent = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0, **settings)
     else:
-        agent = gsrl.Population(gsrl.DiscreteSAC, "CartPole-v1", seeds=range(MEMBERS), compile=compiled, **SETTINGS)
+        agent = gsrl.Population(gsrl.DiscreteSAC, "CartPole-v1", seeds=range(MEMBERS), **settings)
     agent.learn(WARM_UP)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -73,7 +79,15 @@ class Served:
         return float(self._answer())
 
 
-def main(*, old: Path, new: Path | None = None, rounds: int = 20, steps: int = 300, out: Path | None = None) -> None:
+def main(
+    *,
+    old: Path,
+    new: Path | None = None,
+    rounds: int = 20,
+    steps: int = 300,
+    only: tuple[str, ...] = SUBJECTS,
+    out: Path | None = None,
+) -> None:
     """Measures, prints and, on request, writes the result.
 
     Args:
@@ -81,6 +95,7 @@ def main(*, old: Path, new: Path | None = None, rounds: int = 20, steps: int = 3
         new: That of after; this one unless given.
         rounds: How many, after one that warms up; of each, the ratio of the two is taken.
         steps: Of each member in a round.
+        only: What is timed.
         out: File of the result.
     """
     import pandas as pd
@@ -93,7 +108,7 @@ def main(*, old: Path, new: Path | None = None, rounds: int = 20, steps: int = 3
         for side, path in checkouts.items()
     }
     rows = {}
-    for name in SUBJECTS:
+    for name in only:
         served = {side: Served(path, name) for side, path in checkouts.items()}
         taken = []
         for turn in range(rounds + 1):
