@@ -2,8 +2,8 @@
 
 The loops are those of ``throughput.py``: CartPole-v1, one environment, one update a step for each member, networks of
 64x64, batches of 64, one thread. What is counted is time of the processor, which other work on the machine disturbs
-least. Both learn by settings of plain soft actor-critic, so that defaults that changed do not count; what one of them has
-no argument for, it did not do.
+least. Settings are those of plain soft actor-critic, so that defaults that changed do not count; what one of them lacks
+an argument for, it did not do.
 
     python benchmarks/studies/speed/checkouts.py --old FOLDER [--new FOLDER] [--rounds 20] [--out FILE]
 """
