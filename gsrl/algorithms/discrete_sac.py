@@ -167,7 +167,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "use_sde_at_warmup": "generalised state-dependent exploration is for continuous actions",
         "optimizer_class": "the optimiser is the learner's Adam",
         "optimizer_kwargs": "the optimiser is the learner's Adam",
-        "share_features_extractor": "actor and critics have features of their own",
     }
     FIXED: ClassVar[Mapping[str, str]] = {
         **Algorithm.FIXED,
@@ -304,6 +303,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             entropy_in_target=self.entropy_in_target,
             q_clip=self.q_clip,
             relative_entropy=kind_of_entropy(self.ent_coef) == "relative",
+            share_features=self.policy.share_features_extractor,
         )
         targets = [("critic", "critic_target")]
         self.learner = Learner(loss, targets, max_grad_norm=self.max_grad_norm, compile=self.compile)

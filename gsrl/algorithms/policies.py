@@ -239,11 +239,18 @@ class Actor(Network, BasePolicy):
         self.generator = None
 
     @overload
-    def forward(self, observations: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical: ...
+    def forward(
+        self, observations: PyTorchObs, mask: Tensor | None = None, *, features: Tensor | None = None
+    ) -> FactoredCategorical: ...
     @overload
     def forward(self, observations: PyTorchObs, mask: Tensor | None = None, *, deterministic: bool) -> Tensor: ...
     def forward(
-        self, observations: PyTorchObs, mask: Tensor | None = None, *, deterministic: bool | None = None
+        self,
+        observations: PyTorchObs,
+        mask: Tensor | None = None,
+        *,
+        deterministic: bool | None = None,
+        features: Tensor | None = None,
     ) -> FactoredCategorical | Tensor:
         """Returns the policy at the observations ``[B, ...]``, whose values are not validated; or actions of it.
 
@@ -252,11 +259,14 @@ class Actor(Network, BasePolicy):
             mask: Boolean ``[B, n, K]``, True where the state allows a choice; None: all are allowed.
             deterministic: None: the policy is returned. True: its most probable actions, False: sampled ones,
                 ``[B, *action_space.shape]``, of the dtype of the space.
+            features: What :meth:`features` returned for the observations, ``[B, features_dim]``; None: it is called.
 
         Raises:
             gsrl.checks.NonFiniteError: Actions are asked for, and an observation or a parameter is not finite.
         """
-        policy = self.head(self.mlp(self.features(observations)), mask, validate_args=False)
+        if features is None:
+            features = self.features(observations)
+        policy = self.head(self.mlp(features), mask, validate_args=False)
         if deterministic is None:
             return policy
         scores = policy.logits.detach() if deterministic else policy.perturbed(generator=self.generator)
@@ -344,9 +354,15 @@ class Critics(Network):
             weight = torch.empty(self.n_critics, n * K, self.net_arch[0]).uniform_(-bound, bound)
             self.action_weight = nn.Parameter(weight)
 
-    def forward(self, observations: PyTorchObs) -> ActionValues:
-        """Maps observations ``[B, ...]`` to the values of one-hot matrices there."""
-        features = self.features(observations)
+    def forward(self, observations: PyTorchObs, features: Tensor | None = None) -> ActionValues:
+        """Maps observations ``[B, ...]`` to the values of one-hot matrices there.
+
+        Args:
+            observations: ``[B, ...]``.
+            features: What :meth:`features` returned for them, ``[B, features_dim]``; None: it is called.
+        """
+        if features is None:
+            features = self.features(observations)
         features = features.expand(self.n_critics, *features.shape)
         if self.form == "network":
             return NetworkValues(
@@ -388,7 +404,7 @@ class ActorPolicy(SavedModule, BasePolicy):
     Attributes:
         actor: The policy network.
         net_arch: Hidden layers of the networks, as they were given, or the default.
-        features_extractor: The actor's; each other network has one of its own.
+        features_extractor: The actor's; each other network has one of its own, unless they share it.
     """
 
     EXTRACTOR: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -398,14 +414,19 @@ class ActorPolicy(SavedModule, BasePolicy):
     net_arch: list[int] | dict[str, list[int]]
 
     def _make_network(
-        self, cls: type[SomeNetwork], net_arch: list[int], activation_fn: type[nn.Module], **own: Any
+        self,
+        cls: type[SomeNetwork],
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        features_extractor: BaseFeaturesExtractor | None = None,
+        **own: Any,
     ) -> SomeNetwork:
-        """A network with a features extractor of its own, of this policy's class of them."""
+        """A network with this features extractor, or with one of its own, of this policy's class of them."""
         return cls(
             self.observation_space,
             self.action_space,
             net_arch,
-            self.make_features_extractor(),
+            features_extractor or self.make_features_extractor(),
             activation_fn,
             normalize_images=self.normalize_images,
             features_extractor_kwargs=self.features_extractor_kwargs,
@@ -549,8 +570,8 @@ class DiscreteSACPolicy(ActorPolicy):
         net_arch: Hidden layers: a list for all networks, or ``dict(pi=[...], qf=[...])``. Default: [64, 64] for
             vectors, none on top of a convolutional network.
         activation_fn: Class of the activation function.
-        features_extractor_class: Class of the features extractor, of which actor and critics each have their own; None:
-            :attr:`EXTRACTOR`.
+        features_extractor_class: Class of the features extractor, of which actor and critics each have their own unless
+            they share it; None: :attr:`EXTRACTOR`.
         features_extractor_kwargs: Its arguments.
         normalize_images: Whether images are divided by 255.
         n_critics: Number of critics.
@@ -562,6 +583,10 @@ class DiscreteSACPolicy(ActorPolicy):
         normalize_observations: Whether entries of a ``Box`` that is no image are shifted and scaled by mean and
             deviation of what the agent has seen so far, see :class:`gsrl.normalization.ObservationNormalizer`. All
             else is as it is, and what is discrete is one-hot.
+        share_features_extractor: Whether actor and critics have one features extractor, which only the loss of the
+            critics trains: the gradient of the actor stops at the features, as in SAC from pixels (Yarats et al. 2021,
+            1910.01741, Section 4.3). Images then pass through two networks less in each update, and target critics
+            have a slowly following copy.
 
     Raises:
         ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.
@@ -592,6 +617,7 @@ class DiscreteSACPolicy(ActorPolicy):
         layer_norm: bool = True,
         critic: CriticForm | Literal["auto"] = "auto",
         normalize_observations: bool = True,
+        share_features_extractor: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -612,7 +638,11 @@ class DiscreteSACPolicy(ActorPolicy):
             several: CriticForm = "network" if critic_arch else "multilinear"
             critic = "choices" if self.actor.head.codec.n == 1 else several
         own |= {"n_critics": n_critics, "layer_norm": layer_norm, "form": critic}
-        self.critic = self._make_network(Critics, critic_arch, activation_fn, **own)
+        self.share_features_extractor = share_features_extractor
+        shared = self.actor.features_extractor if share_features_extractor else None
+        self.critic = self._make_network(Critics, critic_arch, activation_fn, shared, **own)
+        if share_features_extractor:
+            self.critic.normalizers = self.actor.normalizers
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
 
     def normalize_observations_(self, name: str, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:

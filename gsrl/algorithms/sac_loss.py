@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,9 @@ class SACLoss(nn.Module):
             where the index says that the gradient in the logits of factor i is meant: values count in what choices
             differ by, entropies as shares of the largest. For one factor its optimum is
             :math:`\pi(a | s) \propto \exp(Q(s, a) \log k(s) / (c\, \sigma(s)))`, whatever the unit of Q.
+        share_features: Whether the features of ``actor`` are those of ``critic``, see
+            :class:`gsrl.algorithms.policies.DiscreteSACPolicy`. They are worked out once, and the gradient of the actor
+            stops there.
     """
 
     def __init__(
@@ -114,9 +118,13 @@ class SACLoss(nn.Module):
         entropy_in_target: bool = True,
         q_clip: float | None = None,
         relative_entropy: bool = False,
+        share_features: bool = False,
     ) -> None:
         super().__init__()
         self.relative_entropy = relative_entropy
+        self.share_features = share_features
+        if share_features:
+            self.critic = critic  # first: what both have is the critic's, which its target follows
         self.actor = actor
         self.critic = critic
         self.critic_target = critic_target
@@ -142,8 +150,14 @@ class SACLoss(nn.Module):
         with torch.no_grad(), evaluation_mode(self.actor, self.critic_target):
             target = self._target(batch, coefficient, next_noise)
 
-        policy = self.actor(batch.observations, batch.action_mask)
-        values: ActionValues = self.critic(batch.observations)
+        if self.share_features:
+            critic: Any = self.critic
+            features = critic.features(batch.observations)
+            policy = self.actor(batch.observations, batch.action_mask, features=features.detach())
+            values: ActionValues = self.critic(batch.observations, features)
+        else:
+            policy = self.actor(batch.observations, batch.action_mask)
+            values = self.critic(batch.observations)
         taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
         q = values(taken)
         q_target = None

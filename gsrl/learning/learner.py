@@ -123,8 +123,10 @@ class _Structure(NamedTuple):
     """Buffers of sources, and of their targets."""
     others: dict[str, Tensor]
     """Buffers, and parameters that are neither trained nor follow."""
+    first_names: dict[str, str]
+    """Names of parameters and buffers, of what has several all of them, and the first of each."""
     is_tied: bool
-    """Whether a parameter has two names, which costs ``functional_call`` a search at each call."""
+    """Whether two modules have one, which costs ``functional_call`` a search at each call."""
 
     @classmethod
     def of(cls, loss: nn.Module, targets: Sequence[tuple[str, str]]) -> _Structure:
@@ -145,8 +147,18 @@ class _Structure(NamedTuple):
             for source, target in targets
             for name, _ in loss.get_submodule(source).named_buffers()
         ]
-        is_tied = len(parameters) < sum(1 for _ in loss.named_parameters(remove_duplicate=False))
-        return cls(named, _groups(named), [source for source, _ in targets], followers, copied, others, is_tied)
+        first = {id(tensor): name for name, tensor in (*loss.named_parameters(), *loss.named_buffers())}
+        every = (*loss.named_parameters(remove_duplicate=False), *loss.named_buffers(remove_duplicate=False))
+        first_names = {name: first[id(tensor)] for name, tensor in every}
+        sources = [source for source, _ in targets]
+        places = [
+            each
+            for module in loss.modules()
+            for each in (*vars(module)["_parameters"].values(), *vars(module)["_buffers"].values())
+            if each is not None
+        ]
+        is_tied = len(first) < len(places)
+        return cls(named, _groups(named), sources, followers, copied, others, first_names, is_tied)
 
     @property
     def watched(self) -> dict[str, nn.Parameter]:

@@ -120,7 +120,12 @@ class Lockstep:
         """The parameters and buffers of a child of the loss, by name, ``[S, ...]``: views, which updates change."""
         assert self._update is not None  # the loss itself has those of one alone
         named = {**self._update.views.parameters, **self._update.views.others}
-        return {name[len(child) + 1 :]: tensor for name, tensor in named.items() if name.split(".")[0] == child}
+        first_names = self.learners[0].structure.first_names
+        return {
+            name[len(child) + 1 :]: named[first]
+            for name, first in first_names.items()
+            if name.split(".")[0] == child and first in named
+        }
 
     # Learning
 

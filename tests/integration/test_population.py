@@ -118,6 +118,19 @@ CASES: dict[str, tuple[str | Callable[[], gym.Env], dict[str, Any]]] = {
         Picture,
         {"policy": "CnnPolicy", "policy_kwargs": {"features_extractor_class": SmallCNN, "net_arch": [16]}},
     ),
+    "images, one encoder": (
+        Picture,
+        {
+            "policy": "CnnPolicy",
+            "policy_kwargs": {
+                "features_extractor_class": SmallCNN,
+                "features_extractor_kwargs": {"channels": 4},
+                "net_arch": [16],
+                "share_features_extractor": True,
+            },
+        },
+    ),
+    "vectors, one normaliser": (CARTPOLE, {"policy_kwargs": {"net_arch": [16], "share_features_extractor": True}}),
     "dict": (
         lambda: gym.wrappers.TransformObservation(
             gym.make(CARTPOLE),

@@ -236,8 +236,9 @@ def test_what_stable_baselines3_adds_to_policy_kwargs_is_no_obstacle(algorithm: 
     refused = {**arguments, "optimizer_class": torch.optim.SGD}
     with pytest.raises(ValueError, match="policy_kwargs must not hold 'optimizer_class'"):
         make(algorithm, policy_kwargs=refused)
+    assert not make(DiscreteSAC, policy_kwargs=arguments).policy.share_features_extractor
     with pytest.raises(ValueError, match="policy_kwargs must not hold 'share_features_extractor'"):
-        make(algorithm, policy_kwargs={"share_features_extractor": True})
+        make(Reinforce, policy_kwargs={"share_features_extractor": True})
 
 
 def test_arguments_that_ask_for_nothing_are_taken() -> None:
