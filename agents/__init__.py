@@ -5,6 +5,6 @@ Importing it, as ``run_agent.py`` does, gives them to the command line. A module
 """
 
 import envs  # noqa: F401  # registers the environments of the checkout
-from agents import a2c, discrete_sac, dqn, ppo, reinforce, sac  # noqa: F401
+from agents import a2c, discrete_sac, dqn, ppo, reinforce, sac, teams  # noqa: F401
 
 __all__: list[str] = []

@@ -9,6 +9,8 @@ says is heard at the next step. Goals are landmarks, and rewards are distances t
 | :class:`ReferenceEnv` | two, each of which knows the goal of the other, and says one of 10 words | move + 5 * word |
 | :class:`SpreadEnv` | ``N`` who say nothing; landmarks are to be covered without collisions | 5 moves |
 
+With ``render_mode="rgb_array"`` they draw themselves, by Pillow: landmarks are squares, agents are discs.
+
 Each world draws from a generator of its own, as ``mpe2`` does: from the same seed, and in the episodes that follow
 without one, observations and rewards are the same to the bit.
 
@@ -41,6 +43,11 @@ PUSHES = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]]
 """The force of each move."""
 
 MOVES = len(PUSHES)
+
+PICTURE = 256
+"""Pixels of the side of a picture."""
+
+GREY, BLUE = (90, 90, 90), (80, 110, 200)
 
 
 class MPEWorlds(ABC):
@@ -143,6 +150,10 @@ class MPEWorlds(ABC):
     def _rewards(self) -> Floats:
         """``[B, A]``."""
 
+    @abstractmethod
+    def colors(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Of agents and landmarks in a picture of the first world, ``[A, 3]`` and ``[L, 3]``."""
+
 
 class _SpeakerListenerWorlds(MPEWorlds):
     COLORS = np.array([[0.65, 0.15, 0.15], [0.15, 0.65, 0.15], [0.15, 0.15, 0.65]])
@@ -164,6 +175,11 @@ class _SpeakerListenerWorlds(MPEWorlds):
     def _rewards(self) -> Floats:
         way = self.positions[:, 1] - self.landmarks[self._rows, self.goals[:, 0]]
         return np.repeat(-_squared(way)[:, None], 2, 1)
+
+    def colors(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The listener has the colour of the goal, which it cannot see."""
+        landmarks = (255 * self.COLORS).astype(np.uint8)
+        return np.stack([np.array(GREY, np.uint8), landmarks[self.goals[0, 0]]]), landmarks
 
 
 class _ReferenceWorlds(MPEWorlds):
@@ -189,6 +205,11 @@ class _ReferenceWorlds(MPEWorlds):
         own = -np.sqrt(_squared(self.positions[:, ::-1] - self.landmarks[self._rows[:, None], self.goals]))
         together = (own[:, :1] + own[:, 1:]) / 2
         return together * (1 - self.local_ratio) + own * self.local_ratio
+
+    def colors(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Each agent has the colour of its goal, which the other knows."""
+        landmarks = (255 * self.COLORS).astype(np.uint8)
+        return landmarks[self.goals[0, ::-1]], landmarks
 
 
 class _SpreadWorlds(MPEWorlds):
@@ -243,6 +264,11 @@ class _SpreadWorlds(MPEWorlds):
             own[:, b] -= collide[:, pair]
         return together[:, None] * (1 - self.local_ratio) + own * self.local_ratio
 
+    def colors(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """All agents are alike, and all landmarks."""
+        count = self.positions.shape[1]
+        return np.array([BLUE] * count, np.uint8), np.array([GREY] * count, np.uint8)
+
 
 def _squared(ways: Floats) -> Floats:
     """Squared lengths of ``[..., 2]``."""
@@ -256,15 +282,20 @@ class MPEEnv(ParallelEnv[str, NDArray[np.float32], np.int64]):
         observations: Numbers in the observation of each agent, by its name.
         actions: Choices of each.
         max_cycles: Steps of an episode, at the end of which all agents are truncated.
+        render_mode: ``"rgb_array"``, or None: nothing is drawn.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "mpe", "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"name": "mpe", "render_modes": ["rgb_array"]}
 
-    def __init__(self, observations: Mapping[str, int], actions: Mapping[str, int], max_cycles: int) -> None:
+    def __init__(
+        self, observations: Mapping[str, int], actions: Mapping[str, int], max_cycles: int, render_mode: str | None
+    ) -> None:
         if not isinstance(max_cycles, int) or isinstance(max_cycles, bool) or max_cycles < 1:
             raise ValueError(f"max_cycles must be an integer of at least 1, but got {max_cycles!r}.")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, but got {render_mode!r}.")
         self.episode_steps = max_cycles
-        self.render_mode = None
+        self.render_mode = render_mode
         self.possible_agents = list(actions)
         self.agents: list[str] = []
         self.observation_spaces: dict[str, spaces.Space[Any]] = {
@@ -308,6 +339,27 @@ class MPEEnv(ParallelEnv[str, NDArray[np.float32], np.int64]):
         named = (dict(zip(agents, each[0].tolist(), strict=True)) for each in (rewards, terminated, truncated))
         return self._named(joint), *named, {agent: {} for agent in agents}
 
+    def render(self) -> NDArray[np.uint8] | None:
+        """The world from above, ``[256, 256, 3]``; None without a ``render_mode``."""
+        if self.render_mode is None:
+            return None
+        from PIL import Image, ImageDraw
+
+        world = self.world
+        agents, landmarks = world.positions[0], world.landmarks[0]
+        reach = max(1.2, 1.1 * float(np.abs(np.concatenate([agents, landmarks])).max()))
+        image = Image.new("RGB", (PICTURE, PICTURE), "white")
+        draw, scale = ImageDraw.Draw(image), PICTURE / 2 / reach
+        of_agents, of_landmarks = world.colors()
+        for shape, places, colors, size in (
+            (draw.rectangle, landmarks, of_landmarks, 0.07),
+            (draw.ellipse, agents, of_agents, 0.1),
+        ):
+            for (x, y), color in zip(places * scale, colors, strict=True):
+                left, top, half = PICTURE / 2 + x, PICTURE / 2 - y, size * scale
+                shape((left - half, top - half, left + half, top + half), tuple(color.tolist()), "black")
+        return np.asarray(image)
+
     def _named(self, joint: Joint) -> dict[str, NDArray[np.float32]]:
         return {
             agent: row[:size]
@@ -324,16 +376,18 @@ class SpeakerListenerEnv(MPEEnv):
 
     Args:
         max_cycles: Steps of an episode.
+        render_mode: ``"rgb_array"``, or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "speaker_listener_v0", "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"name": "speaker_listener_v0", "render_modes": ["rgb_array"]}
     speech: ClassVar[dict[str, Speech]] = {
         "speaker_0": Speech(factors=(0,), private=(0, 1, 2)),
         "listener_0": Speech(heard=(8, 9, 10)),
     }
 
-    def __init__(self, max_cycles: int = 25) -> None:
-        super().__init__({"speaker_0": 3, "listener_0": 11}, {"speaker_0": 3, "listener_0": MOVES}, max_cycles)
+    def __init__(self, max_cycles: int = 25, render_mode: str | None = None) -> None:
+        choices = {"speaker_0": 3, "listener_0": MOVES}
+        super().__init__({"speaker_0": 3, "listener_0": 11}, choices, max_cycles, render_mode)
 
     def batched(self, n_envs: int) -> MPEWorlds:
         """Many worlds of these settings."""
@@ -352,9 +406,10 @@ class ReferenceEnv(MPEEnv):
     Args:
         local_ratio: Share, in [0, 1].
         max_cycles: Steps of an episode.
+        render_mode: ``"rgb_array"``, or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "reference_v0", "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"name": "reference_v0", "render_modes": ["rgb_array"]}
     action_factors: ClassVar[dict[str, dict[str, int]]] = {
         "agent_0": {"move": MOVES, "say": 10},
         "agent_1": {"move": MOVES, "say": 10},
@@ -364,10 +419,10 @@ class ReferenceEnv(MPEEnv):
         "agent_1": Speech(heard=tuple(range(11, 21)), private=(8, 9, 10)),
     }
 
-    def __init__(self, local_ratio: float = 0.5, max_cycles: int = 25) -> None:
+    def __init__(self, local_ratio: float = 0.5, max_cycles: int = 25, render_mode: str | None = None) -> None:
         self.local_ratio = _share(local_ratio)
         agents = ("agent_0", "agent_1")
-        super().__init__(dict.fromkeys(agents, 21), dict.fromkeys(agents, MOVES * 10), max_cycles)
+        super().__init__(dict.fromkeys(agents, 21), dict.fromkeys(agents, MOVES * 10), max_cycles, render_mode)
 
     def batched(self, n_envs: int) -> MPEWorlds:
         """Many worlds of these settings."""
@@ -386,16 +441,19 @@ class SpreadEnv(MPEEnv):
         N: Agents.
         local_ratio: Share, in [0, 1].
         max_cycles: Steps of an episode.
+        render_mode: ``"rgb_array"``, or None.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "spread_v0", "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"name": "spread_v0", "render_modes": ["rgb_array"]}
 
-    def __init__(self, N: int = 3, local_ratio: float = 0.5, max_cycles: int = 25) -> None:
+    def __init__(
+        self, N: int = 3, local_ratio: float = 0.5, max_cycles: int = 25, render_mode: str | None = None
+    ) -> None:
         if not isinstance(N, int) or isinstance(N, bool) or N < 1:
             raise ValueError(f"N must be an integer of at least 1, but got {N!r}.")
         self.local_ratio = _share(local_ratio)
         agents = [f"agent_{i}" for i in range(N)]
-        super().__init__(dict.fromkeys(agents, 6 * N), dict.fromkeys(agents, MOVES), max_cycles)
+        super().__init__(dict.fromkeys(agents, 6 * N), dict.fromkeys(agents, MOVES), max_cycles, render_mode)
 
     def batched(self, n_envs: int) -> MPEWorlds:
         """Many worlds of these settings."""

@@ -43,8 +43,8 @@ class MessageProtocol:
     """Symbols before the end, ``[N]``."""
     meanings: NDArray[np.int64]
     """Values of the attributes, ``[N, A]``."""
-    accuracy: NDArray[np.float64]
-    """How often the receiver understood, ``[N]``."""
+    accuracy: NDArray[np.float64] | None
+    """How often the receiver understood, ``[N]``; None: nobody answers, and there is no such column."""
     probabilities: NDArray[np.float64]
     """How often the pair occurs, ``[N]``; they sum to 1."""
 
@@ -54,7 +54,7 @@ class MessageProtocol:
         messages: NDArray[np.int64],
         lengths: NDArray[np.int64],
         meanings: NDArray[np.int64],
-        correct: NDArray[np.bool_],
+        correct: NDArray[np.bool_] | None,
         weights: NDArray[np.float64],
     ) -> MessageProtocol:
         """The language that ``M`` episodes show, in which pairs of a meaning and a message may recur.
@@ -63,16 +63,17 @@ class MessageProtocol:
             messages: ``[M, L]``, with zeros after the end.
             lengths: ``[M]``.
             meanings: ``[M, A]``.
-            correct: Whether the receiver understood, ``[M]``.
+            correct: Whether the receiver understood, ``[M]``; None: nobody answers.
             weights: Of the episodes, ``[M]``.
         """
         pairs = np.concatenate([meanings, lengths[:, None], messages], 1)
         _, first, place = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
         place = place.reshape(-1)  # which NumPy 2.0.0 returns as [M, 1]
-        probabilities, understood = np.zeros(len(first)), np.zeros(len(first))
-        np.add.at(probabilities, place, weights)
-        np.add.at(understood, place, weights * correct)
-        accuracy = understood / np.where(probabilities > 0, probabilities, 1)
+        probabilities: NDArray[np.float64] = np.bincount(place, weights, len(first))
+        accuracy: NDArray[np.float64] | None = None
+        if correct is not None:
+            understood: NDArray[np.float64] = np.bincount(place, weights * correct, len(first))
+            accuracy = understood / np.where(probabilities > 0, probabilities, 1)
         return cls(messages[first], lengths[first], meanings[first], accuracy, probabilities)
 
     def words(self) -> list[str]:
@@ -84,7 +85,8 @@ class MessageProtocol:
         """A row for each message that is sent: by length, then by its symbols.
 
         Each has the message, its ``meanings`` (values of the attributes joined by commas, several of them by
-        semicolons), their ``probability``, and the ``accuracy``, the share of it that the receiver understands.
+        semicolons), their ``probability``, and the ``accuracy``, the share of it that the receiver understands, if
+        there is one.
         """
         rows: dict[str, list[int]] = {}
         for index, word in enumerate(self.words()):
@@ -96,10 +98,26 @@ class MessageProtocol:
         """Whether every meaning has a message of its own."""
         return len(set(self.words())) == len(np.unique(self.meanings, axis=0)) == len(self.meanings)
 
+    def information(self) -> float:
+        """What messages tell of meanings by their probabilities: mutual information, in bits."""
+        words, meanings = (
+            np.unique(each, axis=0, return_inverse=True)[1].reshape(-1) for each in (self.words(), self.meanings)
+        )
+        joint = np.zeros((words.max() + 1, meanings.max() + 1))
+        np.add.at(joint, (words, meanings), self.probabilities)
+        product = joint.sum(1, keepdims=True) * joint.sum(0)
+        ratio = np.divide(joint, product, out=np.ones_like(joint), where=joint > 0)
+        return float((joint * np.log2(ratio)).sum())
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS if self.accuracy is not None else COLUMNS[:-1]
+
     def to_markdown(self) -> str:
         """The table in Markdown."""
-        lines = ["| " + " | ".join(COLUMNS) + " |", "| --- | --- | ---: | ---: |"]
-        lines += ["| " + " | ".join(_text(row[name]) for name in COLUMNS) + " |" for row in self.table()]
+        columns = self._columns
+        lines = ["| " + " | ".join(columns) + " |", "| --- | --- |" + " ---: |" * (len(columns) - 2)]
+        lines += ["| " + " | ".join(_text(row[name]) for name in columns) + " |" for row in self.table()]
         return "\n".join(lines) + "\n"
 
     def to_csv(self, path: str | Path | None = None) -> str:
@@ -109,7 +127,7 @@ class MessageProtocol:
             path: Where to write it too; None: nowhere.
         """
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.table())
         if path is not None:
@@ -129,10 +147,10 @@ class MessageProtocol:
             from rich import box
             from rich.table import Table
         table = Table(*COLUMNS[:2], title=title, box=box.SIMPLE)
-        for name in COLUMNS[2:]:
+        for name in self._columns[2:]:
             table.add_column(name, justify="right")
         for row in self.table():
-            table.add_row(*(_text(row[name]) for name in COLUMNS))
+            table.add_row(*(_text(row[name]) for name in self._columns))
         return table
 
     def draw(self, path: str | Path | None = None, title: str | None = None) -> Figure:
@@ -215,13 +233,15 @@ class MessageProtocol:
     def _row(self, word: str, indices: Sequence[int]) -> dict[str, str | float]:
         weights = self.probabilities[indices]
         probability = float(weights.sum())
-        understood = float((weights * self.accuracy[indices]).sum())
-        return {
+        row: dict[str, str | float] = {
             "message": word,
             "meanings": "; ".join(",".join(map(str, row)) for row in self.meanings[indices].tolist()),
             "probability": probability,
-            "accuracy": understood / probability if probability else math.nan,
         }
+        if self.accuracy is not None:
+            understood = float((weights * self.accuracy[indices]).sum())
+            row["accuracy"] = understood / probability if probability else math.nan
+        return row
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ from gsrl._random import seed_sequence
 from gsrl._settings import fixed
 from gsrl.algorithms.sac_loss import EntropyCoefficient
 from gsrl.checks import check_finite, largest
+from gsrl.comms.protocol import MessageProtocol
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.learning import Mapped, Task
 from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss
 from gsrl.multi_agent.speech import Speech
-from gsrl.multi_agent.vec_env import ParallelVecEnv, WorldStateError
+from gsrl.multi_agent.vec_env import Joint, ParallelVecEnv, WorldStateError
 from gsrl.normalization import GROWTH, RunningMoments
 from gsrl.relaxations import gumbel_noise
 from gsrl.replay import Column, Ring, windows
@@ -36,6 +37,12 @@ WORLDS_AT_ONCE = 128
 
 LOGGED_EPISODES = 200
 """Of an evaluation in the middle of the training."""
+
+MOST_MEANINGS = 100
+"""Of a protocol: more are numbers, and not to be told one by one."""
+
+Played: TypeAlias = tuple[Joint, NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
+"""What agents have before them, what they do, what they earn, and which episodes still went on."""
 
 MOMENTS = ("count", "mean", "squares")
 """Attributes of the statistics of observations."""
@@ -401,24 +408,86 @@ class MultiAgentSAC(Task):
                 survives this was not got by talking.
             env: A function that makes a world to play in; None: that of the training.
         """
+        parts = []
+        for batch in self._played(index, episodes, seed, scramble=scramble, env=env):
+            parts.append(sum(rewards * going[:, None] for _, _, rewards, going in batch))
+        return np.concatenate(parts)[:episodes]
+
+    def _played(
+        self,
+        index: int,
+        episodes: int,
+        seed: int,
+        *,
+        scramble: bool = False,
+        env: Callable[[], Any] | None = None,
+    ) -> Iterator[Iterator[Played]]:
+        """The steps of episodes, some at once, so many or a few more; see :meth:`play`."""
         if not isinstance(episodes, int) or episodes < 1:
             raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")
         at_once = min(episodes, WORLDS_AT_ONCE)
         worlds = ParallelVecEnv(env or self._make_env, at_once, (seed,))
-        rng, parts = np.random.default_rng(seed_sequence(seed, "evaluation")), []
-        for batch in range(-(-episodes // at_once)):
-            worlds.seed("evaluation", batch)
-            joint = worlds.reset()
-            returns, going = np.zeros(joint.active.shape), np.ones(at_once, np.bool_)
+        rng = np.random.default_rng(seed_sequence(seed, "evaluation"))
+
+        def steps() -> Iterator[Played]:
+            joint, going = worlds.reset(), np.ones(at_once, np.bool_)
             while going.any():
                 observations = self._scrambled(joint.observations, going, rng) if scramble else joint.observations
-                _, rewards, _, _ = worlds.step(self.predict(observations, joint.masks, index))
-                returns += rewards * going[:, None]
-                going &= ~worlds.over
+                actions = self.predict(observations, joint.masks, index)
+                _, rewards, _, _ = worlds.step(actions)
+                yield joint, actions, rewards, going
+                going = going & ~worlds.over
                 joint = worlds.joint
-            parts.append(returns)
+
+        for batch in range(-(-episodes // at_once)):
+            worlds.seed("evaluation", batch)
+            yield steps()
         worlds.close()
-        return np.concatenate(parts)[:episodes]
+
+    def protocol(self, index: int = 0, episodes: int = 1000, seed: int = 0) -> dict[str, MessageProtocol]:
+        """What each agent that speaks says of what it alone knows, at all steps of the episodes of an evaluation.
+
+        A meaning is a value of what it alone knows, or, where nobody says what that is, of all that it observes but
+        does not hear. They are numbered from 0 on in falling order: of a one-hot part, each has the number of its 1.
+
+        Args:
+            index: Of the team.
+            episodes: How many.
+            seed: Of the episodes.
+
+        Returns:
+            By agent; nobody says whether it was understood.
+
+        Raises:
+            ValueError: No agent speaks; or what one knows takes more than 100 values, as numbers that vary do.
+
+        Example:
+            >>> print(team.protocol()["speaker_0"].to_markdown())  # doctest: +SKIP
+        """
+        speaking = [i for i, agent in enumerate(self.team.agents) if self.speech[agent].factors]
+        if not speaking:
+            raise ValueError(f"agents must have messages for a protocol, but none of {self.team.agents} has any.")
+        known = {i: _places_known(self.speech[self.team.agents[i]], self.team.sizes[i]) for i in speaking}
+        said: dict[int, list[NDArray[np.int64]]] = {i: [] for i in speaking}
+        knew: dict[int, list[NDArray[np.float32]]] = {i: [] for i in speaking}
+        for batch in self._played(index, episodes, seed):
+            for joint, actions, _, going in batch:
+                for i in speaking:
+                    speaks = going & joint.active[:, i]
+                    said[i].append(actions[speaks, i][:, list(self.speech[self.team.agents[i]].factors)])
+                    knew[i].append(joint.observations[speaks, i][:, known[i]])
+        found = {}
+        for i in speaking:
+            agent, messages = self.team.agents[i], np.concatenate(said[i])
+            values, meanings = np.unique(-np.concatenate(knew[i]), axis=0, return_inverse=True)
+            if len(values) > MOST_MEANINGS:
+                raise ValueError(
+                    f"private of {agent} must name what it alone knows, of at most {MOST_MEANINGS} values, but got "
+                    f"places {known[i]}, which take {len(values)}."
+                )
+            lengths, weights = np.full(len(messages), messages.shape[1]), np.full(len(messages), 1 / len(messages))
+            found[agent] = MessageProtocol.of_episodes(messages, lengths, meanings.reshape(-1, 1), None, weights)
+        return found
 
     def _scrambled(
         self, observations: NDArray[np.float32], going: NDArray[np.bool_], rng: np.random.Generator
@@ -500,6 +569,11 @@ class MultiAgentSAC(Task):
             for agent, each in tree["speech"].items()
         }
         return super().of_saved(tree, *given, speech=speech, **how)
+
+
+def _places_known(speech: Speech, size: int) -> list[int]:
+    """Places of what an agent alone knows, or of all that it does not hear."""
+    return list(speech.private) or [place for place in range(size) if place not in speech.heard]
 
 
 def transition_columns(n: int, K: int, agents: int, inputs: int) -> dict[str, Column]:

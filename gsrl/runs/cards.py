@@ -146,6 +146,8 @@ class Card:
     """Gymnasium's action spaces that it handles."""
     unit: str = "step"
     """What is counted, in the singular."""
+    n_envs: int = 1
+    """Environments stepped together unless tuned otherwise."""
     masks: Literal["kept", "ignored", "required"] = "kept"
     """What it does where an environment gives masks of legal actions. ``"required"``: they are kept, but must be there,
     and in a method ``action_masks()``. ``"ignored"``: it is not let into an environment that gives them by that method
@@ -218,7 +220,7 @@ class Card:
         tuned = self.tuned.get(full_name(env_id).rpartition(":")[2])
         if tuned is None:
             return None
-        plain = {"steps": STEPS, "n_envs": 1, **vars(self.Settings())}
+        plain = {"steps": STEPS, "n_envs": self.n_envs, **vars(self.Settings())}
         own = {name: value for name, value in tuned.items() if name not in self.fixed}
         return {name: value for name, value in own.items() if name not in plain or plain[name] != value}
 
@@ -348,6 +350,8 @@ class TaskCard(Card):
     condition: str = ""
     """Under which scores are taken, for pictures; of agents that talk, hard messages."""
     unit: str = "episode"
+    episodes: int = 10_000
+    """Of an evaluation, where not all there are can be listed."""
 
     is_task: ClassVar[bool] = True
     decimals: ClassVar[int] = 3
@@ -372,6 +376,11 @@ class TaskCard(Card):
             known = {**known, "temperature": known["estimator"]}
         return {name: value for name, value in self._values(env, settings).items() if name in known}
 
+    @property
+    def steps_environments(self) -> bool:
+        """Whether it steps several environments together, which are an option of the run."""
+        return "n_envs" in parameters(self.constructor)
+
     def learn(self, model: Task, settings: Any, steps: int, total: int) -> None:
         """Trains for some steps more.
 
@@ -386,18 +395,19 @@ class TaskCard(Card):
         # No evaluations of their own: they are the run's affair.
         Task.learn(model, steps, total=total, log_interval=total)
 
-    def load(self, path: Path, settings: Any, device: str) -> Any:
+    def load(self, path: Path, env: str, settings: Any, device: str) -> Any:
         """Loads a saved model.
 
         Args:
             path: Of its file.
+            env: Name of the environment.
             settings: Its ``Settings``.
             device: Where its networks are to be.
 
         Raises:
             gsrl.checkpoint.CheckpointError: The file is damaged.
         """
-        given = [make(None, settings) for name, make in self.made.items() if name == "env"]
+        given = [make(env, settings) for name, make in self.made.items() if name == "env"]
         return self.constructor.load(path, *given, device=device)
 
 
@@ -488,7 +498,7 @@ def defaults(name: str, env_id: str, *, tuned: bool = True) -> Defaults:
     """
     card = get_card(name)
     settings = (card.tuned_settings(env_id) if tuned else None) or {}
-    steps, n_envs = settings.pop("steps", STEPS), settings.pop("n_envs", 1)
+    steps, n_envs = settings.pop("steps", STEPS), settings.pop("n_envs", card.n_envs)
     return Defaults(steps, n_envs, card.Settings(**settings))
 
 

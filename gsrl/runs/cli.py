@@ -25,9 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gsrl.checkpoint import CheckpointError
-from gsrl.comms import DIAL
 from gsrl.diagnostics import Comparison
-from gsrl.runs import gradients, language, program, search
+from gsrl.runs import gradients, language, program, rendering, search
 from gsrl.runs.cards import Card, TaskCard, cards, get_card, in_lockstep, load_zoo
 from gsrl.runs.config import Config, default_config, is_run, new_folder, option, read_config, read_json
 from gsrl.runs.environments import check_environment
@@ -179,10 +178,11 @@ class PlotOptions:
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """Print and draw the language of signalling agents: which message stands for which meanings.
+    """Print and draw the language of signalling agents, or of a team: which message stands for which meanings.
 
     Table and pictures go to the folder of the agent, RUN/seed_3: protocol.md, protocol.csv, protocol.png, and
-    dependence.png, which shows what each position of a message tells of each attribute of the meaning.
+    dependence.png, which shows what each position of a message tells of each attribute of the meaning. Of a team those
+    of each that speaks, as protocol_speaker_0.md: meanings are the numbers of what it alone knows.
     """
 
     run: tyro.conf.Positional[Path]
@@ -191,6 +191,20 @@ class ProtocolOptions:
     """Which of several agents in lock-step; None for the first."""
     out: Path | None = None
     """Folder of table and pictures; None for that of the agent."""
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Draw episodes of a team as a GIF, with what is said written below: the first ones of the final evaluation."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, or of a team in it."""
+    seed: int | None = None
+    """Which of several teams in lock-step; None for the first."""
+    episodes: int = 3
+    """How many."""
+    out: Path | None = None
+    """The GIF; None for episodes.gif in the folder of the team."""
 
 
 @dataclass(frozen=True)
@@ -556,7 +570,7 @@ def _opening(card: Card, folder: Path) -> str:
     module = card.constructor.__module__
     if module.startswith("gsrl."):
         module = "gsrl" if card.name in in_lockstep() else module.rpartition(".")[0]
-    more = ", env" if card.algorithm is DIAL else ""
+    more = ", env" if "env" in card.made else ""
     return f"{module}.{card.constructor.__name__}.load({str(folder / 'model.zip')!r}{more})"
 
 
@@ -636,11 +650,22 @@ def _plot_command(argv: list[str]) -> int:
 
 def _protocol_command(argv: list[str]) -> int:
     options = _read_options(ProtocolOptions, "protocol", argv)
-    found = language.language_of(options.run, options.seed)
-    written = found.write(options.out or found.folder)
-    Console().print(found.protocol.rich(found.title))
-    print("\n".join(f"{name}: {value:.3f}" for name, value in found.metrics.items()))
-    print("\n".join(f"  {path}" for path in written))
+    for found in language.languages_of(options.run, options.seed):
+        written = found.write(options.out or found.folder)
+        Console().print(found.protocol.rich(found.title))
+        print("\n".join(f"{name}: {value:.3f}" for name, value in found.metrics.items()))
+        print("\n".join(f"  {path}" for path in written))
+    return 0
+
+
+def _render_command(argv: list[str]) -> int:
+    options = _read_options(RenderOptions, "render", argv)
+    if options.episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, but got {options.episodes}")
+    path, returns = rendering.render_run(options.run, options.seed, options.episodes, options.out)
+    for number, each in enumerate(returns, 1):
+        print(f"episode {number}: return {each.mean():.2f}")
+    print(f"  {path}")
     return 0
 
 

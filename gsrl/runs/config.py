@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from gsrl._version import __version__
-from gsrl.runs.cards import Card, defaults, get_card, in_lockstep, with_estimator
+from gsrl.runs.cards import Card, TaskCard, defaults, get_card, in_lockstep, with_estimator
 from gsrl.runs.environments import check_environment, check_origin
 from gsrl.runs.errors import UsageError, is_short_of_memory
 from gsrl.runs.files import write_text
@@ -57,9 +57,6 @@ CHANGEABLE = ("steps", "device", "checkpoint_seconds", "sessions")
 
 COMPILED_STEPS = 5_000
 """Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
-
-EPISODES_OF_TASKS = 10_000
-"""Episodes of an evaluation of agents that talk, where not all there are can be listed."""
 
 MOST_ENVIRONMENTS = 100_000
 """Environments of a training at most: more is a slip of the pen, and takes all the memory before anything is said."""
@@ -155,9 +152,10 @@ class Config(Generic[Settings]):
     def _check_lockstep(self) -> None:
         if self.seeds is not None and self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
-        if self.card.is_task:  # which always are, in one process, and can be compiled
+        card = self.card
+        if isinstance(card, TaskCard):  # which always are, in one process, and can be compiled
             for name in NOT_FOR_TASKS:
-                if getattr(self, name) != getattr(Config, name):
+                if getattr(self, name) != getattr(Config, name) and not (name == "n_envs" and card.steps_environments):
                     raise UsageError(
                         f"{option(name)} is for agents in Gymnasium's environments, and {self.agent} has its own"
                     )
@@ -191,9 +189,10 @@ def default_config(
         tuned: Whether settings tuned for the environment are taken, where there are any.
     """
     default = defaults(agent, env, tuned=tuned)
-    steps = steps or default.steps
-    if get_card(agent).is_task:
-        return Config(default.settings, agent, env, steps, seeds=1, eval_episodes=EPISODES_OF_TASKS)
+    steps, card = steps or default.steps, get_card(agent)
+    if isinstance(card, TaskCard):
+        how: dict[str, Any] = {"n_envs": default.n_envs, "eval_episodes": card.episodes}
+        return Config(default.settings, agent, env, steps, seeds=1, **how)
     compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gsrl.comms import MessageProtocol, SignallingGame, metrics
+from gsrl.multi_agent import MultiAgentSAC
 from gsrl.runs.config import read_config, set_threads
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
-from gsrl.runs.run import folder_of
-from gsrl.runs.session import load_model
+from gsrl.runs.session import load_model, member_folder
 
-__all__ = ["Language", "language_of"]
+__all__ = ["Language", "languages_of"]
 
 
 class Language(NamedTuple):
@@ -25,7 +25,10 @@ class Language(NamedTuple):
     protocol: MessageProtocol
     """Which message stands for which meanings, held-out ones too."""
     metrics: dict[str, float]
-    """What can be said of it in numbers, every meaning counting the same."""
+    """What can be said of it in numbers: of a signalling game every meaning counts the same, of a team as often as it
+    comes."""
+    speaker: str = ""
+    """Who speaks, of a team."""
 
     def write(self, out: Path) -> list[Path]:
         """Writes table and pictures, and returns their paths.
@@ -36,7 +39,8 @@ class Language(NamedTuple):
         Raises:
             UsageError: It cannot be made.
         """
-        paths = [out / name for name in ("protocol.md", "protocol.csv", "protocol.png", "dependence.png")]
+        of = f"_{self.speaker}" if self.speaker else ""
+        paths = [out / f"protocol{of}.{kind}" for kind in ("md", "csv", "png")]
         figures = "".join(f"- {name}: {value:.3f}\n" for name, value in self.metrics.items())
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -45,36 +49,44 @@ class Language(NamedTuple):
         write_text(paths[0], f"# {self.title}\n\n{self.protocol.to_markdown()}\n{figures}")
         write_text(paths[1], self.protocol.to_csv())
         self.protocol.draw(paths[2], self.title)
-        self.protocol.draw_dependence(paths[3], self.title)
+        if not self.speaker:
+            paths.append(out / "dependence.png")
+            self.protocol.draw_dependence(paths[3], self.title)
         return paths
 
 
-def language_of(folder: Path, seed: int | None = None) -> Language:
-    """What an agent has come to say.
+def languages_of(folder: Path, seed: int | None = None) -> list[Language]:
+    """What an agent has come to say; of a team each that speaks.
 
     Args:
         folder: Folder of a run, or of an agent of it, such as ``seed_3`` inside it.
         seed: Which of several; None for the first.
 
     Raises:
-        UsageError: There is no such model, or it is of no signalling game.
+        UsageError: There is no such model, or it is of no signalling game and of no team that speaks.
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     run = read_config(folder)
-    if run.card.algorithm is not SignallingGame:
+    if run.card.algorithm not in (SignallingGame, MultiAgentSAC):
         raise UsageError(
-            f"protocol needs a run of signalling agents, and {folder} holds one of {run.agent}: there is no list of "
-            "meanings"
+            f"protocol needs a run of signalling agents or of a team, and {folder} holds one of {run.agent}: there is "
+            "no list of meanings"
         )
-    seeds = range(run.seed, run.seed + (run.seeds or 1))
-    if seed is not None and seed not in seeds:
-        raise UsageError(f"--seed must be one of {folder}, from {seeds[0]} to {seeds[-1]}, but got {seed}")
-    if run.seeds is not None:
-        folder = folder_of(folder, seeds[0] if seed is None else seed)
+    folder = member_folder(folder, run, seed)
     set_threads(run.threads)
     model = load_model(folder)
-    protocol = model.protocol(split="all")
-    return Language(f"{run.agent} in {run.env}, seed {model.seeds[0]}", folder, protocol, _metrics(protocol, model))
+    title = f"{run.agent} in {run.env}, seed {model.seeds[0]}"
+    if isinstance(model, SignallingGame):
+        protocol = model.protocol(split="all")
+        return [Language(title, folder, protocol, _metrics(protocol, model))]
+    try:
+        protocols = model.protocol()
+    except ValueError as error:
+        raise UsageError(f"{folder} has no protocol: {error}") from error
+    return [
+        Language(f"{title}, {agent}", folder, each, {"mutual information (bits)": each.information()}, agent)
+        for agent, each in protocols.items()
+    ]
 
 
 def _metrics(protocol: MessageProtocol, model: SignallingGame) -> dict[str, float]:

@@ -12,10 +12,11 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.comms import DIAL, Channel, DiscriminationGame, LewisGame, SignallingGame
+from gsrl.multi_agent import MultiAgentSAC
 from gsrl.perception.autoencoders import ImageVAE, ImageVQVAE
 from gsrl.perception.classifier import PrunedClassifier
 from gsrl.perception.data import DATASETS
-from gsrl.runs import games
+from gsrl.runs import games, teams
 from gsrl.runs.cards import DISCRETE, Card, TaskCard, register
 from gsrl.runs.settings import Setting
 
@@ -307,6 +308,49 @@ _NO_COMMUNICATION = dataclasses.replace(
     without=("temperature", "vocabulary", "length", "entropy_bonus"),
 )
 
+# Teams
+
+_SAMPLED: Any = Literal[
+    *("st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax", "reinforce", "rloo"),
+    *("exact", "local-expectation"),
+]
+
+_MASAC = TaskCard(
+    name="masac",
+    algorithm=MultiAgentSAC,
+    summary="soft actor-critics of a team that acts and talks",
+    source='Lowe et al., "Multi-Agent Actor-Critic for Mixed Cooperative-Competitive Environments", 2017; Haarnoja et '
+    'al., "Soft Actor-Critic Algorithms and Applications", 2018',
+    without=("speech", "share", "n_envs"),
+    own={
+        "estimator": Setting("st-gumbel", _SAMPLED, "Estimator of the actors' gradients."),
+        "temperature": Setting(1.0, float, "Temperature of the relaxation, where the estimator has one."),
+        "hidden": Setting((64, 64), tuple[int, ...]),
+    },
+    made={"env": teams.world_maker},
+    tuned={
+        "mpe2/simple_speaker_listener_v4": {"steps": 130_000, "signalling_bonus": 1.0},
+        "mpe2/simple_reference_v3": {"steps": 400_000, "signalling_bonus": 1.0},
+        "mpe2/simple_spread_v3": {"steps": 200_000},
+    },
+    environments=teams.ENVIRONMENTS,
+    play=teams.play,
+    condition="hard messages",
+    unit="step",
+    n_envs=32,
+    episodes=1000,
+)
+
+_ISAC = dataclasses.replace(
+    _MASAC,
+    name="isac",
+    summary="a soft actor-critic for each of a team, by itself",
+    source='Tan, "Multi-Agent Reinforcement Learning: Independent vs. Cooperative Agents", 1993; Haarnoja et al., '
+    '"Soft Actor-Critic Algorithms and Applications", 2018',
+    without=(*_MASAC.without, "others"),
+    fixed={"critics_see": "own"},
+)
+
 # Perception
 
 _PRUNED_VIT = TaskCard(
@@ -365,6 +409,7 @@ _VQ_VAE = TaskCard(
 for _card in (
     *(_DISCRETE_SAC, _GUMBEL_SAC, _EXACT_SAC, _REINFORCE, _BASELINE, _RLOO, _RELAX),
     *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION),
+    *(_MASAC, _ISAC),
     *(_PRUNED_VIT, _CATEGORICAL_VAE, _VQ_VAE),
 ):
     register(_card)

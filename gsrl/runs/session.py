@@ -52,7 +52,7 @@ from gsrl.runs.storage import check_sizes, load_parameters
 from gsrl.runs.trainees import AlgorithmTrainee, Evaluator, TaskTrainee, Trainee, make_agent
 from gsrl.runs.watching import MOST_AGENTS, Player, check_format, modes_of, record, short_name, shown_as, watch
 
-__all__ = ["evaluate_run", "load_model", "record_run", "resume", "start", "watch_run"]
+__all__ = ["evaluate_run", "load_model", "member_folder", "record_run", "resume", "start", "watch_run"]
 
 
 # Entry points
@@ -255,8 +255,25 @@ def load_model(folder: Path | str, *, n_envs: int = 1, device: str | None = None
     folder = Path(folder)
     config = _config_of_model(folder, device, trusted=trusted)
     if isinstance(config.card, TaskCard):
-        return config.card.load(folder / "model.zip", config.settings, config.device)
+        return config.card.load(folder / "model.zip", config.env, config.settings, config.device)
     return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, config.max_episode_steps))
+
+
+def member_folder(folder: Path, config: Config[Any], seed: int | None) -> Path:
+    """Returns the folder of one agent of a run.
+
+    Args:
+        folder: Of the run, of one agent or of several.
+        config: What it is.
+        seed: Whose; None for the first.
+
+    Raises:
+        UsageError: There is none of this seed.
+    """
+    seeds = range(config.seed, config.seed + (config.seeds or 1))
+    if seed is not None and seed not in seeds:
+        raise UsageError(f"--seed must be one of {folder}, from {seeds[0]} to {seeds[-1]}, but got {seed}")
+    return folder if config.seeds is None else folder_of(folder, seeds[0] if seed is None else seed)
 
 
 def _config_of_model(folder: Path, device: str | None, *, trusted: bool) -> Config[Any]:

@@ -395,12 +395,15 @@ class TaskTrainee:
 
     def _make(self, seeds: Sequence[int], *, compile: bool = False) -> Any:
         config = self.config
+        how: dict[str, Any] = {"n_envs": config.n_envs} if self.agent.steps_environments else {}
         with refusals(config.agent, config.settings):
-            return self.agent.make(config.env, config.settings, seeds=seeds, device=config.device, compile=compile)
+            return self.agent.make(
+                config.env, config.settings, seeds=seeds, device=config.device, compile=compile, **how
+            )
 
     @property
     def steps(self) -> int:
-        """Episodes of each."""
+        """Units of each."""
         return int(self.model.steps)
 
     @property

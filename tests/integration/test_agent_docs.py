@@ -22,6 +22,7 @@ SHORT = ["--steps", "60", "--eval-every", "30", "--eval-episodes", "1"]
 SAC = ["--learning-starts", "20", "--batch-size", "8"]
 PPO = ["--n-steps", "16", "--n-envs", "1", "--batch-size", "16", "--n-epochs", "1"]
 DQN = ["--learning-starts", "20", "--train-freq", "4", "--gradient-steps", "1"]
+TEAM = [*SAC, "--n-envs", "4", "--hidden", "8"]
 TALKING = ["--batch-size", "8", "--hidden", "8"]
 
 OPTIONS = {
@@ -40,13 +41,14 @@ OPTIONS = {
     "sac": [*SAC, "--env", "Pendulum-v1"],
     "signalling": [*TALKING, "--estimator", "relax"],
     **dict.fromkeys(("dial", "rial", "no-communication"), TALKING),
+    **dict.fromkeys(("masac", "isac"), TEAM),
     "pruned-vit": ["--batch-size", "8", "--width", "8"],
     "categorical-vae": [*TALKING, "--estimator", "relax"],
     "vq-vae": TALKING,
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 
-SHARED = {"rial": "dial", "no-communication": "dial"}
+SHARED = {"rial": "dial", "no-communication": "dial", "isac": "masac"}
 """Pages of agents that have none of their own; those of libraries are baselines."""
 
 CONTRIB = {"maskable-ppo", "qrdqn"}
