@@ -69,10 +69,11 @@ class MessageProtocol:
         pairs = np.concatenate([meanings, lengths[:, None], messages], 1)
         _, first, place = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
         place = place.reshape(-1)  # which NumPy 2.0.0 returns as [M, 1]
-        probabilities: NDArray[np.float64] = np.bincount(place, weights, len(first))
-        accuracy: NDArray[np.float64] | None = None
+        probabilities, understood = np.zeros(len(first)), np.zeros(len(first))
+        np.add.at(probabilities, place, weights)
+        accuracy = None
         if correct is not None:
-            understood: NDArray[np.float64] = np.bincount(place, weights * correct, len(first))
+            np.add.at(understood, place, weights * correct)
             accuracy = understood / np.where(probabilities > 0, probabilities, 1)
         return cls(messages[first], lengths[first], meanings[first], accuracy, probabilities)
 

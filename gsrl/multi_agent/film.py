@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsrl._files import replacing
+from gsrl._style import INK
 from gsrl.multi_agent.speech import Speech
 from gsrl.multi_agent.vec_env import Joint, ParallelVecEnv
 from gsrl.multi_agent.wrappers import ParallelWrapper, Returned
@@ -21,8 +22,6 @@ __all__ = ["film"]
 
 LINE, MARGIN = 16, 6
 """Of the text, in pixels."""
-
-INK, PAPER = (34, 34, 34), (255, 255, 255)
 
 
 def film(
@@ -127,7 +126,7 @@ def _captioned(picture: NDArray[np.uint8], lines: Sequence[str]) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     height, width, _ = picture.shape
-    image = Image.new("RGB", (width, height + LINE * len(lines) + 2 * MARGIN), PAPER)
+    image = Image.new("RGB", (width, height + LINE * len(lines) + 2 * MARGIN), "white")
     image.paste(Image.fromarray(picture), (0, 0))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
     for number, line in enumerate(lines):

@@ -9,6 +9,9 @@ import torch
 
 __all__ = ["DivergenceError", "TrainingError", "UsageError", "counted", "is_short_of_memory", "nearest", "similar"]
 
+MOST_LISTED = 30
+"""Names of an answer."""
+
 
 class UsageError(ValueError):
     """A mistake of the user's: the command line answers with the message alone."""
@@ -40,7 +43,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     near = similar(name, names)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+    return f"there are {', '.join(names[:MOST_LISTED])}{', ...' if len(names) > MOST_LISTED else ''}"
 
 
 def similar(name: str, names: Iterable[str]) -> list[str]:

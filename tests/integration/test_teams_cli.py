@@ -167,6 +167,7 @@ def test_answers_to_mistakes(whole: Path, tmp_path: Path, capsys: pytest.Capture
         (["render", str(whole), "--episodes", "0"], "--episodes must be at least 1, but got 0"),
         (["render", str(whole), "--seed", "9"], "from 3 to 4, but got 9"),
         (["render", str(tmp_path)], "holds no run"),
+        (["record", str(whole)], "masac has its own; render draws a team"),
         (["train", "--agent", "masac", "--env", "mpe2/simple_tag_v3"], "unknown environment 'mpe2/simple_tag_v3'"),
         (["train", "--agent", "masac", "--n-envs", "0"], "--n-envs must be at least 1, but got 0"),
         (["train", "--agent", "masac", "--critic", "vdn"], "--critic must be"),

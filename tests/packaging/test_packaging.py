@@ -65,7 +65,8 @@ masking
 evaluation learning replay
 normalization
 algorithms
-callbacks comms export multi_agent perception population troubleshooting
+callbacks comms export perception population troubleshooting
+multi_agent
 runs
 bench
 runs.cli
