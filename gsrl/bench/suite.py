@@ -9,10 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
-import reprlib
 import string
-import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -24,8 +21,8 @@ from gsrl.runs import program
 from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
 from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TASKS, Config, default_config, refusals
 from gsrl.runs.environments import check_environment, check_origin, make_environments
-from gsrl.runs.errors import UsageError, nearest, similar
-from gsrl.runs.settings import type_name
+from gsrl.runs.errors import UsageError, nearest
+from gsrl.runs.settings import from_toml, is_a, read_toml, shown
 
 __all__ = ["Environment", "Plan", "Suite", "read_suite", "shipped", "slug"]
 
@@ -71,11 +68,6 @@ TOO_MANY = 10**12
 """Of steps, and of all else that is counted."""
 MOST_RUNS = 100_000
 """Of a suite, all seeds counted: more is a slip of the pen."""
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
-_shown = _REPR.repr
-"""A value in an error, shortened where it is long or deep."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +145,7 @@ def read_suite(name: str, *, trusted: bool = False) -> Suite:
         if name not in shipped():
             raise UsageError(f"unknown suite {name!r}, and no path of a .toml file; {nearest(name, shipped())}")
         path = shipped()[name]
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path} cannot be read: it is nested too deeply") from error
-    except ValueError as error:  # of tomllib; and of numbers with thousands of digits
-        raise UsageError(f"{path} is not TOML: {error}") from error
-    return _Reader(path, trusted=trusted).suite(tree)
+    return _Reader(path, trusted=trusted).suite(read_toml(path))
 
 
 class _Reader:
@@ -198,7 +182,7 @@ class _Reader:
         for name, table in tree["environments"].items():
             key = f"environments.{name}"
             if not isinstance(table, dict):
-                raise self.error(key, f"must be a table, but got {_shown(table)}")
+                raise self.error(key, f"must be a table, but got {shown(table)}")
             self.check(key, table, ENVIRONMENT)
             scale = {limit: self.number(f"{key}.{limit}", table[limit]) for limit in SCALE if limit in table}
             environments[name] = Environment(name, table.get("steps"), **scale)
@@ -244,17 +228,17 @@ class _Reader:
         try:
             fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
         except ValueError as error:
-            raise self.error(key, f"{_shown(template)} cannot be filled in: {error}") from error
+            raise self.error(key, f"{shown(template)} cannot be filled in: {error}") from error
         for _, name, form, conversion in fields:
             if name not in values or form or conversion:
                 names = ", ".join(f"{{{known}}}" for known in values)
-                raise self.error(key, f"{_shown(template)} may hold {names} as they are, and no other braces")
+                raise self.error(key, f"{shown(template)} may hold {names} as they are, and no other braces")
         label = template.format(**values)
         if len(label) > MOST_CHARACTERS:
-            reason = f"{_shown(label)} must have at most {MOST_CHARACTERS} characters, but got {len(label)}"
+            reason = f"{shown(label)} must have at most {MOST_CHARACTERS} characters, but got {len(label)}"
             raise self.error(key, reason)
         if not LABEL.fullmatch(label):
-            raise self.error(key, f"{_shown(label)} must consist of letters, digits, spaces and .+-_×")
+            raise self.error(key, f"{shown(label)} must consist of letters, digits, spaces and .+-_×")
         return label
 
     def plan(
@@ -284,13 +268,9 @@ class _Reader:
             if name not in known:
                 raise self.error(f"{key}.settings.{name}", f"{agent} has no such setting; {nearest(name, known)}")
             try:
-                chosen[name] = _converted(value, known[name])
-            except (ValueError, OverflowError):
-                choices = [choice for choice in typing.get_args(known[name]) if isinstance(choice, str)]
-                near = similar(value, choices) if isinstance(value, str) else []
-                hint = f"; did you mean {' or '.join(near)}?" if near else ""
-                reason = f"must be {type_name(known[name])}, but got {_shown(value)}{hint}"
-                raise self.error(f"{key}.settings.{name}", reason) from None
+                chosen[name] = from_toml(value, known[name])
+            except ValueError as error:
+                raise self.error(f"{key}.settings.{name}", str(error)) from None
         config = dataclasses.replace(
             default,
             settings=dataclasses.replace(default.settings, **chosen),
@@ -317,12 +297,12 @@ class _Reader:
             where = f"{key}.{name}" if key else name
             if name not in known:
                 raise self.error(where, f"unknown key; {nearest(name, known)}")
-            if not _is_a(value, known[name]):
-                raise self.error(where, f"must be {_described(known[name])}, but got {_shown(value)}")
+            if not is_a(value, known[name]):
+                raise self.error(where, f"must be {_described(known[name])}, but got {shown(value)}")
             if known[name] is int and value < (least := LEAST.get(name, 1)):
                 raise self.error(where, f"must be at least {least}, but got {value}")
             if known[name] is int and value >= TOO_MANY:
-                raise self.error(where, f"must be below {TOO_MANY}, but got {_shown(value)}")
+                raise self.error(where, f"must be below {TOO_MANY}, but got {shown(value)}")
 
     def check_count(
         self,
@@ -339,7 +319,7 @@ class _Reader:
         each = table.get("each", {})
         for name, values in each.items():
             if not isinstance(values, list) or not values:
-                raise self.error(f"{key}.each.{name}", f"must be a list of values, but got {_shown(values)}")
+                raise self.error(f"{key}.each.{name}", f"must be a list of values, but got {shown(values)}")
         factors = [len(table["agents"]), len(table.get("environments", environments)), *map(len, each.values())]
         runs = math.prod(factors) * {**defaults, **table}.get("seeds", 1)
         last = {**defaults, **table}.get("first_seed", 0) + {**defaults, **table}.get("seeds", 1) - 1
@@ -355,7 +335,7 @@ class _Reader:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise self.error(key, f"must be finite, but got {_shown(value)}")
+            raise self.error(key, f"must be finite, but got {shown(value)}")
         return number
 
     def check_scale(self, key: str, environment: Environment) -> None:
@@ -390,43 +370,8 @@ def _try_out(config: Config[Any]) -> None:
         card.make(env, config.settings, seed=0, device=config.device)
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(_is_a(item, typing.get_args(kind)[0]) for item in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float if kind is float else kind)
-
-
 def _described(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", dict: "a table"}
     if typing.get_origin(kind) is list:
         return {str: "a list of texts", dict: "a list of tables"}[typing.get_args(kind)[0]]
     return names[kind]
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """A value of TOML as one of a setting's type; TOML has neither tuples nor None, which is ``"none"``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for argument in sorted(arguments, key=lambda one: one is str):  # a text may be "none", or any other
-            try:
-                return _converted(value, argument)
-            except ValueError:
-                continue
-    elif hint is type(None):
-        if value == "none":
-            return None
-    elif origin is typing.Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_converted(item, arguments[0]) for item in value)
-    elif _is_a(value, hint) and not (hint is float and not math.isfinite(float(value))):
-        return hint(value)
-    raise ValueError(value)

@@ -28,8 +28,18 @@ from gsrl.checkpoint import CheckpointError
 from gsrl.diagnostics import Comparison
 from gsrl.runs import gradients, language, program, rendering, search
 from gsrl.runs.cards import Card, TaskCard, cards, get_card, in_lockstep, load_zoo
-from gsrl.runs.config import Config, default_config, is_run, new_folder, option, read_config, read_json
-from gsrl.runs.environments import check_environment
+from gsrl.runs.config import (
+    Config,
+    default_config,
+    is_run,
+    new_folder,
+    option,
+    read_config,
+    read_json,
+    read_settings,
+    with_settings,
+)
+from gsrl.runs.environments import check_environment, check_origin
 from gsrl.runs.errors import UsageError, counted, is_short_of_memory, nearest, similar
 from gsrl.runs.files import described
 from gsrl.runs.plots import plot_runs
@@ -60,12 +70,15 @@ class TrainOptions(Generic[Settings]):
     """
 
     run: Config[Settings]
+    config: Path | None = None
+    """Settings file, such as config.toml of a run; what is given beside it goes before."""
     out: Path | None = None
     """Folder of the run; None for one in runs/ named after environment, agent and seeds."""
     resume: Path | None = None
     """Folder of a run to go on with, by its own settings; only --steps, --device and --trust can go with it."""
     trust: bool = False
-    """With --resume: import the module of an environment module:name, which runs code that the folder chose."""
+    """With --resume or --config: import the modules of an environment module:name and of wrappers module:Class, which
+    runs code that the folder or the file chose."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ class SearchOptions(Generic[Settings]):
     """
 
     run: Config[Settings]
+    config: Path | None = None
+    """Settings file, such as config.toml of a run; what is given beside it goes before."""
     ladder: search.Ladder = field(default_factory=search.Ladder)
     grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Values of a setting to try, such as learning_rate=3e-4,1e-3; once for each setting. None: 4 learning rates, 4
@@ -87,7 +102,8 @@ class SearchOptions(Generic[Settings]):
     resume: Path | None = None
     """Folder of a search to go on with; only --trust can go with it."""
     trust: bool = False
-    """With --resume: import the module of an environment module:name, which runs code that the folder chose."""
+    """With --resume or --config: import the modules of an environment module:name and of wrappers module:Class, which
+    runs code that the folder or the file chose."""
 
 
 @dataclass(frozen=True)
@@ -412,23 +428,52 @@ def _in_a_sentence(answer: str, command: str) -> str:
     return f"{text}; {program.name} {command} --help explains it"
 
 
-def _train_command(argv: list[str]) -> int:
-    # Agent and environment say which other options there are, and their defaults.
+def _first_look(argv: list[str]) -> argparse.Namespace:
+    """What says which other options there are, and their defaults: agent, environment, and the settings file."""
     parser = _Parser()
-    parser.add_argument("--agent", default=DEFAULT_AGENT)
-    parser.add_argument("--env")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", type=Path)
+    for name in ("--agent", "--env"):
+        parser.add_argument(name)
+    for name in ("--seeds", "--steps"):
+        parser.add_argument(name, type=int)
+    for name in ("--resume", "--config"):
+        parser.add_argument(name, type=Path)
+    for name in ("--env-kwargs", "--wrapper"):
+        parser.add_argument(name, nargs="*")
+    parser.add_argument("--trust", action="store_true")
     known, _ = parser.parse_known_args(argv)
+    known.given = {} if known.config is None or known.resume is not None else read_settings(known.config)
+    if known.agent is None:
+        known.agent = known.given.get("agent", DEFAULT_AGENT)
+    return known
+
+
+def _default(known: argparse.Namespace, *, lockstep: bool) -> Config[Any]:
+    """What is run unless options say otherwise: the defaults, and over them what a settings file says."""
+    card, given = get_card(known.agent), known.given
+    env = next(iter(card.environments)) if isinstance(card, TaskCard) else "CartPole-v1"
+    env = given.get("env", env) if known.env is None else known.env
+    # The file is read with defaults of whatever environment: what it names is not made before it is trusted.
+    plain = with_settings(default_config(known.agent, env, lockstep=False), given, known.config)
+    making = {
+        name: tuple(getattr(plain, name) if getattr(known, name) is None else getattr(known, name))
+        for name in ("env_kwargs", "wrapper")
+    }
+    if given and not known.trust:
+        theirs = {name: () if getattr(known, name) is not None else making[name] for name in making}
+        check_origin(env if known.env is None else "", known.config, **theirs)
+    env = check_environment(env, known.agent, *making.values())
+    steps = known.steps or (plain.steps if "steps" in given else None)
+    lockstep = lockstep or (known.seeds is None and plain.seeds is not None and "seeds" in given)
+    return with_settings(default_config(known.agent, env, steps, lockstep=lockstep), given, known.config)
+
+
+def _train_command(argv: list[str]) -> int:
+    known = _first_look(argv)
     if known.resume is not None and not {"-h", "--help"} & set(argv):
         return _resume(known.resume, argv)
-
-    card = get_card(known.agent)
-    env = next(iter(card.environments)) if isinstance(card, TaskCard) else "CartPole-v1"
-    env = check_environment(env if known.env is None else known.env, known.agent)
-    default = TrainOptions(default_config(known.agent, env, known.steps, lockstep=known.seeds is not None))
+    default = TrainOptions(_default(known, lockstep=known.seeds is not None))
     kind: Any = TrainOptions
+    card, env = default.run.card, default.run.env
     options: TrainOptions[Any] = _read_options(kind[card.Settings], "train", argv, default)
     config = dataclasses.replace(options.run, env=env)
     seeds = f"seed{config.seed}"
@@ -443,12 +488,7 @@ def _train_command(argv: list[str]) -> int:
 
 
 def _search_command(argv: list[str]) -> int:
-    parser = _Parser()
-    parser.add_argument("--agent", default=DEFAULT_AGENT)
-    parser.add_argument("--env", default="CartPole-v1")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", type=Path)
-    known, _ = parser.parse_known_args(argv)
+    known = _first_look(argv)
     if known.resume is not None and not {"-h", "--help"} & set(argv):
         alone = _Parser()
         alone.add_argument("--resume", type=Path)
@@ -465,8 +505,8 @@ def _search_command(argv: list[str]) -> int:
     card = get_card(known.agent)
     if card.is_task:
         raise UsageError(f"search is for agents in Gymnasium's environments, and {known.agent} has its own")
-    env = check_environment(known.env, known.agent)
-    default = SearchOptions(default_config(known.agent, env, known.steps, lockstep=True))
+    default = SearchOptions(_default(known, lockstep=True))
+    env = default.run.env
     kind: Any = SearchOptions
     options: SearchOptions[Any] = _read_options(kind[card.Settings], "search", argv, default)
     config = dataclasses.replace(options.run, env=env)

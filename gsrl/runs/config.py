@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from gsrl._version import __version__
+from gsrl.callbacks import GradientDiagnosticsCallback
 from gsrl.runs.cards import Card, TaskCard, defaults, get_card, in_lockstep, with_estimator
 from gsrl.runs.environments import check_environment, check_origin
-from gsrl.runs.errors import UsageError, is_short_of_memory
+from gsrl.runs.errors import UsageError, is_short_of_memory, nearest
 from gsrl.runs.files import write_text
-from gsrl.runs.settings import type_name
+from gsrl.runs.named import Named
+from gsrl.runs.settings import from_toml, read_toml, shown, to_toml, type_name
 
 __all__ = [
     "COMPILED_STEPS",
@@ -39,14 +42,17 @@ __all__ = [
     "parse_config",
     "read_config",
     "read_json",
+    "read_settings",
     "refusals",
     "set_threads",
+    "settings_file",
+    "with_settings",
     "write_config",
     "write_json",
 ]
 
 FILES = (
-    *("config.json", "search.json", "summary.json", "checkpoint.zip", "model.zip"),
+    *("config.json", "config.toml", "search.json", "summary.json", "checkpoint.zip", "model.zip"),
     *("progress.csv", "episodes.csv", "evaluations.csv", "times.csv", "gradients.csv", "results.csv"),
     *("learning_curve.png", "search.png", "results.md"),
 )
@@ -54,6 +60,9 @@ FILES = (
 
 CHANGEABLE = ("steps", "device", "checkpoint_seconds", "sessions")
 """Options that a run may go on with other values of."""
+
+CALLBACKS: dict[str, type[BaseCallback]] = {"GradientDiagnosticsCallback": GradientDiagnosticsCallback}
+"""Callbacks that have a name here; evaluations are a run's own."""
 
 COMPILED_STEPS = 5_000
 """Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
@@ -64,7 +73,10 @@ MOST_ENVIRONMENTS = 100_000
 MOST_THREADS = 1024
 """Threads that torch is asked for at most: where they cannot be made, the process ends without a word."""
 
-NOT_FOR_TASKS = ("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps", "record_every")
+NOT_FOR_TASKS = (
+    *("n_envs", "processes", "gradient_samples", "stop_at", "max_episode_steps", "record_every"),
+    *("env_kwargs", "wrapper", "callback"),
+)
 """Options that tasks do without."""
 
 Settings = TypeVar("Settings")
@@ -112,11 +124,40 @@ class Config(Generic[Settings]):
     """Steps after which an episode is cut off; None for the environment's own limit, and 10,000 where it has none."""
     record_every: int | None = None
     """Steps between recordings, each made at the evaluation that comes next, and at the last; None for none."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment's constructor, as map_name=8x8 is_slippery=false."""
+    wrapper: tuple[str, ...] = ()
+    """Gymnasium's wrappers around the environment, the innermost first, as FrameStackObservation:stack_size=4; or one
+    module:Class."""
+    callback: tuple[str, ...] = ()
+    """Callbacks of gsrl.callbacks, as GradientDiagnosticsCallback:every=1000, of an agent by itself."""
 
     @property
     def card(self) -> Card:
         """The agent's."""
         return get_card(self.agent)
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """How its environments are made, beside their name, number and seeds: arguments of ``make_environments``."""
+        return {name: getattr(self, name) for name in ("max_episode_steps", "env_kwargs", "wrapper")}
+
+    def callbacks(self) -> list[BaseCallback]:
+        """Makes the callbacks.
+
+        Raises:
+            UsageError: There is none of the name, or it refuses its arguments.
+        """
+        made = []
+        for text in self.callback:
+            named = Named.read(text, list(CALLBACKS), "--callback")
+            if named.name not in CALLBACKS:
+                raise UsageError(f"--callback must be {' or '.join(CALLBACKS)}, but got {text}")
+            try:
+                made.append(CALLBACKS[named.name](**named.arguments))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"--callback {text} cannot be made: {error}") from error
+        return made
 
     def check(self) -> None:
         """Checks the numbers and the device.
@@ -143,6 +184,7 @@ class Config(Generic[Settings]):
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed must be at least 0 and below 2**31, but got {self.seed}")
         self._check_lockstep()
+        self.callbacks()
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -161,6 +203,8 @@ class Config(Generic[Settings]):
                     )
             return
         names = in_lockstep()
+        if self.callback and self.seeds is not None:
+            raise UsageError("--callback is for an agent by itself: leave --seeds out")
         if self.seeds is None:
             for name in ("processes", "stop_at"):
                 if getattr(self, name) is not None:
@@ -325,10 +369,10 @@ def parse_config(path: Path, *, trusted: bool = False, environment: bool = True)
     """
     stored = read_json(path)
     try:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
+        settings = _with_tuples(stored["settings"])
         card = get_card(stored["agent"])
         names = [field.name for field in dataclasses.fields(Config)]
-        values = {name: stored[name] for name in names if name in stored}  # older runs lack newer options
+        values = _with_tuples({name: stored[name] for name in names if name in stored})  # older runs lack newer options
         config = Config(**{**values, "settings": card.Settings(**card.earlier | settings)})
         _check_types(config)
         _check_types(config.settings)
@@ -337,18 +381,77 @@ def parse_config(path: Path, *, trusted: bool = False, environment: bool = True)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
     if environment and not trusted:
-        check_origin(config.env, path)
+        check_origin(config.env, path, config.env_kwargs, config.wrapper)
     if environment:
-        config = dataclasses.replace(config, env=check_environment(config.env, config.agent))
+        env = check_environment(config.env, config.agent, config.env_kwargs, config.wrapper)
+        config = dataclasses.replace(config, env=env)
     return config
 
 
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tuples for lists, as JSON has them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a settings file: names of options and of the agent's settings, and their values, not yet looked at.
+
+    Raises:
+        UsageError: It cannot be read, or agent or environment are no names.
+    """
+    given = read_toml(path)
+    for name in ("agent", "env"):
+        if not isinstance(given.get(name, ""), str):
+            raise UsageError(f"{path}: {name} must be a name, but got {shown(given[name])}")
+    return given
+
+
+def with_settings(config: Config[Any], given: Mapping[str, Any], path: Path) -> Config[Any]:
+    """Returns a configuration with what a settings file says.
+
+    Args:
+        config: What is so unless the file says otherwise.
+        given: What the file says; its agent and environment are the configuration's affair.
+        path: Path of the file, for the errors.
+
+    Raises:
+        UsageError: There is no such setting, or a value is none of its.
+    """
+    hints = typing.get_type_hints(Config)
+    options = {name: hints[name] for name in hints if name != "settings"}
+    settings: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(config.settings)}
+    chosen: dict[str, dict[str, Any]] = {"options": {}, "settings": {}}
+    for name, value in given.items():
+        if name not in options and name not in settings:
+            raise UsageError(
+                f"{path}: unknown setting {name!r} of {config.agent}; {nearest(name, [*options, *settings])}"
+            )
+        try:
+            part, kind = ("options", options[name]) if name in options else ("settings", settings[name])
+            chosen[part][name] = from_toml(value, kind)
+        except ValueError as error:
+            raise UsageError(f"{path}: {name} {error}") from None
+    chosen["options"] |= {"agent": config.agent, "env": config.env}
+    return dataclasses.replace(
+        config, settings=dataclasses.replace(config.settings, **chosen["settings"]), **chosen["options"]
+    )
+
+
+def settings_file(config: Config[Any]) -> str:
+    """Returns a configuration as a settings file."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    own = values.pop("settings")
+    parts = [to_toml(values), to_toml({field.name: getattr(own, field.name) for field in dataclasses.fields(own)})]
+    return "# What a run used; `train --config` with this file repeats it.\n\n" + "\n".join(parts)
+
+
 def write_config(folder: Path, config: Config[Any], command: Sequence[str], steps: int) -> None:
-    """Writes the configuration of a run, and adds this session to those before it."""
+    """Writes the configuration of a run, and adds this session to those before it; and its settings file."""
     path = folder / "config.json"
     earlier = read_json(path).get("sessions", []) if path.exists() else []
     session = {"from_steps": steps, **describe_session(command)}
     write_json(path, {**dataclasses.asdict(config), "sessions": [*earlier, session]})
+    write_text(folder / "config.toml", settings_file(config))
 
 
 def describe_session(command: Sequence[str]) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from gymnasium import spaces, wrappers
 from gymnasium.error import DependencyNotInstalled, UnregisteredEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.env_util import is_wrapped, make_vec_env
@@ -26,6 +25,7 @@ from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
 from gsrl.runs.cards import Card, TaskCard, cards, full_name, get_card
 from gsrl.runs.errors import UsageError, nearest
+from gsrl.runs.named import Named, foreign_modules, pairs
 from gsrl.runs.rewind import Rewindable
 from gsrl.spaces import OneHotCodec
 from gsrl.vec_env import LONGEST_EPISODE, seed_environments
@@ -38,6 +38,7 @@ __all__ = [
     "full_name",
     "make_environment",
     "make_environments",
+    "make_plain",
     "render_modes",
 ]
 
@@ -53,6 +54,36 @@ BOOLEANS = frozenset({bool, np.bool_})
 
 NEED_JAX = ("phys2d/", "tabular/")
 """Beginnings of the names that are not suggested: no extra of this project makes them work."""
+
+
+def _rescaled(env: gym.Env, min_obs: Any = 0.0, max_obs: Any = 1.0) -> gym.Env:
+    """Gymnasium's ``RescaleObservation``, which wants arrays; what has no bounds stays as it is."""
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or space.dtype.kind != "f":
+        raise TypeError(f"observations must be in a Box of floating-point numbers, but are in {space}")
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, min_obs, space.low), np.where(bounded, max_obs, space.high)
+    return wrappers.RescaleObservation(env, low.astype(space.dtype), high.astype(space.dtype))
+
+
+WRAPPERS: Mapping[str, Callable[..., gym.Env]] = {
+    "ClipReward": wrappers.ClipReward,
+    "FilterObservation": wrappers.FilterObservation,
+    "FlattenObservation": wrappers.FlattenObservation,
+    "FrameStackObservation": wrappers.FrameStackObservation,
+    "GrayscaleObservation": wrappers.GrayscaleObservation,
+    "MaxAndSkipObservation": wrappers.MaxAndSkipObservation,
+    "RescaleObservation": _rescaled,
+    "TimeAwareObservation": wrappers.TimeAwareObservation,
+    "TimeLimit": wrappers.TimeLimit,
+}
+"""Gymnasium's wrappers that have a name here. ``FlattenObservation`` makes numbers of a ``Discrete`` space one-hot."""
+
+WITH_STATISTICS = ("NormalizeObservation", "NormalizeReward")
+"""Those that are refused: each keeps statistics of its own, which evaluations would lack."""
+
+OPTIONS_OF_MAKE = ("id", "render_mode", "max_episode_steps", "disable_env_checker", "vectorization_mode")
+"""Arguments of Gymnasium's ``make`` itself, which no environment is given."""
 
 
 class EnvironmentFailure(RuntimeError):
@@ -236,13 +267,15 @@ class _Bounded(TimeLimit):
         return observation, reward, terminated, truncated, info
 
 
-def check_environment(env_id: str, agent: str) -> str:
+def check_environment(env_id: str, agent: str, env_kwargs: Sequence[str] = (), wrapper: Sequence[str] = ()) -> str:
     """Sees that an environment exists and suits the agent; one of Gymnasium's is made, to see that it can be.
 
     Args:
         env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it. Of agents
             that talk, one of their own.
         agent: Name of its card.
+        env_kwargs: See :func:`make_environments`, as for the next.
+        wrapper: Around it.
 
     Returns:
         Its whole name, with the version that Gymnasium takes where ``env_id`` has none.
@@ -260,7 +293,7 @@ def check_environment(env_id: str, agent: str) -> str:
         raise UsageError(
             f"{env_id} is an environment of {', '.join(talkers)}, and none of Gymnasium's, which {agent} needs"
         )
-    env = _make(env_id)
+    env = make_plain(env_id, env_kwargs=env_kwargs, wrapper=wrapper)
     try:
         try:
             check_for_nested_spaces(env.observation_space)
@@ -288,26 +321,41 @@ def _check_not_empty(space: spaces.Space) -> None:
             raise ValueError(f"{part} has {'no dimension' if part.shape == () else 'no entry'}")
 
 
-def check_origin(env_id: str, path: Path) -> None:
+def check_origin(env_id: str, path: Path, env_kwargs: Sequence[str] = (), wrapper: Sequence[str] = ()) -> None:
     """Sees that an environment that a file names can be made without importing anything.
 
     Args:
         env_id: The name in the file.
         path: Path of the file.
+        env_kwargs: Arguments in the file.
+        wrapper: Wrappers in the file.
 
     Raises:
-        UsageError: The name is ``module:name``, and the module has not been imported.
+        UsageError: One of them is, or may be, taken for something in a module that has not been imported.
     """
-    module, colon, _ = env_id.partition(":")
-    if colon and module not in sys.modules:
-        raise UsageError(
-            f"{path} names the environment {env_id!r}: making it imports {module}, which runs that module's code; give "
-            "--trust if you trust where the file came from"
-        )
+    named = {f"the environment {env_id!r}": [env_id]}
+    named |= {f"the wrapper {text!r}": [text] for text in wrapper if text.partition(":")[0] not in WRAPPERS}
+    named |= {f"the argument {text!r}": [text.partition("=")[2]] for text in env_kwargs}
+    named |= {
+        f"the wrapper {text!r}": [text.partition(":")[2]] for text in wrapper if text.partition(":")[0] in WRAPPERS
+    }
+    for what, texts in named.items():
+        for module in foreign_modules(texts):
+            raise UsageError(
+                f"{path} names {what}: making it imports {module}, which runs that module's code; give --trust if you "
+                "trust where the file came from"
+            )
 
 
 def make_environments(
-    env_id: str, n_envs: int, seed: int, max_episode_steps: int | None = None, render_mode: str | None = None
+    env_id: str,
+    n_envs: int,
+    seed: int,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    *,
+    env_kwargs: Sequence[str] = (),
+    wrapper: Sequence[str] = (),
 ) -> VecEnv:
     """Makes ``n_envs`` environments stepped together, each seeded by one of its own for the training of an agent.
 
@@ -322,10 +370,12 @@ def make_environments(
         max_episode_steps: Steps after which an episode is truncated; None: the environment's own number, and where it
             has none, :data:`gsrl.vec_env.LONGEST_EPISODE`, with a warning.
         render_mode: How they are shown, one of :func:`render_modes`; None: not at all.
+        env_kwargs: Arguments of the environment's constructor, as ``name=value``.
+        wrapper: Wrappers around each, the first the innermost, as :class:`gsrl.runs.named.Named` reads them.
     """
 
     def make() -> gym.Env:
-        env = _make(env_id, max_episode_steps, render_mode)
+        env = make_plain(env_id, max_episode_steps, render_mode, env_kwargs=env_kwargs, wrapper=wrapper)
         return _Watched(adapt(env if is_wrapped(env, TimeLimit) else _Bounded(env, LONGEST_EPISODE)))
 
     # Given a name, make_vec_env would ask for pictures, for which LunarLander simulates the sparks of its engines: with
@@ -335,37 +385,79 @@ def make_environments(
     return env
 
 
-def make_environment(env_id: str, max_episode_steps: int | None = None, render_mode: str | None = None) -> gym.Env:
+def make_environment(env_id: str, max_episode_steps: int | None = None, **how: Any) -> gym.Env:
     """Makes one environment, in all as those of :func:`make_environments`.
 
     Args:
         env_id: Gymnasium's name of the environment.
         max_episode_steps: Steps after which an episode is truncated.
-        render_mode: How it is shown, one of :func:`render_modes`; None: not at all.
+        **how: ``render_mode``, ``env_kwargs`` and ``wrapper``, see :func:`make_environments`.
     """
-    vec_env: Any = make_environments(env_id, 1, 0, max_episode_steps, render_mode)
+    vec_env: Any = make_environments(env_id, 1, 0, max_episode_steps, **how)
     env: gym.Env = vec_env.envs[0]
     return env
 
 
-def render_modes(env_id: str) -> list[str]:
+def make_plain(
+    env_id: str,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    *,
+    env_kwargs: Sequence[str] = (),
+    wrapper: Sequence[str] = (),
+) -> gym.Env:
+    """Makes an environment as Gymnasium does, with what was asked for around it and nothing else.
+
+    Args:
+        env_id: See :func:`make_environments`, as for all others.
+        max_episode_steps: Steps after which an episode is truncated.
+        render_mode: How it is shown.
+        env_kwargs: Arguments of its constructor.
+        wrapper: Around it.
+
+    Raises:
+        UsageError: It cannot be made; the message says what to do.
+    """
+    arguments = pairs(env_kwargs, "--env-kwargs")
+    for name in OPTIONS_OF_MAKE:
+        if name in arguments:
+            raise UsageError(f"--env-kwargs must be arguments of {env_id}, but {name} is one of gymnasium.make")
+    if render_mode is not None:  # not every constructor takes it
+        arguments["render_mode"] = render_mode
+    env = _make(env_id, max_episode_steps, arguments)
+    for text in wrapper:
+        if text.partition(":")[0] in WITH_STATISTICS:
+            raise UsageError(
+                f"--wrapper must be without statistics of its own, which evaluations would lack, but got {text}; "
+                "agents normalise by a setting, --normalize-observations or --normalize, and their models keep it"
+            )
+        named = Named.read(text, list(WRAPPERS), "--wrapper")
+        wrap = named.find(WRAPPERS, "--wrapper")
+        try:
+            env = wrap(env, **named.arguments)
+        except Exception as error:  # wrappers raise what they like
+            raise UsageError(f"--wrapper {text} cannot be put around {env_id}: {error}") from error
+        if not isinstance(env, gym.Env):
+            raise UsageError(f"--wrapper {named.name} must make a gymnasium.Env, but made {type(env).__name__}")
+    return env
+
+
+def render_modes(env_id: str, *, env_kwargs: Sequence[str] = ()) -> list[str]:
     """Returns the ways in which an environment can be shown.
 
     Args:
         env_id: Gymnasium's name of the environment.
+        env_kwargs: Arguments of its constructor.
     """
-    with closing(_make(env_id)) as env:
+    with closing(make_plain(env_id, env_kwargs=env_kwargs)) as env:
         return list(env.unwrapped.metadata.get("render_modes") or ())
 
 
-def _make(env_id: str, max_episode_steps: int | None = None, render_mode: str | None = None) -> gym.Env:
+def _make(env_id: str, max_episode_steps: int | None, arguments: Mapping[str, Any]) -> gym.Env:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # whose name is said
-            shown: dict[str, Any] = (
-                {} if render_mode is None else {"render_mode": render_mode}
-            )  # not every constructor takes it
-            return gym.make(env_id, max_episode_steps=max_episode_steps, **shown)
+            return gym.make(env_id, max_episode_steps=max_episode_steps, **arguments)
     except UnregisteredEnv as error:
         module, colon, _ = env_id.rpartition(":")
         known = [f"{module}{colon}{name}" for name in gym.registry if not name.startswith(NEED_JAX)]

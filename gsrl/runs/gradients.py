@@ -188,7 +188,7 @@ def load_problem(folder: Path, seed: int, *, trusted: bool = False) -> Problem:
         raise UsageError(f"{folder} has no checkpoint.zip")
     state = checkpoint.load(path, device="cpu")
     check_sizes(state, config.settings, path)
-    env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
+    env = make_environments(config.env, config.n_envs, config.seed, **config.making)
     try:
         model = config.card.make(env, config.settings, seed=config.seed, device="cpu")
         with checkpoint.fitting(path):

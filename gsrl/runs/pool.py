@@ -182,7 +182,7 @@ class _Share(PopulationCallback):
 
 def _make_population(config: Config[Any], members: Sequence[Member]) -> Population:
     card = config.card
-    with closing(make_environments(config.env, 1, 0)) as env:
+    with closing(make_environments(config.env, 1, 0, **config.making)) as env:
         arguments = [card.arguments(env, member.settings) for member in members]
     merged: dict[str, Any] = {
         name: [each[name] for each in arguments] if name in VECTORS else value
@@ -191,7 +191,7 @@ def _make_population(config: Config[Any], members: Sequence[Member]) -> Populati
     }
     return Population(
         card.constructor,
-        partial(make_environment, config.env, config.max_episode_steps),
+        partial(make_environment, config.env, **config.making),
         [member.seed for member in members],
         n_envs=config.n_envs,
         device=config.device,

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -46,6 +45,7 @@ from gsrl.runs.config import (
     write_json,
 )
 from gsrl.runs.curve import plot_search
+from gsrl.runs.environments import make_plain
 from gsrl.runs.errors import DivergenceError, UsageError, counted, nearest
 from gsrl.runs.files import occupied, write_text
 from gsrl.runs.interruption import Interrupted, Stop
@@ -191,6 +191,7 @@ def train_command(config: Config[Any], setting: Mapping[str, Any]) -> list[str]:
     if config.n_envs != default.n_envs:
         options["n_envs"] = config.n_envs
     command = ["--agent", config.agent, "--env", config.env, "--steps", str(config.steps)]
+    options |= {name: value for name, value in config.making.items() if value}
     for name, value in options.items():
         if isinstance(value, bool):
             command.append(option(name if value else f"no_{name}"))
@@ -222,8 +223,9 @@ def find(config: Config[Any], grid: Grid, ladder: Ladder, folder: Path, command:
     for name in ("seeds", "stop_at"):
         if getattr(config, name) is not None:
             raise UsageError(f"{option(name)} is for train; search has --seeds-per-setting and --confirm")
-    if config.gradient_samples:
-        raise UsageError("--gradient-samples is for train")
+    for name in ("gradient_samples", "callback"):
+        if getattr(config, name):
+            raise UsageError(f"{option(name)} is for train")
     ladder.check()
     if len(set(ladder.steps(config.steps))) < ladder.rungs:
         raise UsageError(
@@ -310,7 +312,7 @@ def _find(
     command: Sequence[str],
     state: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    obstacle = why_not_rewindable(lambda: adapt(gym.make(config.env)))
+    obstacle = why_not_rewindable(lambda: adapt(make_plain(config.env, **config.making)))
     search = Search(config, grid, ladder, results, folder, state, command, obstacle)
     summary = search.run()
     if search.rung < len(search.rung_steps) or not ladder.confirm:

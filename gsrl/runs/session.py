@@ -32,7 +32,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -42,7 +41,7 @@ from gsrl import checkpoint
 from gsrl.masking import adapt
 from gsrl.runs.cards import TaskCard
 from gsrl.runs.config import Config, check_files, check_unchanged, is_finished, is_run, read_config, set_threads
-from gsrl.runs.environments import make_environments
+from gsrl.runs.environments import make_environments, make_plain
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import occupied
 from gsrl.runs.pool import Member, Members, number_of_processes
@@ -201,7 +200,7 @@ def evaluate_run(
         given: dict[str, Any] = {"seed": seed, "max_episode_steps": max_episode_steps}
         config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
         config.check()
-        with closing(Evaluator(config.env, config.seed, config.max_episode_steps)) as evaluator:
+        with closing(Evaluator(config.env, config.seed, **config.making)) as evaluator:
             model = _load_model(folder, config, evaluator.env)
             returns = np.array(evaluator(model, episodes or 20, deterministic=deterministic))
     return {
@@ -256,7 +255,7 @@ def load_model(folder: Path | str, *, n_envs: int = 1, device: str | None = None
     config = _config_of_model(folder, device, trusted=trusted)
     if isinstance(config.card, TaskCard):
         return config.card.load(folder / "model.zip", config.env, config.settings, config.device)
-    return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, config.max_episode_steps))
+    return _load_model(folder, config, make_environments(config.env, n_envs, config.seed, **config.making))
 
 
 def member_folder(folder: Path, config: Config[Any], seed: int | None) -> Path:
@@ -414,7 +413,7 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
         # Kept in the configuration: when resumed, members have the same company.
         config = dataclasses.replace(config, processes=number_of_processes(config.seeds, config.device))
     # First: what uses global random numbers in spite of all must not meet those of the training.
-    obstacle = None if is_task else why_not_rewindable(lambda: adapt(gym.make(config.env)))
+    obstacle = None if is_task else why_not_rewindable(lambda: adapt(make_plain(config.env, **config.making)))
     trainee = _make_trainee(config)
     try:
         if state is not None:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import re
+import reprlib
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["SAME", "Setting", "is_schedule", "make_settings", "parameters", "read_value", "setting_of", "type_name"]
+from gsrl.runs.errors import UsageError, similar
+
+__all__ = [
+    "SAME",
+    "Setting",
+    "from_toml",
+    "is_a",
+    "is_schedule",
+    "make_settings",
+    "parameters",
+    "read_toml",
+    "read_value",
+    "setting_of",
+    "shown",
+    "to_toml",
+    "type_name",
+]
 
 SAME: Any = inspect.Parameter.empty
 """What is left as the constructor has it."""
@@ -30,6 +51,12 @@ IN_PYTHON = (
     r"[,;]? [sS]ee (?:https?:.*|[\w.]+(?: with [\w.]+)?(?=[.;,]))|,? (?:NOTE|Note|IMPORTANT): .*",
 )
 """What docstrings say of values that only Python can give, and where they point to."""
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+shown = _REPR.repr
+"""A value in an error, shortened where it is long or deep."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +222,91 @@ def _sentence(text: str) -> str:
         text = re.sub(pattern, "", text)
     text = text.strip()
     return text if not text else text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+# Files
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a file in TOML.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path} cannot be read: it is nested too deeply") from error
+    except ValueError as error:  # of tomllib; and of numbers with thousands of digits
+        raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def from_toml(value: Any, kind: Any) -> Any:
+    """Returns a value of TOML as one of a setting's type; TOML has neither tuples nor None, which is ``"none"``.
+
+    Raises:
+        ValueError: It is none; the message says what it must be.
+    """
+    try:
+        return _converted(value, kind)
+    except (ValueError, OverflowError):
+        choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str)]
+        near = similar(value, choices) if isinstance(value, str) else []
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"must be {type_name(kind)}, but got {shown(value)}{hint}") from None
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Returns settings as a file in TOML that :func:`from_toml` reads."""
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # JSON's texts and truth values are TOML's, but for a control character.
+    return (
+        json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        if isinstance(value, bool | str)
+        else repr(value)
+    )
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    """Whether a value of TOML is of a type; a whole number is a number, and no truth value is."""
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(is_a(item, typing.get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A value of TOML as one of a setting's type.
+
+    Raises:
+        ValueError: It is none.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for argument in sorted(arguments, key=lambda one: one is str):  # a text may be "none", or any other
+            try:
+                return _converted(value, argument)
+            except ValueError:
+                continue
+    elif hint is type(None):
+        if value == "none":
+            return None
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_converted(item, arguments[0]) for item in value)
+    elif is_a(value, hint) and not (hint is float and math.isnan(float(value))):
+        return hint(value)
+    raise ValueError(value)

@@ -134,13 +134,12 @@ class Evaluator:
     Args:
         env_id: Gymnasium's name of the environment.
         seed: Seed of the run; those of evaluations are derived from it.
-        max_episode_steps: Steps after which an episode is truncated, see
-            :func:`gsrl.runs.environments.make_environments`.
+        **how: How environments are made, see :func:`gsrl.runs.environments.make_environments`.
     """
 
-    def __init__(self, env_id: str, seed: int, max_episode_steps: int | None = None) -> None:
+    def __init__(self, env_id: str, seed: int, **how: Any) -> None:
         self.seed = seed
-        self.env = make_environments(env_id, EVALUATION_ENVS, seed, max_episode_steps)
+        self.env = make_environments(env_id, EVALUATION_ENVS, seed, **how)
 
     def __call__(
         self,
@@ -212,11 +211,13 @@ class _Collector(BaseCallback):
     Args:
         until: Steps after which it pauses.
         began: When the training began, and its steps then: its own ``learn`` begins several times.
+        others: Called at each step as well; they have been made ready.
     """
 
-    def __init__(self, until: int, began: tuple[int, int]) -> None:
+    def __init__(self, until: int, began: tuple[int, int], others: Sequence[BaseCallback]) -> None:
         super().__init__()
         self.until = until
+        self.others = others
         self.began = began
         self.episodes: list[Episode] = []
 
@@ -231,17 +232,20 @@ class _Collector(BaseCallback):
         for info in self.locals["infos"]:
             if "episode" in info:
                 self.episodes.append(Episode(0, self.num_timesteps, info["episode"]["r"], info["episode"]["l"]))
+        for callback in self.others:
+            callback.update_locals(self.locals)
+            callback.on_step()
         return True
 
 
 class _Latest(KVWriter):
-    """Keeps what Stable-Baselines3's logger was told last: numbers and texts."""
+    """Keeps what Stable-Baselines3's logger was told since it was last read: numbers and texts."""
 
     def __init__(self) -> None:
         self.row: dict[str, Any] = {}
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        self.row = {
+        self.row |= {
             name: value
             for name, value in sorted(key_values.items())
             if isinstance(value, np.ScalarType) and "csv" not in key_excluded[name]
@@ -269,12 +273,16 @@ class AlgorithmTrainee:
         self.stopped_at: list[int | None] = [None]
         self.diverged = [False]  # who is alone is lost: see why_lost
         self._cancelled = False
-        self._evaluator = Evaluator(config.env, config.seed, config.max_episode_steps)
-        env = make_environments(config.env, config.n_envs, config.seed, config.max_episode_steps)
+        self._evaluator = Evaluator(config.env, config.seed, **config.making)
+        env = make_environments(config.env, config.n_envs, config.seed, **config.making)
         self.model = make_agent(config, env, config.seed)
         self._log = _Latest()
         self.model.set_logger(Logger(None, [self._log]))
         self._began: tuple[int, int] | None = None
+        self._callbacks = config.callbacks()
+        with refusals(config.agent, config.settings):
+            for callback in self._callbacks:
+                callback.init_callback(self.model)
 
     @property
     def env(self) -> VecEnv:
@@ -291,7 +299,7 @@ class AlgorithmTrainee:
     def learn(self, steps: int) -> list[Episode]:
         """Trains to the end of the rollout that reaches so many steps."""
         self._began = self._began or (time.time_ns(), self.steps)
-        callback = _Collector(steps, self._began)
+        callback = _Collector(steps, self._began, self._callbacks)
         with suppress(_Pause):
             # To the end of the run, for schedules: the callback stops it.
             learn: Any = self.model.learn  # without a log: the run has its own
@@ -314,7 +322,8 @@ class AlgorithmTrainee:
     def scalars(self) -> list[dict[str, Any]]:
         """Returns what the algorithm logs."""
         self.model.dump_logs()
-        return [self._log.row]
+        row, self._log.row = self._log.row, {}
+        return [row]
 
     def seconds(self) -> dict[str, float]:
         """Returns those of the algorithm's stopwatch; a baseline has none."""

@@ -70,7 +70,7 @@ def modes_of(config: Config[Any]) -> list[str]:
     if config.card.is_task:
         others = "; render draws a team" if config.card.algorithm is MultiAgentSAC else ""
         raise UsageError(f"agents in Gymnasium's environments can be watched, and {config.agent} has its own{others}")
-    return render_modes(config.env)
+    return render_modes(config.env, env_kwargs=config.env_kwargs)
 
 
 def shown_as(config: Config[Any]) -> str | None:
@@ -113,7 +113,7 @@ class Player:
         self.model = model
         self.title = title
         self.name = config.env
-        self.env = make_environment(config.env, config.max_episode_steps, render_mode)
+        self.env = make_environment(config.env, render_mode=render_mode, **config.making)
         self.deterministic = deterministic
         self.render_mode = render_mode
         *_, self.seed = environment_seeds(EVALUATION_ENVS, evaluation_seed(config.seed, None), "evaluation")
