@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -42,7 +43,7 @@ from gsrl.learning.noise import draw
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
-from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer
+from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer, stack_of
 from gsrl.replay.checks import checked_infos
 from gsrl.spaces import OneHotCodec
 from gsrl.temperature import Temperature
@@ -82,6 +83,10 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             environment may have a method ``action_masks()`` instead. See :class:`gsrl.masking.ActionMasker`.
         learning_rate: Of all networks and the entropy coefficient; a number, or a function of the remaining progress.
         buffer_size: Transitions kept for replay.
+        optimize_memory_usage: Whether replay stores each frame of observations that are a ``Box`` once: what follows an
+            observation in its episode, and what stacked frames (``VecFrameStack``, ``FrameStackObservation``) have in
+            common. What is learned is the same to the bit; see :class:`gsrl.replay.ReplayBuffer`. Unlike
+            Stable-Baselines3's, it keeps final observations, which truncation needs.
         learning_starts: Steps with uniformly random actions before the first update.
         batch_size: Transitions in an update.
         tau: Polyak's coefficient.
@@ -161,7 +166,6 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         "action_noise": "the policy explores by its own entropy, and by exploration_eps",
         "replay_buffer_class": "the agent has its own replay buffer",
         "replay_buffer_kwargs": "the agent has its own replay buffer",
-        "optimize_memory_usage": "the replay buffer keeps final observations apart, which truncation needs",
         "use_sde": "generalised state-dependent exploration is for continuous actions",
         "sde_sample_freq": "generalised state-dependent exploration is for continuous actions",
         "use_sde_at_warmup": "generalised state-dependent exploration is for continuous actions",
@@ -171,6 +175,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     FIXED: ClassVar[Mapping[str, str]] = {
         **Algorithm.FIXED,
         "buffer_size": "the replay buffer is there",
+        "optimize_memory_usage": "the replay buffer is there",
         "estimator": "the optimiser holds its parameters",
         "compile": "the learner is built",
     }
@@ -210,6 +215,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         max_grad_norm: float | None = None,
         target_update_interval: int = 1,
         exploration_eps: float = 0.05,
+        optimize_memory_usage: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -233,6 +239,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             gamma,
             train_freq,
             gradient_steps,
+            optimize_memory_usage=optimize_memory_usage,
             n_steps=given["n_steps"],
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -364,6 +371,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
 
     def _make_replay_buffer(self, state: dict[str, Any] | None = None) -> ReplayBuffer:
         """Makes an empty buffer, or one of this state."""
+        once = self.optimize_memory_usage if state is None else "frames" in state
         buffer = ReplayBuffer(
             self.buffer_size,
             self.observation_space,
@@ -376,6 +384,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             stepwise=self.n_step_correction,
             generator=self._replay_generator,
             masked=self.masked if state is None else "action_masks" in state,
+            stack=stack_of(self.env) if once else None,
         )
         if state is not None:
             buffer.load_state_dict(state)
@@ -397,6 +406,13 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
         if not isinstance(self.n_step_correction, bool):
             raise TypeError(f"n_step_correction must be True or False, but got {self.n_step_correction!r}.")
+        if self.optimize_memory_usage not in (False, True):
+            raise TypeError(f"optimize_memory_usage must be True or False, but got {self.optimize_memory_usage!r}.")
+        if self.optimize_memory_usage and not isinstance(self.observation_space, spaces.Box):
+            raise ValueError(
+                "optimize_memory_usage must be False for observations that are no Box, "
+                f"but got {self.observation_space}."
+            )
         if not 0 <= self.exploration_eps <= 1:
             raise ValueError(f"exploration_eps must be in [0, 1], but got {self.exploration_eps}.")
         if not 0 <= self.tau <= 1:
@@ -459,7 +475,15 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     ) -> Any:
         if self.replay_buffer is None:
             self.replay_buffer = self._make_replay_buffer()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        attributes = vars(self)
+        once = attributes.pop("optimize_memory_usage")
+        attributes["optimize_memory_usage"] = (
+            False  # by which Stable-Baselines3 would write to a buffer of its own kind
+        )
+        try:
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            attributes["optimize_memory_usage"] = once
 
     def _before_reset(self) -> None:
         assert self.replay_buffer is not None

@@ -585,8 +585,8 @@ class DiscreteSACPolicy(ActorPolicy):
             else is as it is, and what is discrete is one-hot.
         share_features_extractor: Whether actor and critics have one features extractor, which only the loss of the
             critics trains: the gradient of the actor stops at the features, as in SAC from pixels (Yarats et al. 2021,
-            1910.01741, Section 4.3). Images then pass through two networks less in each update, and target critics
-            have a slowly following copy.
+            1910.01741). An observation then passes through one extractor in the place of two, forward and backward.
+            The target critics have a copy that follows slowly.
 
     Raises:
         ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.

@@ -21,7 +21,7 @@ from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.population.base import Population, PopulationCallback
 from gsrl.relaxations import gumbel_noise
-from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer
+from gsrl.replay import PersistentExploration, ReplayBatch, ReplayBuffer, stack_of
 from gsrl.replay.checks import successor_observations
 from gsrl.spaces import OneHotCodec
 
@@ -69,8 +69,9 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
         self._num_updates = 0
         self.replay_buffer = self._make_replay_buffer(masked=False)
 
-    def _make_replay_buffer(self, *, masked: bool) -> ReplayBuffer:
+    def _make_replay_buffer(self, *, masked: bool, once: bool | None = None) -> ReplayBuffer:
         first = self._members[0]
+        once = first.optimize_memory_usage if once is None else once
         return ReplayBuffer(
             first.buffer_size,
             first.observation_space,
@@ -82,6 +83,7 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
             n_steps=[member.n_steps for member in self._members],
             stepwise=first.n_step_correction,
             masked=masked,
+            stack=stack_of(self.env) if once else None,
             generator=[member._replay_generator for member in self._members],
             num_members=len(self._members),
         )
@@ -260,13 +262,14 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     def _keep(self, indices: Sequence[int]) -> None:
         before = self.replay_buffer
-        self.replay_buffer = self._make_replay_buffer(masked=before.masked)
+        self.replay_buffer = self._make_replay_buffer(masked=before.masked, once=before.stack is not None)
         self.replay_buffer.load_members(before, indices)
 
     def _own_state(self) -> dict[str, Any]:
         return {"replay_buffer": self.replay_buffer.state_dict(), "num_updates": self._num_updates}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        self.replay_buffer = self._make_replay_buffer(masked=state["masked"])
+        once = "frames" in state["replay_buffer"]
+        self.replay_buffer = self._make_replay_buffer(masked=state["masked"], once=once)
         self.replay_buffer.load_state_dict(state["replay_buffer"])
         self._num_updates = state["num_updates"]

@@ -284,6 +284,23 @@ class Ring:
         Raises:
             ValueError: An entry is missing or does not fit; nothing is restored then.
         """
+        self._check_state(state)
+        generators = self._list_generators(self.generator)
+        generator_states = [state["generator"]] if self.num_members is None else state["generator"]
+        # A generator refuses the state of another kind: copies try first.
+        for each in (copy.deepcopy(generators), generators):
+            for generator, generator_state in zip(each, generator_states, strict=True):
+                generator.bit_generator.state = generator_state
+        self.pos, self.full = pos, full = int(state["pos"]), bool(state["full"])
+        rows: Index = (*self._every_member, slice(self.buffer_size if full else pos))
+        map_arrays(lambda array, new: array.__setitem__(rows, new), self.columns, state)
+        self.closed[rows] = self.columns["terminated"][rows] | self.columns["truncated"][rows]
+        self.closed[(*self._every_member, pos - 1)] = True
+        if "dummy" in self.columns:
+            self._num_dummies = self.columns["dummy"][rows].reshape(len(generators), -1).sum(axis=1).tolist()
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuses a state that does not fit."""
         numbers = {"buffer_size": self.buffer_size, "n_envs": self.n_envs}
         if self.num_members is not None:
             numbers["num_members"] = self.num_members
@@ -303,17 +320,6 @@ class Ring:
         generator_states = [state["generator"]] if self.num_members is None else state["generator"]
         if len(generator_states) != len(generators):
             raise ValueError(f"state['generator'] must hold {len(generators)} states, but got {len(generator_states)}.")
-
-        # A generator refuses the state of another kind: copies try first.
-        for each in (copy.deepcopy(generators), generators):
-            for generator, generator_state in zip(each, generator_states, strict=True):
-                generator.bit_generator.state = generator_state
-        self.pos, self.full = pos, full
-        map_arrays(lambda array, new: array.__setitem__(rows, new), self.columns, state)
-        self.closed[rows] = self.columns["terminated"][rows] | self.columns["truncated"][rows]
-        self.closed[(*self._every_member, pos - 1)] = True
-        if "dummy" in self.columns:
-            self._num_dummies = self.columns["dummy"][rows].reshape(len(generators), -1).sum(axis=1).tolist()
 
     def _check_member(self, member: int) -> None:
         if self.num_members is None or not 0 <= member < self.num_members:

@@ -87,7 +87,15 @@ SETTINGS = {
 
 NO_SETTINGS = {
     *("policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "seed", "seeds", "device"),
-    *("compile", "observation_space", "action_space", "lr_schedule", "activation_fn", "normalize_images"),
+    *(
+        "compile",
+        "optimize_memory_usage",
+        "observation_space",
+        "action_space",
+        "lr_schedule",
+        "activation_fn",
+        "normalize_images",
+    ),
     *("features_extractor_class", "features_extractor_kwargs", "targets", "rates", "make_generator", "rngs", "alone"),
 }
 """Arguments of constructors that are none: what builds an agent gives them, or nobody."""
@@ -258,7 +266,7 @@ class Card:
 
         Those are arguments of the algorithm's constructor, and the ``temperature`` of the estimator that is named among
         them, None if it has none. Small images are read by :class:`gsrl.algorithms.extractors.SmallCNN`, with
-        ``net_arch`` on top of it.
+        ``net_arch`` on top of it. Images are stored once, where that is no loss.
 
         Args:
             env: Where it trains, a vectorised environment.
@@ -274,6 +282,10 @@ class Card:
         policy_kwargs["net_arch"] = list(policy_kwargs["net_arch"])
         if _is_small_image(env.observation_space):
             policy_kwargs["features_extractor_class"] = SmallCNN
+        space = env.observation_space
+        is_ours = issubclass(self.constructor, Algorithm)  # Stable-Baselines3's loses final observations
+        if is_ours and "optimize_memory_usage" in known and isinstance(space, spaces.Box) and len(space.shape) > 2:
+            arguments["optimize_memory_usage"] = True
         if arguments.pop("linear_decay", False):
             decaying = [name for name in ("learning_rate", "clip_range") if name in arguments]
             arguments |= {name: LinearSchedule(arguments[name], 0.0, 1.0) for name in decaying}

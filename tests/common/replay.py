@@ -78,6 +78,9 @@ def assert_same_state(left: Any, right: Any) -> None:
             assert_same_state(left[key], right[key])
     elif isinstance(left, np.ndarray):
         assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
+    elif isinstance(left, list):
+        for one, other in zip(left, right, strict=True):
+            assert_same_state(one, other)
     else:
         assert left == right
 

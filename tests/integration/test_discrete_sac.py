@@ -423,7 +423,7 @@ def test_other_observation_spaces_are_refused(observation_space: spaces.Space, m
         make_sac(env=Spaces(spaces.Discrete(2), observation_space))
 
 
-@pytest.mark.parametrize("name", ["use_sde", "optimize_memory_usage", "action_noise", "no_such_argument"])
+@pytest.mark.parametrize("name", ["use_sde", "replay_buffer_class", "action_noise", "no_such_argument"])
 def test_arguments_of_stable_baselines_that_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"DiscreteSAC has no argument '{name}'"):
         make_sac(**{name: True})

@@ -244,8 +244,8 @@ def test_what_stable_baselines3_adds_to_policy_kwargs_is_no_obstacle(algorithm: 
 def test_arguments_that_ask_for_nothing_are_taken() -> None:
     make(DiscreteSAC, action_noise=None, optimize_memory_usage=False, use_sde=False)
     make(Reinforce, use_sde=False, sde_sample_freq=-1, rollout_buffer_class=None)
-    with pytest.raises(TypeError, match="DiscreteSAC has no argument 'optimize_memory_usage': "):
-        make(DiscreteSAC, optimize_memory_usage=True)
+    with pytest.raises(TypeError, match="DiscreteSAC has no argument 'use_sde': "):
+        make(DiscreteSAC, use_sde=True)
 
 
 @pytest.mark.parametrize("algorithm", [DiscreteSAC, Reinforce])

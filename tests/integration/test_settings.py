@@ -55,6 +55,7 @@ OTHERS: dict[type[Any], dict[str, Any]] = {
         "max_grad_norm": 0.01,
         "target_update_interval": 3,
         "exploration_eps": 0.9,
+        "optimize_memory_usage": True,
         "policy_kwargs": {"net_arch": [5]},
         "stats_window_size": 3,
         "tensorboard_log": "log",
