@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-__all__ = ["first", "is_concrete", "is_number", "positive"]
+__all__ = ["check_count", "first", "is_concrete", "is_number", "positive"]
 
 
 def is_concrete(tensor: Tensor) -> bool:
@@ -29,6 +29,12 @@ def first(values: Tensor, invalid: Tensor) -> str:
 def is_number(value: object) -> bool:
     """Returns whether ``value`` is a real number, which a boolean is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Raises an error that calls ``value`` by ``name`` unless it is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, but got {value!r}.")
 
 
 def positive(name: str, value: float) -> float:

@@ -128,7 +128,7 @@ class PrunedClassifier(Task):
         ratio_weight: float = 2.0,
         per: Literal["image", "batch"] = "batch",
         batch_size: int = 64,
-        learning_rate: float | Callable[[float], float] = 1e-3,
+        learning_rate: float | Callable[[float], float] = 2e-3,
         predictor_rate: float = 10.0,
         max_grad_norm: float | None = 1.0,
         device: torch.device | str = "auto",
@@ -183,6 +183,8 @@ class PrunedClassifier(Task):
             self.mlp_ratio,
             self.source.num_classes,
             self.stem,
+            self.source.mean,
+            self.source.std,
         )
         ranking = None if self.ranking == "learned" else RANKINGS[self.ranking](network)
         stages = dict(zip(self.stages, self.shares, strict=True))

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from gsrl._random import seed_sequence
 
-__all__ = ["DATASETS", "PIECES", "TEST_DIGITS", "TEST_MNIST", "Images", "Source", "clutter", "digits", "mnist"]
+__all__ = [
+    *("DATASETS", "MEASURED", "PIECES", "TEST_DIGITS", "TEST_MNIST"),
+    *("Images", "Source", "clutter", "digits", "mnist"),
+]
 
 TEST_DIGITS = 360
 """How many of scikit-learn's 1,797 digits are tested on."""
@@ -24,6 +27,9 @@ TEST_MNIST = 1_000
 
 PIECES = 4
 """Pieces of other digits in a cluttered image of 16x16 pixels; larger ones have as many for their size."""
+
+MEASURED = 1_000
+"""Images that the mean and standard deviation of pixels are of."""
 
 SHIFT = 2
 """Pixels by which images of MNIST are moved in training, at most."""
@@ -91,10 +97,10 @@ def _mnist() -> Images:
 
 
 def clutter(digits: Images, count: int, rng: np.random.Generator, *, size: int = 16, polarity: bool = False) -> Images:
-    """Draws images on which a digit lies anywhere among pieces of other digits.
+    """Draws images on which a digit lies anywhere on top of pieces of other digits.
 
-    A piece is a square of 4x4 pixels out of any digit, put anywhere; where things lie on each other, the brighter pixel
-    is seen. There are :data:`PIECES` on 16x16 pixels.
+    A piece is a square of 4x4 pixels out of any digit, put anywhere. What is put later hides what it lies on, and the
+    digit, all its 8x8 pixels, comes last. There are :data:`PIECES` pieces on 16x16 pixels.
 
     Args:
         digits: What is drawn from, images of 8x8 pixels.
@@ -128,12 +134,12 @@ def clutter(digits: Images, count: int, rng: np.random.Generator, *, size: int =
 
 
 def _put(canvas: np.ndarray, pieces: np.ndarray, rng: np.random.Generator) -> None:
-    """Lays a piece anywhere on each image ``[count, size, size]``."""
+    """Lays a piece anywhere on each image ``[count, size, size]``, over what is there."""
     count, side = pieces.shape[:2]
     row, column = rng.integers(canvas.shape[-1] - side + 1, size=(2, count))
     rows, columns = row[:, None] + np.arange(side), column[:, None] + np.arange(side)
     at = (np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
-    canvas[at] = np.maximum(canvas[at], pieces)
+    canvas[at] = pieces
 
 
 class Source:
@@ -150,6 +156,8 @@ class Source:
     Attributes:
         image_shape: Channels, height and width.
         num_classes: Of labels.
+        mean: Of the pixels of images to train on.
+        std: Their standard deviation.
 
     Raises:
         ModuleNotFoundError: The package that has the images is not installed.
@@ -165,6 +173,8 @@ class Source:
         self._train, self._test = load("train"), load("test")
         size = self.clutter.get("size", 16) if self.clutter is not None else self._train.images.shape[-1]
         self.image_shape = (1, size, size)
+        some = self.batch(MEASURED, np.random.default_rng(0)).images
+        self.mean, self.std = some.mean().item(), some.std().item()
 
     def batch(self, count: int, rng: np.random.Generator) -> Images:
         """Draws images to train on; those of MNIST are moved by up to two pixels.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gsrl import checkpoint
-from gsrl._validation import is_concrete, is_number
+from gsrl._validation import check_count, is_concrete, is_number
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
 from gsrl.estimators import Estimator, Exact, Noise, Objective, Pathwise, make_estimator
 from gsrl.relaxations import replace_value
@@ -75,8 +75,8 @@ class CategoricalVAE(nn.Module):
         unimix: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_count("n", n, 1)
-        _check_count("K", K, 2)
+        check_count("n", n, 1)
+        check_count("K", K, 2)
         if not (is_number(unimix) and 0 <= unimix < 1):
             raise ValueError(f"unimix must be a number from 0 to below 1, but got {unimix!r}.")
         self.encoder, self.decoder = encoder, decoder
@@ -232,7 +232,7 @@ class CategoricalVAE(nn.Module):
             self._check_listed("give num_samples")
             cost, divergence = self._terms(x, Exact(), (), None)
             return -(cost + divergence)
-        _check_count("num_samples", num_samples, 1)
+        check_count("num_samples", num_samples, 1)
         policy = self._policy(x)
         codes = policy.sample((num_samples,), generator=generator)
         return self._log_prob(codes, x).mean(0) - self.kl(policy)
@@ -252,7 +252,7 @@ class CategoricalVAE(nn.Module):
             num_samples: m, at least 1.
             generator: Source of the draws; torch's default one if None.
         """
-        _check_count("num_samples", num_samples, 1)
+        check_count("num_samples", num_samples, 1)
         policy = self._policy(x)
         codes = policy.sample((num_samples,), generator=generator)
         weights = self._log_prob(codes, x) - self.n * math.log(self.K) - policy.log_prob(codes)
@@ -394,8 +394,8 @@ class VectorQuantizer(nn.Module):
         revival: float = 0.03,
     ) -> None:
         super().__init__()
-        _check_count("num_codes", num_codes, 2)
-        _check_count("width", width, 1)
+        check_count("num_codes", num_codes, 2)
+        check_count("width", width, 1)
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}, but got {method!r}.")
         for name, value in {"commitment": commitment, "diversity": diversity}.items():
@@ -552,8 +552,3 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of ``[*batch]`` or ``[*batch, C]`` over the batch, where the mask is True; 0 where it is nowhere."""
     batch = tuple(range(mask.dim())) if values.shape == mask.shape else tuple(range(mask.dim() - 1))
     return torch.where(mask, values, 0.0).sum(batch) / mask.sum().clamp_min(1)
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, but got {value!r}.")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gsrl._validation import is_concrete, is_number
+from gsrl._validation import is_concrete, is_number, positive
 from gsrl.estimators import Estimator, GumbelSoftmax, Pathwise, ScoreFunction, make_estimator
 from gsrl.perception.masks import keep_or_drop
 from gsrl.relaxations import gumbel_noise, replace_value
@@ -130,13 +130,15 @@ class VisionTransformer(nn.Module):
         n_outputs: How many numbers it answers with.
         stem: ``"conv"``: patches are of the features of a 3x3 convolution, so that each knows what is beside it;
             ``"linear"``: of pixels.
+        mean: Of pixels; they are normalised by it, and by ``std``. Around 0, they are learned from much sooner.
+        std: Their standard deviation, above 0.
 
     Attributes:
         num_tokens: N, the number of patches, row by row.
         layers: The blocks.
 
     Raises:
-        ValueError: A number is below 1, the patches do not fit, or there is no such stem.
+        ValueError: A number is below 1, the patches do not fit, there is no such stem, or ``std`` is not above 0.
     """
 
     def __init__(
@@ -149,6 +151,8 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 2.0,
         n_outputs: int = 10,
         stem: Literal["conv", "linear"] = "conv",
+        mean: float = 0.0,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         counts = {"patch": patch, "width": width, "depth": depth, "heads": heads, "n_outputs": n_outputs}
@@ -170,6 +174,7 @@ class VisionTransformer(nn.Module):
         if hidden < 1:
             raise ValueError(f"mlp_ratio must leave a perceptron of at least one unit, but got {mlp_ratio}.")
         self.image_shape, self.patch, self.width, self.n_outputs = (channels, height, wide), patch, width, n_outputs
+        self.mean, self.std = mean, positive("std", std)
         self.num_tokens = (height // patch) * (wide // patch)
         self.conv = nn.Conv2d(channels, STEM_CHANNELS, 3, padding=1) if stem == "conv" else None
         self.project = nn.Linear((STEM_CHANNELS if stem == "conv" else channels) * patch**2, width)
@@ -188,6 +193,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"images must have shape [B, {', '.join(map(str, self.image_shape))}], but got {tuple(images.shape)}."
             )
+        images = (images - self.mean) / self.std
         features = images if self.conv is None else F.gelu(self.conv(images))
         return self.project(_patches(features, self.patch)) + self.positions
 

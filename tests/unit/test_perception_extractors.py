@@ -1,4 +1,4 @@
-"""Losses that go with features, and extractors that prune."""
+"""Losses that go with features, and extractors that prune or make a code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 import gsrl
 from gsrl.learning.noise import handed, noisy_modules
-from gsrl.perception.extractors import TokenPruningExtractor, attach_loss
+from gsrl.perception.extractors import DiscreteLatentExtractor, TokenPruningExtractor, attach_loss
 
 
 def test_a_loss_goes_with_features_once() -> None:
@@ -185,3 +185,148 @@ def test_four_members_of_a_population_prune_as_four_alone(choose: str) -> None:
 def test_what_does_not_fit_is_refused(space: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenPruningExtractor(space, **{**SMALL, **settings})
+
+
+# Codes
+
+CODE: dict[str, Any] = {"n": 3, "K": 4, "hidden": 8}
+ESTIMATORS = ["st-gumbel", "gumbel-softmax", "gumbel-rao", "gapped-st", "straight-through", "reinmax"]
+
+
+def coder(**settings: Any) -> DiscreteLatentExtractor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return DiscreteLatentExtractor(IMAGES, **{**CODE, **settings})
+
+
+def some_images(count: int = 5) -> Tensor:
+    return torch.rand(count, *IMAGES.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_features_are_the_most_probable_code(estimator: str) -> None:
+    own, images = coder(estimator=estimator), some_images()
+    assert own.features_dim == 12
+    features = own(images)
+    assert torch.equal(features, own.vae.encode(images).mode.flatten(1))
+    assert torch.equal(own.eval()(images), features)
+    with torch.no_grad():
+        assert torch.equal(own(images), features)
+    weights = torch.linspace(-1, 1, 60).view(5, 12)
+    slopes = torch.autograd.grad((weights * own(images)).sum(), list(own.vae.encoder.parameters()))
+    assert all(slope.abs().max() > 0 for slope in slopes)
+
+
+def test_the_slope_of_the_most_probable_code_is_that_of_a_softmax() -> None:
+    """With st-gumbel, temperature tau: D' = softmax(logits / tau)'."""
+    own, images = coder(temperature=0.5, unimix=0.0, loss_weight=0.0), some_images()
+    weights = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    parameters = list(own.vae.encoder.parameters())
+    found = torch.autograd.grad((weights.flatten(1) * own(images)).sum(), parameters)
+    logits = own.vae.encoder(images).unflatten(1, (3, 4))
+    expected = torch.autograd.grad((weights * (logits / 0.5).softmax(-1)).sum(), parameters)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_loss_of_the_code_goes_with_the_features() -> None:
+    own, images = coder(loss_weight=0.5, kl_weight=0.3, unimix=0.0), some_images()
+    own(images).sum().mul(0.0).backward()
+    logits = own.vae.encoder(images).unflatten(1, (3, 4))
+    soft = logits.softmax(-1)
+    code = torch.nn.functional.one_hot(logits.argmax(-1), 4) + soft - soft.detach()
+    error = 0.5 * (own.vae.decoder(code.flatten(1)) - images).square().flatten(1).sum(1)
+    kl = (soft * (4 * soft).log()).sum((1, 2))
+    expected = torch.autograd.grad(0.5 * (error + 0.3 * kl).mean(), list(own.vae.parameters()))
+    for p, one in zip(own.vae.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, one)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_noise_of_a_code_is_handed_or_of_its_own_or_there_is_none(estimator: str) -> None:
+    images = some_images()
+    how: dict[str, Any] = {"estimator": estimator, "deterministic": False}
+    quiet, own = coder(**how), coder(**how, seed=1)
+    assert torch.equal(quiet(images), quiet.vae.encode(images).mode.flatten(1))
+    noise = own.vae.draw_noise((5,), torch.Generator().manual_seed(1))
+    expected = own.vae.estimator.sample(own.vae.encode(images), noise).flatten(1)
+    assert torch.equal(own(images), expected)
+    assert not torch.equal(own(images), expected)  # the next draw
+    with handed(noisy_modules(quiet), {"vae": noise}):
+        assert torch.equal(quiet(images), expected)
+    with torch.no_grad():
+        assert torch.equal(own(images), quiet(images))
+    assert coder(estimator=estimator).vae.draw_noise((5,)) == ()
+
+
+def test_ppo_with_a_code_starts_where_it_acted_and_its_decoder_learns() -> None:
+    kwargs = {"features_extractor_class": DiscreteLatentExtractor, "features_extractor_kwargs": CODE}
+    how: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, "seed": 0, "device": "cpu"}
+    model = PPO("CnnPolicy", Looks(), policy_kwargs=kwargs, learning_rate=1e-2, max_grad_norm=1e9, **how)
+    images = some_images().movedim(-1, 1)
+    vae: Any = model.policy.features_extractor.vae
+    before = (vae.reconstruct(images) - images).square().mean()
+    model.learn(32)
+    assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
+    assert model.logger.name_to_value["train/clip_fraction"] == 0
+    model.learn(320)
+    assert (vae.reconstruct(images) - images).square().mean() < 0.7 * before
+
+
+def test_dqn_learns_with_a_code_as_it_is() -> None:
+    settings = {**CODE, "deterministic": False, "seed": 0}
+    kwargs = {"features_extractor_class": DiscreteLatentExtractor, "features_extractor_kwargs": settings}
+    how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "seed": 0, "device": "cpu"}
+    model = DQN("CnnPolicy", Looks(), policy_kwargs=kwargs, **how)
+    vae: Any = model.policy.q_net.features_extractor.vae
+    before = [p.detach().clone() for p in vae.parameters()]
+    model.learn(24)
+    for p, old in zip(vae.parameters(), before, strict=True):
+        assert not torch.equal(p, old)
+
+
+@pytest.mark.parametrize("kind", ["sac", "reinforce"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_four_members_of_a_population_make_codes_as_four_alone(kind: str, deterministic: bool, tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {
+        "features_extractor_class": DiscreteLatentExtractor,
+        "features_extractor_kwargs": {**CODE, "deterministic": deterministic},
+        "net_arch": [8],
+    }
+    if kind == "sac":
+        agent: Any = gsrl.DiscreteSAC
+        how: dict[str, Any] = {"learning_starts": 8, "batch_size": 4, "buffer_size": 100, "policy_kwargs": kwargs}
+    else:
+        agent, how = gsrl.Reinforce, {"n_episodes": 2, "critic_updates": 2, "policy_kwargs": kwargs}
+    population = gsrl.Population(agent, Looks, range(4), policy="CnnPolicy", device="cpu", **how).learn(16)
+    images = np.random.default_rng(0).integers(256, size=(5, *IMAGES.shape), dtype=np.uint8)
+    for seed in range(4):
+        alone = agent("CnnPolicy", Looks(), seed=seed, device="cpu", **how)
+        start = copy.deepcopy(alone.policy.state_dict())
+        alone.learn(16)
+        member = population.member(seed)
+        moved = 0
+        for name, theirs in alone.policy.state_dict().items():
+            torch.testing.assert_close(member.policy.state_dict()[name], theirs, rtol=0, atol=1e-4)
+            moved += "vae.decoder" in name and not torch.equal(theirs, start[name])
+        assert moved >= 4  # nothing but the loss that is attached reaches decoders
+    alone.save(tmp_path / "model.zip")
+    loaded = agent.load(tmp_path / "model.zip")
+    assert np.array_equal(alone.predict(images, deterministic=True)[0], loaded.predict(images, deterministic=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "message"),
+    [
+        (spaces.Box(-1, 1, (4,)), {}, "observation_space must be a Box of three dimensions"),
+        (IMAGES, {"K": 1}, "K must be an integer of at least 2, but got 1"),
+        (IMAGES, {"n": 0}, "n must be an integer of at least 1, but got 0"),
+        (IMAGES, {"hidden": 0}, "hidden must be an integer of at least 1, but got 0"),
+        (IMAGES, {"unimix": 1.0}, "unimix must be a number from 0 to below 1"),
+        (IMAGES, {"loss_weight": -1.0}, "loss_weight must be a number of at least 0, but got -1.0"),
+        (IMAGES, {"kl_weight": float("nan")}, "kl_weight must be a number of at least 0"),
+        (IMAGES, {"estimator": "exact"}, "differentiable samples"),
+    ],
+)
+def test_a_code_that_does_not_fit_is_refused(space: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiscreteLatentExtractor(space, **{**CODE, **settings})

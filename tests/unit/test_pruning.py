@@ -188,6 +188,11 @@ def test_layers_of_torch_are_read_as_torch_reads_them(norm_first: bool) -> None:
     torch.testing.assert_close(masked.outputs, expected.sum(1) / (~padding).sum(1, keepdim=True))
 
 
+def test_pixels_are_normalised() -> None:
+    given = images()
+    torch.testing.assert_close(network(mean=0.2, std=0.5)(given), network()(2 * given - 0.4))
+
+
 # Pruning
 
 
@@ -438,6 +443,7 @@ NONE = torch.zeros(B, 16, dtype=torch.bool)
         (lambda: pruner({-1: 0.5}), ValueError, "before one of the blocks 0 to 2, but got -1"),
         (lambda: network(patch=3), ValueError, r"patch must divide the height and width.*\(1, 8, 8\), but got 3"),
         (lambda: network(heads=3), ValueError, "width must be a multiple of heads, 3, but got 8"),
+        (lambda: network(std=0.0), ValueError, "std must be finite and above 0, but got 0.0"),
         (lambda: network(depth=0), ValueError, "depth must be an integer of at least 1, but got 0"),
         (lambda: network(stem="none"), ValueError, "stem must be 'conv' or 'linear', but got 'none'"),
         (lambda: pruner(None, "subset", "exact"), ValueError, "pathwise.*but got exact"),
