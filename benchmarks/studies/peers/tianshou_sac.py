@@ -20,6 +20,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
@@ -40,18 +41,19 @@ class TianshouSAC:
     """Its DiscreteSAC, collector and trainer; tests and logging are off.
 
     Args:
-        env: Id of an environment with vectors as observations and ``Discrete`` actions.
+        env: Id of an environment with vectors as observations and ``Discrete`` actions, or what makes one.
         width: Of both hidden layers.
         learning_rate: Of all optimisers.
         buffer_size: Transitions kept for replay.
         learning_starts: Steps with uniformly random actions before the first update.
         batch_size: Transitions in an update.
         seed: Of everything.
+        alpha: Weight of the entropy; None: learned, for a target of .07 nats.
     """
 
     def __init__(
         self,
-        env: str,
+        env: str | Callable[[], gym.Env],
         width: int = 64,
         *,
         learning_rate: float = 1e-3,
@@ -59,12 +61,15 @@ class TianshouSAC:
         learning_starts: int = 500,
         batch_size: int = 64,
         seed: int = 0,
+        alpha: float | None = None,
     ) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
-        envs = DummyVectorEnv([lambda: gym.make(env)])
+        first: gym.Env = gym.make(env) if isinstance(env, str) else env()
+        envs = DummyVectorEnv([lambda: first])
         envs.seed(seed)
-        observation_space, action_space = envs.observation_space[0], envs.action_space[0]
+        # Not those of envs, which are of what is below all wrappers.
+        observation_space, action_space = first.observation_space, first.action_space
         shape, actions = observation_space.shape, int(action_space.n)
         adam = AdamOptimizerFactory(lr=learning_rate)
 
@@ -84,8 +89,9 @@ class TianshouSAC:
             critic2_optim=adam,
             tau=0.005,
             gamma=0.99,
-            alpha=AutoAlpha(0.07, 0.0, adam),
+            alpha=AutoAlpha(0.07, 0.0, adam) if alpha is None else alpha,
         )
+        self.algorithm = algorithm
         self.collector = Collector[CollectStats](algorithm, envs, VectorReplayBuffer(buffer_size, 1))
         self.trainer = OffPolicyTrainer(
             algorithm,
