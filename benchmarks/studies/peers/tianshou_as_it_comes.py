@@ -8,7 +8,7 @@ instead of the last 4,096. Greedy returns of the final parameters, as in the sui
 It runs in the environment of ``tianshou_sac.py``, and imports nothing of gsrl's. Rows are appended as they come, and
 those that are there are not made again:
 
-    .venv-peers/bin/python benchmarks/studies/peers/tianshou_as_it_comes.py [--only CartPole-v1] [--seeds 5]
+    .venv-peers/bin/python -m benchmarks.studies.peers.tianshou_as_it_comes [--only CartPole-v1] [--seeds 5]
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from gymnasium.wrappers import FlattenObservation, TransformReward
 from tianshou.data import Batch
-from tianshou_sac import TianshouSAC
+
+from benchmarks.studies.peers.tianshou_sac import TianshouSAC
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "no-tuning" / "tianshou.csv"
 

@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -65,7 +66,7 @@ class TianshouSAC:
     ) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
-        first: gym.Env = gym.make(env) if isinstance(env, str) else env()
+        first: Any = gym.make(env) if isinstance(env, str) else env()
         envs = DummyVectorEnv([lambda: first])
         envs.seed(seed)
         # Not those of envs, which are of what is below all wrappers.
