@@ -19,7 +19,11 @@ from typing import Any
 
 __all__ = ["LOG", "TASK", "Child", "last_line"]
 
-TASK, LOG = "task.json", "task.log"
+TASK = "task.json"
+"""File of what a task is to do."""
+
+LOG = "task.log"
+"""File of what its process wrote."""
 
 Task = dict[str, Any]
 

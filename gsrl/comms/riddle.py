@@ -28,8 +28,11 @@ from gsrl.comms.dial import SILENCE, Turn
 
 __all__ = ["NOTHING", "TELL", "SwitchRiddle", "all_visits", "optimal_return"]
 
-NOTHING, TELL = 0, 1
-"""Actions."""
+NOTHING = 0
+"""What a prisoner does who does not tell."""
+
+TELL = 1
+"""Says that all have been in the room."""
 
 Visits = NDArray[np.int64]
 

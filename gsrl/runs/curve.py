@@ -25,8 +25,11 @@ CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "color": INK, "markersi
 COLOURS = (ACCENT, FINAL, "#2a8a57", "#8a4fa3", "#b8860b", "#3aa6b9", "#d6608a", "#6b6b6b")
 """Of the runs in one panel; from the ninth on they come again, with dashes."""
 
-STEPS, RETURN = "environment steps", "return (sum of rewards of an episode)"
-"""What the axes of a learning curve are, unless told otherwise."""
+STEPS = "environment steps"
+"""The horizontal axis of a learning curve, unless told otherwise."""
+
+RETURN = "return (sum of rewards of an episode)"
+"""The vertical axis of a learning curve, unless told otherwise."""
 
 
 def plot_learning_curve(

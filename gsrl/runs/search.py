@@ -7,7 +7,7 @@ Identification and Hyperparameter Optimization", 2016.
 
 The folder holds ``search.json`` (what was searched), ``results.csv`` and ``results.md`` (every setting, its score at
 each rung that it reached, its rank), ``search.png``, ``summary.json``, ``checkpoint.zip`` (what resuming needs), and
-``confirmation``, a run in lock-step of the winner, see :mod:`agents.populations`.
+``confirmation``, a run in lock-step of the winner, see :mod:`gsrl.population`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tests.common.wheels import ROOT, build, run_python
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = sorted((ROOT / "gsrl").rglob("*.py"))
-ZOO = {"agents", "benchmarks", "envs", "run_agent", "tests"}
+ZOO = {"agents", "benchmarks", "envs", "run_agent", "tests", "website"}
 
 
 def import_names(requirements: list[str]) -> set[str]:
