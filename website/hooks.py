@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from website import reference  # noqa: E402
 
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+MODULES = reference.modules()
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
@@ -56,7 +57,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn relative links that leave docs into links to the repository, or to the copy of a picture."""
+    """Turn relative links that leave docs: to modules into the reference, all others into the repository.
+
+    Pictures are of the copies that the site has.
+    """
 
     def replaced(found: re.Match[str]) -> str:
         picture, text, target = found.groups()
@@ -69,6 +73,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if picture:
             up = os.path.relpath(f"repository/{path}", Path(page.file.src_uri).parent)
             return f"![{text}]({up})"
+        page_of = {"gsrl": "reference/index.md", **{module.path: module.page for module in MODULES.values()}}
+        if path in page_of and not anchor:
+            return f"[{text}]({os.path.relpath(page_of[path], Path(page.file.src_uri).parent)})"
         kind = "tree" if (ROOT / path).is_dir() else "blob"
         return f"[{text}]({URLS['Source']}/{kind}/main/{path}{'#' if anchor else ''}{anchor})"
 
@@ -98,8 +105,7 @@ def on_page_context(context: dict[str, object], page: Page, config: MkDocsConfig
     """Say where a page can be edited: in docs, or where its docstrings are."""
     path = f"docs/{page.file.src_uri}"
     if page.file.generated_by is not None:
-        module = page.file.src_uri.removeprefix("reference/").removesuffix(".md").replace(".", "/")
-        path = next((each for each in (f"{module}.py", f"{module}/__init__.py") if (ROOT / each).exists()), "")
+        path = next((module.path for module in MODULES.values() if module.page == page.file.src_uri), "")
     page.edit_url = f"{URLS['Source']}/edit/main/{path}" if path else None
     return context
 

@@ -47,6 +47,8 @@ class Module:
     """A public module, as its source tells it."""
 
     name: str
+    path: str
+    """Of its source, from the top of the repository."""
     summary: str
     names: dict[str, str]
     """What is public in it, with the module that it is imported from, ``""`` if it is defined here."""
@@ -91,7 +93,8 @@ def _read(path: Path) -> Module | None:
     if not public and last != "__init__":
         return None
     names = {name: imported.get(name, "") for name in public}
-    return Module(".".join(parts), summary, names, summaries, last == "__init__")
+    where = path.relative_to(ROOT).as_posix()
+    return Module(".".join(parts), where, summary, names, summaries, last == "__init__")
 
 
 def _imports(nodes: list[ast.stmt]) -> dict[str, str]:

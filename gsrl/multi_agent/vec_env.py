@@ -19,8 +19,15 @@ from gsrl.masking import MASK_KEY, to_matrix
 from gsrl.spaces import OneHotCodec
 
 __all__ = [
-    *("ACTIVE_KEY", "Joint", "ParallelVecEnv", "Step", "TeamSpaces", "WorldStateError", "Worlds"),
-    *("given_mask", "without_mask"),
+    "ACTIVE_KEY",
+    "Joint",
+    "ParallelVecEnv",
+    "Step",
+    "TeamSpaces",
+    "WorldStateError",
+    "Worlds",
+    "given_mask",
+    "without_mask",
 ]
 
 ACTIVE_KEY = "active"

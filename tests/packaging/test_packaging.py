@@ -122,6 +122,17 @@ def test_wheel_has_the_version_of_the_package_and_the_licence(wheel: Path) -> No
     assert licence.startswith("MIT License")
 
 
+def test_readme_of_the_wheel_has_links_that_hold_elsewhere(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = email.message_from_bytes(archive.read(f"gsrl-{gsrl.__version__}.dist-info/METADATA"))
+    readme = metadata.get_payload()
+    assert isinstance(readme, str)
+    source = PROJECT["urls"]["Source"]
+    assert f"({source}/blob/main/docs/no-tuning.md)" in readme
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", readme) == []
+    assert f"Source, {source}" in metadata.get_all("Project-URL", [])
+
+
 def test_wheel_imports_without_the_extras(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from tests.common.forks import Forks, forks
 from tests.common.wheels import ROOT
 
-GUIDES = ("estimators", "communication", "discrete-latents", "multi-agent", "tasks")
+GUIDES = ("start", "estimators", "communication", "discrete-latents", "multi-agent", "tasks")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 
 
