@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.studies.common import RESULTS, Rows, in_turns, repeated, start, write_page
+from benchmarks.studies.perception.reduction import ReducedClassifier
 from gsrl.diagnostics import compare
 from gsrl.estimators import make_estimator
 from gsrl.perception.classifier import PrunedClassifier
@@ -70,6 +71,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         for name in PATHWISE[1:]
     },
     "independent, gumbel-softmax": {"choose": "independent", "estimator": "gumbel-softmax"},
+    "class attention": {"method": "class attention"},
+    "token merging": {"method": "token merging"},
 }
 """What a transformer's tokens are chosen by; settings of a task."""
 
@@ -278,7 +281,8 @@ def comparison(
     dense = dense_start(file, first_updates, shared)
     for name in todo:
         how = {"stages": tuple(stages), "shares": tuple(stages.values()), "annealing": updates, **VARIANTS[name]}
-        task = PrunedClassifier(**{**shared, **how}, learning_rate=LinearSchedule(1e-3, 0.0, 1.0)).start_from(dense)
+        kind: Any = ReducedClassifier if "method" in how else PrunedClassifier
+        task = kind(**{**shared, **how}, learning_rate=LinearSchedule(1e-3, 0.0, 1.0)).start_from(dense)
         begin = time.process_time()
         task.learn(task.batch_size * updates)
         seconds = time.process_time() - begin
@@ -446,8 +450,8 @@ def main(
     shares: tuple[float, ...] = (0.5, 0.25, 0.125),
     patch: int = 2,
     width: int = 32,
-    first_updates: int = 1_000,
-    updates: int = 500,
+    first_updates: int = 600,
+    updates: int = 400,
     seeds: int = 5,
     images: int = 2_000,
     out: Path = OUT,
