@@ -42,6 +42,7 @@ from gsrl.runs.config import (
 from gsrl.runs.environments import check_environment, check_origin
 from gsrl.runs.errors import UsageError, counted, is_short_of_memory, nearest, similar
 from gsrl.runs.files import described
+from gsrl.runs.handover import export_run, import_folder
 from gsrl.runs.plots import plot_runs
 from gsrl.runs.pool import number_of_processes
 from gsrl.runs.run import ANSWERED, describe_times, folder_of
@@ -177,6 +178,39 @@ class WatchOptions:
     """Sample actions instead of taking the most probable ones."""
     trust: bool = False
     """Import the module of an environment module:name, which runs code that the folder chose."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Make a folder of the final model of a run to hand over, with a model card in the layout of the Hugging Face Hub.
+
+    It holds the model, its settings, ONNX and TorchScript files of the policy, its return over fresh episodes with an
+    interval, the learning curve and a recording. eval, watch and record take it as they take a run.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run; of several agents in lock-step that of one, as RUN/seed_3."""
+    out: Path
+    """The folder."""
+    episodes: int = 100
+    """Greedy episodes whose returns the card tells."""
+    trust: bool = False
+    """Import the modules of an environment module:name and of wrappers, which runs code that the folder chose."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Make a run of a folder that export made, to be evaluated, watched, and trained further.
+
+    Training goes on from the parameters, optimisers and statistics of the model, with an empty replay.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """The folder."""
+    out: Path | None = None
+    """Folder of the run; None for one in runs/ named after environment, agent and seed."""
+    trust: bool = False
+    """Import the modules of an environment module:name and of wrappers, which runs code that the folder chose."""
 
 
 @dataclass(frozen=True)
@@ -674,6 +708,23 @@ def _watch_command(argv: list[str]) -> int:
     shown = watch_run(options.run, options.episodes, deterministic=not options.stochastic, trusted=options.trust, **how)
     for steps, total in shown:
         print(f"return {total:.1f} after {counted(steps, 'step')}")
+    return 0
+
+
+def _export_command(argv: list[str]) -> int:
+    options = _read_options(ExportOptions, "export", argv)
+    written = export_run(options.run, options.out, episodes=options.episodes, trusted=options.trust)
+    print("\n".join(f"  {path}" for path in written))
+    return 0
+
+
+def _import_command(argv: list[str]) -> int:
+    options = _read_options(ImportOptions, "import", argv)
+    config = read_config(options.folder, trusted=options.trust)
+    out = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_seed{config.seed}")
+    import_folder(options.folder, out, trusted=options.trust)
+    resume = f"{program.typed()} train --resume {shlex.quote(str(out))} --steps {2 * config.steps}"
+    print(f"  run       {out}\n  go on by  {resume}")
     return 0
 
 

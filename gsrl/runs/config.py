@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
@@ -129,6 +130,8 @@ class Config(Generic[Settings]):
     wrapper: tuple[str, ...] = ()
     """Gymnasium's wrappers around the environment, the innermost first, as FrameStackObservation:stack_size=4; or one
     module:Class."""
+    track: Literal["wandb"] | None = None
+    """Where the figures go beside files and TensorBoard; WANDB_MODE=offline keeps those of wandb in the folder."""
     callback: tuple[str, ...] = ()
     """Callbacks of gsrl.callbacks, as GradientDiagnosticsCallback:every=1000, of an agent by itself."""
 
@@ -185,6 +188,9 @@ class Config(Generic[Settings]):
             raise UsageError(f"--seed must be at least 0 and below 2**31, but got {self.seed}")
         self._check_lockstep()
         self.callbacks()
+        found = None if self.track is None else find_spec(self.track)
+        if self.track is not None and (found is None or found.origin is None):  # a folder of its runs is no package
+            raise UsageError(f'--track {self.track} needs what is not installed: pip install "gsrl[track]"')
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

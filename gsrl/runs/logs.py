@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,10 @@ from gsrl._files import csv_text
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
 
-__all__ = ["NOT_IN_TENSORBOARD", "CsvLog", "TensorBoardLog"]
+__all__ = ["NOT_IN_TENSORBOARD", "CsvLog", "TensorBoardLog", "WandbLog"]
+
+PROJECT = "gsrl"
+"""Of wandb, unless WANDB_PROJECT says otherwise."""
 
 METRICS = ("eval/mean_return", "eval/std_return")
 """Scalars by which TensorBoard compares runs: the last ones are those of the final evaluation."""
@@ -136,3 +141,47 @@ class TensorBoardLog(TensorBoardOutputFormat):
         values |= values.pop("settings")
         known = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
         self.write({"hparams": HParam(known, dict.fromkeys(METRICS, 0.0))}, {"hparams": ()})
+
+
+class WandbLog:
+    """The same figures for Weights & Biases: one run there for each here, with several agents or one.
+
+    A resumed run goes on with the one there, whose name is in the folder; what is logged twice, by a process that was
+    killed, counts once.
+
+    Args:
+        folder: Of the run; what wandb writes is in a folder inside.
+        config: What is run, a dataclass.
+    """
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        import wandb
+
+        name = folder / "wandb.txt"
+        if not name.exists():
+            write_text(name, secrets.token_hex(8))
+        values = dataclasses.asdict(config)
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=folder.resolve().name,
+            id=name.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=str(folder),
+            config={**values, **values.pop("settings")},
+        )
+
+    def write(self, rows: Mapping[str, Mapping[str, Any]], steps: int) -> None:
+        """Logs figures.
+
+        Args:
+            rows: By agent, or by what they are of all; of an agent by itself by an empty name.
+            steps: Those of the training.
+        """
+        self._run.log(
+            {f"{name}/{tag}" if name else tag: value for name, row in rows.items() for tag, value in row.items()},
+            step=steps,
+        )
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self._run.finish()

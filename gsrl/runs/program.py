@@ -24,6 +24,8 @@ COMMANDS = {
     "eval": "evaluate the model of a run",
     "watch": "watch the model of a run act, in a window or as text",
     "record": "record the models of a run side by side, as a GIF or an MP4",
+    "export": "make a folder of a trained agent to hand over: model card, ONNX, TorchScript",
+    "import": "make a run of such a folder",
     "plot": "draw the learning curve of a run again, or those of several side by side",
     "protocol": "print and draw the language of a run of signalling agents, or of a team",
     "render": "draw episodes of a team as a GIF, with what is said",

@@ -30,7 +30,7 @@ from gsrl.runs.environments import ENVIRONMENT_FAULTS
 from gsrl.runs.errors import DivergenceError, TrainingError, UsageError, counted
 from gsrl.runs.files import described
 from gsrl.runs.interruption import Interrupted, Stop
-from gsrl.runs.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog
+from gsrl.runs.logs import NOT_IN_TENSORBOARD, CsvLog, TensorBoardLog, WandbLog
 from gsrl.runs.plots import PICTURE, plot_run
 from gsrl.runs.pool import Members
 from gsrl.runs.scores import interquartile_mean
@@ -181,6 +181,7 @@ class Run:
         """What was logged last of the first agent."""
         self.logs: dict[str, CsvLog] = {}
         self.tensorboards: dict[str, TensorBoardLog] = {}
+        self.wandb: WandbLog | None = None
         self.last_log = self.last_evaluation = 0
         if self.keeps_logs:
             self._open_logs({} if past is None else past.get("rows", {}))  # checkpoints were once written without
@@ -219,6 +220,8 @@ class Run:
         self.tensorboards = {
             path.name: TensorBoardLog(path, self.steps) for path in ([self.folder] if self.alone else folders)
         }
+        if self.config.track is not None:
+            self.wandb = WandbLog(self.folder, self.config)
         for seed in self.trainee.seeds:
             self.tensorboards[self._folder(seed).name].write_hyperparameters(self._config_of(seed))
 
@@ -243,9 +246,14 @@ class Run:
             common = [name for name in rows[0] if all(math.isfinite(row.get(name, math.nan)) for row in rows)]
             for name, share in QUARTILES.items():
                 events[name] = {tag: float(np.quantile([row[tag] for row in rows], share)) for tag in common}
+        events = {
+            name: {tag: value for tag, value in row.items() if tag not in NOT_IN_TENSORBOARD}
+            for name, row in events.items()
+        }
         for name, row in events.items():
-            row = {tag: value for tag, value in row.items() if tag not in NOT_IN_TENSORBOARD}
             self.tensorboards[name].write(row, dict.fromkeys(row, ()), self.steps)
+        if self.wandb is not None:
+            self.wandb.write({"": next(iter(events.values()))} if self.alone else events, self.steps)
 
     def log(self) -> None:
         """Adds a row for each agent that learns to the progress log."""
@@ -635,6 +643,8 @@ class Run:
             log.close()
         for tensorboard in self.tensorboards.values():
             tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.close()
         self.trainee.close()
 
 
