@@ -115,6 +115,11 @@ class MPEWorlds(ABC):
         truncated = np.repeat(self.over[:, None], self.positions.shape[1], 1)
         return self._joint(slice(None)), self._rewards(), self._no_end.copy(), truncated
 
+    def states(self) -> NDArray[np.float32]:
+        """What all agents observe, one after another, ``[B, D]``."""
+        observations = self._joint(slice(None)).observations
+        return np.concatenate([observations[:, i, :size] for i, size in enumerate(self.team.sizes)], -1)
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`gsrl.multi_agent.Worlds.state_dict`."""
         arrays = {name: getattr(self, name).copy() for name in self.ARRAYS}
@@ -303,6 +308,7 @@ class MPEEnv(ParallelEnv[str, NDArray[np.float32], np.int64]):
         }
         self.action_spaces: dict[str, spaces.Space[Any]] = {agent: spaces.Discrete(n) for agent, n in actions.items()}
         self.team = TeamSpaces(self)
+        self.state_space = spaces.Box(-np.inf, np.inf, (sum(self.team.sizes),), np.float32)
         self.world = self.batched(1)
 
     @abstractmethod
@@ -338,6 +344,10 @@ class MPEEnv(ParallelEnv[str, NDArray[np.float32], np.int64]):
             self.agents = []
         named = (dict(zip(agents, each[0].tolist(), strict=True)) for each in (rewards, terminated, truncated))
         return self._named(joint), *named, {agent: {} for agent in agents}
+
+    def state(self) -> NDArray[np.float32]:
+        """What all agents observe, one after another."""
+        return self.world.states()[0]
 
     def render(self) -> NDArray[np.uint8] | None:
         """The world from above, ``[256, 256, 3]``; None without a ``render_mode``."""

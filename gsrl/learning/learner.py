@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from gsrl._shapes import Float, Shaped
+from gsrl._shapes import Float, Int, Shaped
 from gsrl.learning.noise import handed, noisy_modules
 from gsrl.learning.trace import Traced
 
@@ -80,6 +80,38 @@ def clip_by_norm_(gradient: Float[Tensor, "*members P"], max_norm: float) -> Flo
     return norm.squeeze(-1)
 
 
+@torch.no_grad()
+def clip_by_owners_(
+    pieces: Sequence[Float[Tensor, "*members _ _"]], owners: Sequence[Int[Tensor, " _"]], count: int, max_norm: float
+) -> Float[Tensor, "*members owners"]:
+    """Scales the gradients of several owners in place, each so that its 2-norm is at most ``max_norm``.
+
+    Args:
+        pieces: Gradients ``[..., rows, P]`` of parameters, whose rows belong to owners.
+        owners: The owner of each row, counted from 0, int64 ``[rows]``.
+        count: How many owners there are.
+        max_norm: The largest norm.
+
+    Returns:
+        The norms that they had.
+    """
+    norms = owner_norms(pieces, owners, count)
+    share = (max_norm / (norms + 1e-6)).clamp_max(1.0)
+    for piece, owner in zip(pieces, owners, strict=True):
+        piece.mul_(share[..., owner].unsqueeze(-1))
+    return norms
+
+
+def owner_norms(
+    pieces: Sequence[Float[Tensor, "*members _ _"]], owners: Sequence[Int[Tensor, " _"]], count: int
+) -> Float[Tensor, "*members owners"]:
+    """The 2-norms of the gradients of several owners, see :func:`clip_by_owners_`."""
+    square = pieces[0].new_zeros(*pieces[0].shape[:-2], count)
+    for piece, owner in zip(pieces, owners, strict=True):
+        square = square.index_add(-1, owner, piece.square().sum(-1))
+    return square.sqrt()
+
+
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a loss, and noise by the path of modules."""
 
@@ -127,6 +159,8 @@ class _Structure(NamedTuple):
     """Names of parameters and buffers, of what has several all of them, and the first of each."""
     is_tied: bool
     """Whether two modules have one, which costs ``functional_call`` a search at each call."""
+    owners: dict[str, list[int]]
+    """Of parameters whose rows have several owners, that of each row, see :class:`Learner`."""
 
     @classmethod
     def of(cls, loss: nn.Module, targets: Sequence[tuple[str, str]]) -> _Structure:
@@ -157,8 +191,9 @@ class _Structure(NamedTuple):
             for each in (*vars(module)["_parameters"].values(), *vars(module)["_buffers"].values())
             if each is not None
         ]
+        owners = {name: list(each) for name, each in getattr(loss, "owners", {}).items()}
         is_tied = len(first) < len(places)
-        return cls(named, _groups(named), sources, followers, copied, others, first_names, is_tied)
+        return cls(named, _groups(named), sources, followers, copied, others, first_names, is_tied, owners)
 
     @property
     def watched(self) -> dict[str, nn.Parameter]:
@@ -209,6 +244,9 @@ class Update:
         self.rates = {name: _rate(name, rates) for name in named}
         each = [tensors.parameters.new_full((p.numel(),), self.rates[name]) for name, p in named.items()]
         self._flat_rates = torch.cat(each) if rates else None
+        device = tensors.parameters.device
+        self._owners = {name: torch.tensor(each, device=device) for name, each in structure.owners.items()}
+        self._num_owners = 1 + max((max(each) for each in structure.owners.values()), default=-1)
         self.views = _Views(
             _split(named, tensors.parameters),
             _split(named, tensors.exp_avg),
@@ -258,8 +296,12 @@ class Update:
             gradient = torch.where(self.alive.unsqueeze(-1), gradient, 0.0)
         self.norms = {}
         if self.max_grad_norm is not None:
+            owned = self._owned(_split(self.structure.named, gradient)) if self._owners else {}
             for name, group in self.structure.groups.items():
-                self.norms[name] = clip_by_norm_(gradient[..., group], self.max_grad_norm)
+                if name in owned:
+                    self.norms[name] = clip_by_owners_(*owned[name], self._num_owners, self.max_grad_norm)
+                else:
+                    self.norms[name] = clip_by_norm_(gradient[..., group], self.max_grad_norm)
         if self._flat_rates is not None:
             step = step * self._flat_rates
         adam_(parameters, gradient, exp_avg, exp_avg_sq, (step, epsilon), self.betas)
@@ -267,6 +309,20 @@ class Update:
             for source, target in zip(self.structure.sources, targets, strict=True):
                 target.lerp_(parameters[..., self.structure.groups[source]], tau)
             self._copy_buffers(others, self.alive)
+
+    def _owned(self, pieces: Mapping[str, Tensor]) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+        """Of each child whose parameters have several owners, gradients ``[*members, rows, P]`` and those of the rows.
+
+        Args:
+            pieces: Gradients by the name of the parameter, ``[*members, *shape]`` or flat, ``[*members, P]``.
+        """
+        found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        members = self.tensors.parameters.shape[:-1]
+        for name, owner in self._owners.items():
+            gradients, owners = found.setdefault(_child(name), ([], []))
+            gradients.append(pieces[name].view(*members, len(owner), -1))
+            owners.append(owner)
+        return found
 
     def update_(self, views: _Views, inputs: Inputs, *numbers: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A whole update, each parameter by itself, for a compiler: gradients then never have to be gathered.
@@ -276,12 +332,24 @@ class Update:
         loss, gradients, metrics = self.gradients(views, inputs)
         flat = {name: x.reshape(*loss.shape, -1) for name, x in zip(views.parameters, gradients, strict=True)}
         children = self.structure.groups
-        norms = {child: _norm([x for name, x in flat.items() if _child(name) == child]) for child in children}
+        owned = self._owned(flat)
+        norms = {
+            child: owner_norms(*owned[child], self._num_owners)
+            if child in owned
+            else _norm([x for name, x in flat.items() if _child(name) == child])
+            for child in children
+        }
         step, epsilon, tau, alive, is_due = self._numbers(loss, norms, *numbers)
         if self.max_grad_norm is not None:
             shares = {child: (self.max_grad_norm / (norm + 1e-6)).clamp_max(1.0) for child, norm in norms.items()}
-            scales = {child: _stored(share) for child, share in shares.items()}
-            flat = {name: x * scales[_child(name)] for name, x in flat.items()}
+            scales = {child: _stored(share) for child, share in shares.items() if child not in owned}
+            for name, x in flat.items():
+                if name in self._owners:
+                    owner = self._owners[name]
+                    share = shares[_child(name)][..., owner].unsqueeze(-1)
+                    flat[name] = (x.view(*loss.shape, len(owner), -1) * share).flatten(-2)
+                else:
+                    flat[name] = x * scales[_child(name)]
         for name, gradient in flat.items():
             gradient = gradient if alive is None else torch.where(alive, gradient, 0.0)
             parameter, exp_avg, exp_avg_sq = (
@@ -304,7 +372,7 @@ class Update:
             return step, epsilon, tau, None, is_due > 0
         alive, count, learning_rate, tau, is_due = numbers
         for value in (loss, *norms.values()):
-            alive.logical_and_(value.isfinite())
+            alive.logical_and_(value.reshape(*alive.shape, -1).isfinite().all(-1))
         count.add_(alive)
         step, epsilon = bias_corrections(count.clamp_min(1), learning_rate * alive, self.betas, self.eps)
         step, epsilon, tau = (_stored(number.to(loss.dtype)) for number in (step, epsilon, tau * alive))
@@ -319,18 +387,28 @@ class Update:
                 values = torch.where(is_due.view(members + (1,) * (values.dim() - len(members))), values, copied)
             copied.copy_(values)
 
-    def gradient_norms(self) -> dict[str, Float[Tensor, "*members"]]:
-        """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
+    def gradient_norms(self) -> dict[str, Float[Tensor, "..."]]:
+        """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update.
+
+        ``[*members]``, or ``[*members, owners]`` where a child has several.
+        """
         if self.norms:
             return self.norms
-        return {name: self.tensors.gradient[..., group].norm(dim=-1) for name, group in self.structure.groups.items()}
+        gradient = self.tensors.gradient
+        owned = self._owned(_split(self.structure.named, gradient)) if self._owners else {}
+        return {
+            name: owner_norms(*owned[name], self._num_owners) if name in owned else gradient[..., group].norm(dim=-1)
+            for name, group in self.structure.groups.items()
+        }
 
 
 class Learner:
     """Minimises a loss: its parameters, their targets and the optimiser's state.
 
     ``loss(*args)`` is a module that returns a scalar and a dict of metrics, a pure function of its parameters and
-    arguments. Its direct children (actor, critic, ...) are clipped apart, each by its own norm.
+    arguments. Its direct children (actor, critic, ...) are clipped apart, each by its own norm. Where the rows of
+    parameters belong to several owners, such as agents, the loss says so by an attribute ``owners``, a dict from the
+    names of all parameters of a child to the owner of each row: each owner then has a norm of its own in that child.
 
     The parameters become views of one flat tensor, as do the targets and both moments: small networks have many small
     tensors, and a pass over each costs more than its arithmetic. (Hence ``torch.save`` of one module's state dict
@@ -529,7 +607,7 @@ class Learner:
         update.step_(*numbers, tau)
         return metrics
 
-    def gradient_norms(self) -> dict[str, Float[Tensor, ""]]:
+    def gradient_norms(self) -> dict[str, Float[Tensor, "..."]]:
         """Norm of the last gradient of each child of the loss, before clipping; zeros before the first update."""
         return self._update.gradient_norms()
 

@@ -243,7 +243,7 @@ class Lockstep:
 
     # Figures
 
-    def gradient_norms(self) -> dict[str, Float[Tensor, " *members"]]:
+    def gradient_norms(self) -> dict[str, Float[Tensor, "..."]]:
         """Norm ``[S]`` of the last gradient of each child of the loss, before clipping; zeros before the first."""
         return self.learners[0].gradient_norms() if self._update is None else self._update.gradient_norms()
 

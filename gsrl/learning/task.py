@@ -57,6 +57,7 @@ class Task(ABC):
         lockstep: The members: their losses, learners and generators, and who still learns.
         rngs: Those of each member, by name.
         num_updates: Updates so far.
+        remaining: Share of the training that remained when the last update began, or begins.
         history: What evaluations along the way have found: ``updates``, units, and the :attr:`score`, one a member.
         loggers: Of each member, while and after it learns.
 
@@ -111,6 +112,7 @@ class Task(ABC):
             for name, role in rngs.items()
         }
         self.num_updates = 0
+        self.remaining = 1.0
         self.history: list[dict[str, Any]] = []
         self.loggers: list[Logger] = []
         if _saved is not None:
@@ -236,6 +238,7 @@ class Task(ABC):
         return self
 
     def _update(self, remaining: float) -> None:
+        self.remaining = remaining
         learning_rate = self.learning_rate(remaining) if callable(self.learning_rate) else self.learning_rate
         batch, noise = self.collect(), self.lockstep.draw_noise((self.batch_size,))
         metrics = self.lockstep.update(*batch, learning_rate=learning_rate, tau=self.tau(), noise=noise)

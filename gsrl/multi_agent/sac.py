@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from gsrl import checkpoint
 from gsrl._random import seed_sequence
 from gsrl._settings import fixed
+from gsrl.algorithms.policies import CriticForm
 from gsrl.algorithms.sac_loss import EntropyCoefficient
 from gsrl.checks import check_finite, largest
 from gsrl.comms.protocol import MessageProtocol
@@ -23,7 +24,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
 from gsrl.estimators.base import draw_noise_in_lockstep
 from gsrl.learning import Mapped, Task
-from gsrl.multi_agent.sac_loss import TeamActor, TeamBatch, TeamCritic, TeamSACLoss
+from gsrl.multi_agent.sac_loss import Sight, TeamActor, TeamBatch, TeamCritic, TeamSACLoss
 from gsrl.multi_agent.speech import Speech
 from gsrl.multi_agent.vec_env import Joint, ParallelVecEnv, WorldStateError
 from gsrl.normalization import GROWTH, RunningMoments
@@ -43,6 +44,9 @@ MOST_MEANINGS = 100
 
 Played: TypeAlias = tuple[Joint, NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
 """What agents have before them, what they do, what they earn, and which episodes still went on."""
+
+NUMBERS = ("num_steps", "normalized_at", "longest_wait")
+"""Of a state."""
 
 MOMENTS = ("count", "mean", "squares")
 """Attributes of the statistics of observations."""
@@ -71,14 +75,18 @@ class MultiAgentSAC(Task):
     was saved. Where worlds cannot be brought to that point, a warning says so, and new episodes begin.
 
     Args:
-        env: A function that makes a world: an environment of PettingZoo's Parallel interface in which all agents that
-            are there act at once, see :class:`gsrl.multi_agent.ParallelVecEnv`.
+        env: A function that makes a world: an environment of PettingZoo's Parallel interface, see
+            :class:`gsrl.multi_agent.ParallelVecEnv`. In games in turns, by :class:`gsrl.multi_agent.TurnBased`, what an
+            agent does leads to its next turn, and discounting counts turns of its own.
         seeds: Of each team.
         estimator: Of the actors' gradients: a name, or an estimator of which each team gets a copy.
         critic: ``"network"``: of observations and actions, the own one among them; ``"choices"``: with the values of
-            all own choices as outputs, so that the ``exact`` gradient costs one call; for actions of one factor.
-        critics_see: ``"all"``: the observations and actions of all agents, which only training needs; ``"own"``: those
-            of the agent alone, so that each learns independently of the others.
+            all own choices as outputs, so that the ``exact`` gradient costs one call; for actions of one factor;
+            ``"multilinear"``: with values of own choices and pairs of them as outputs, whose expectation is exact for
+            several factors too. The smaller one of two critics counts, of multilinear ones their mean.
+        critics_see: ``"all"``: the observations and actions of all agents, which only training needs; ``"state"``: the
+            state of the world, what the agent observes, and all actions; ``"own"``: those of the agent alone, so that
+            each learns independently of the others.
         others: Whether an actor sees the others act as they do now, ``"current"``, or as in replay, ``"replayed"``.
         share: Groups of agents with the same spaces, by name, that share the parameters of actors and critics; None:
             each has its own.
@@ -94,10 +102,11 @@ class MultiAgentSAC(Task):
         learning_starts: Steps with uniformly random actions before the first update.
         hidden: Widths of all networks.
         target_entropy_ratio: Share of the largest entropy that is left by masks, to which the alpha of each agent and
-            factor steers.
+            factor steers; or a function of the share of the training that remains.
         signalling_bonus: What a nat that messages tell is worth, in units of return, see
             :func:`gsrl.multi_agent.sac_loss.signalling`.
-        max_grad_norm: Largest norm of the gradient of all actors, of all critics and of the alphas; None: no clipping.
+        max_grad_norm: Largest norm of the gradient of an agent's actor, of its critics and of its alphas; None: no
+            clipping.
         device: Of the networks.
         compile: Whether the update is compiled, see :class:`gsrl.learning.Learner`.
         tensorboard_log: Folder for TensorBoard; None: there is no log.
@@ -117,11 +126,14 @@ class MultiAgentSAC(Task):
         >>> team.learn(130_000).evaluate(1000).sum(-1).mean(1)  # doctest: +SKIP
     """
 
-    SETTINGS = (
+    SETTINGS: ClassVar[tuple[str, ...]] = (
         *("seeds", "estimator", "critic", "critics_see", "others", "n_envs", "batch_size"),
         *("learning_rate", "gamma", "polyak", "buffer_size", "learning_starts", "hidden", "target_entropy_ratio"),
         *("signalling_bonus", "max_grad_norm", "share", "n_steps"),
     )
+    TARGETS: ClassVar[tuple[tuple[str, str], ...]] = (("critic", "critic_target"),)
+    """What follows what, see :class:`gsrl.learning.Learner`."""
+
     unit, score, member = "step", "return", "team"
     advanced = ("estimator", "expected_q")
 
@@ -131,8 +143,8 @@ class MultiAgentSAC(Task):
         seeds: Sequence[int] = (0,),
         *,
         estimator: str | Estimator = "st-gumbel",
-        critic: Literal["network", "choices"] = "network",
-        critics_see: Literal["all", "own"] = "all",
+        critic: CriticForm = "network",
+        critics_see: Sight = "all",
         others: Literal["current", "replayed"] = "current",
         share: Sequence[Sequence[str]] | None = None,
         n_steps: int = 1,
@@ -145,7 +157,7 @@ class MultiAgentSAC(Task):
         buffer_size: int = 100_000,
         learning_starts: int = 2000,
         hidden: Sequence[int] = (64, 64),
-        target_entropy_ratio: float = 0.2,
+        target_entropy_ratio: float | Callable[[float], float] = 0.2,
         signalling_bonus: float = 0.0,
         max_grad_norm: float | None = None,
         device: torch.device | str = "auto",
@@ -161,7 +173,8 @@ class MultiAgentSAC(Task):
         self.share, self.n_steps = None if share is None else [list(group) for group in share], n_steps
         self._check_settings()
         self._make_env = env
-        self.vec_env = ParallelVecEnv(env, n_envs, seeds)
+        self.vec_env = ParallelVecEnv(env, n_envs, seeds, with_states=critics_see == "state")
+        self._state_size = self.vec_env.states.shape[1]
         team = self.team = self.vec_env.spaces
         self.speech = Speech.of(env(), speech)
         if signalling_bonus and not any(each.factors for each in self.speech.values()):
@@ -171,7 +184,9 @@ class MultiAgentSAC(Task):
             )
         self._groups()
         if critic == "choices" and team.n > 1:
-            raise ValueError(f"critic must be 'network' for actions of {team.n} factors, but got 'choices'.")
+            raise ValueError(
+                f"critic must be 'network' or 'multilinear' for actions of {team.n} factors, but got 'choices'."
+            )
         shape = (team.n, team.K)
         made = make_estimator(estimator, shape=shape) if isinstance(estimator, str) else estimator
         if not isinstance(made, Estimator):
@@ -186,13 +201,13 @@ class MultiAgentSAC(Task):
             compile=compile,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            targets=[("critic", "critic_target")],
+            targets=self.TARGETS,
             rngs={"explore": "exploration"},
             _saved=_saved,
         )
         self.replay = Ring(
             buffer_size,
-            transition_columns(team.n, team.K, len(team.agents), team.O),
+            transition_columns(team.n, team.K, len(team.agents), team.O, self._state_size),
             n_envs,
             num_members=len(self.seeds),
             generator=[np.random.default_rng(seed_sequence(seed, "data")) for seed in self.seeds],
@@ -200,21 +215,34 @@ class MultiAgentSAC(Task):
         self._heard = np.zeros((len(team.agents), team.O), np.bool_)
         for i, agent in enumerate(team.agents):
             self._heard[i, list(self.speech[agent].heard)] = True
-        self._moments = RunningMoments(len(self.seeds), (len(team.agents), team.O))
+        self._moments = {
+            "observations": RunningMoments(len(self.seeds), (len(team.agents), team.O)),
+            "states": RunningMoments(len(self.seeds), (self._state_size,)),
+        }
+        self._waits = np.zeros((self.vec_env.num_worlds, len(team.agents)), np.int64)
+        self._longest_wait = 0
         self._normalized_at = 0.0
         self._num_steps, self._begins = 0, True
         self._act = Mapped(self.lockstep, _act, ["actor", "normalizer"], "acting")
 
     def _check_settings(self) -> None:
-        choices = {"critic": ("network", "choices"), "critics_see": ("all", "own"), "others": ("current", "replayed")}
+        choices = {
+            "critic": ("network", "choices", "multilinear"),
+            "critics_see": ("all", "state", "own"),
+            "others": ("current", "replayed"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, but got {getattr(self, name)!r}.")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must hold widths of at least 1, but got {self.hidden}.")
-        for name in ("gamma", "polyak", "target_entropy_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], but got {getattr(self, name)}.")
+        ratio = self.target_entropy_ratio
+        for name, value in (
+            *(("gamma", self.gamma), ("polyak", self.polyak)),
+            ("target_entropy_ratio", ratio(1.0) if callable(ratio) else ratio),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but got {value}.")
         if not 0 <= self.signalling_bonus < float("inf"):
             raise ValueError(f"signalling_bonus must be finite and at least 0, but got {self.signalling_bonus}.")
         for name in ("learning_starts", "n_steps"):
@@ -247,18 +275,28 @@ class MultiAgentSAC(Task):
 
     def make_loss(self, seed: int) -> TeamSACLoss:
         """The loss of a team, with its networks."""
-        team = self.team
+        ratio = self.target_entropy_ratio
+        return self._loss_of(
+            EntropyCoefficient(n=len(self.team.agents) * self.team.n),
+            target_entropy_ratio=ratio(1.0) if callable(ratio) else ratio,
+        )
+
+    def _loss_of(self, entropy_coefficient: EntropyCoefficient | None, critics: int = 2, **how: Any) -> TeamSACLoss:
+        """The loss with these alphas, if any, and so many critics of each agent."""
+        team, states = self.team, self._state_size
         sizes = (self._groups(), team.O, team.n, team.K, self.hidden)
         return TeamSACLoss(
             TeamActor(*sizes),
-            TeamCritic(*sizes, sees_all=self.critics_see == "all", per_choice=self.critic == "choices"),
-            EntropyCoefficient(n=len(team.agents) * team.n),
+            TeamCritic(*sizes, sees=self.critics_see, form=self.critic, states=states, critics=critics),
+            entropy_coefficient,
             copy.deepcopy(self.estimator),
             team,
             self.speech,
             others_are_current=self.others == "current",
-            target_entropy_ratio=self.target_entropy_ratio,
             signalling_bonus=self.signalling_bonus,
+            critics="mean" if self.critic == "multilinear" else "min",
+            states=states,
+            **how,
         )
 
     # Training
@@ -285,6 +323,9 @@ class MultiAgentSAC(Task):
                 self.replay.end_episodes()
             self.vec_env.reset()
             self._begins = False
+        if callable(self.target_entropy_ratio):
+            for loss in self.lockstep.losses:
+                loss.target_entropy_ratio.fill_(self.target_entropy_ratio(self.remaining))
         while self.steps < self.learning_starts:
             self._step_worlds(is_random=True)
         self._step_worlds(is_random=False)
@@ -296,7 +337,7 @@ class MultiAgentSAC(Task):
         return array.reshape(len(self.seeds), self.n_envs, *array.shape[1:])
 
     def _step_worlds(self, is_random: bool) -> None:
-        joint = self.vec_env.joint
+        joint, states = self.vec_env.joint, self.vec_env.states
         observations, masks = self._apart(joint.observations), self._apart(joint.masks)
         if is_random:
             scores = np.stack([rng.random(masks.shape[1:]) for rng in self.rngs["explore"]])
@@ -308,12 +349,7 @@ class MultiAgentSAC(Task):
         after, rewards, terminated, truncated = self.vec_env.step(actions.reshape(joint.masks.shape[:-1]))
         check_finite(torch.from_numpy(after.observations), after.observations.shape[:1])
         check_finite(torch.from_numpy(rewards), rewards.shape[:1], "rewards")
-        waited = ~joint.active & after.active
-        if waited.any():
-            agent = self.team.agents[int(waited.any(0).argmax())]
-            raise ValueError(
-                f"env must let all agents act at every step while they are there, but {agent} had to wait for its turn."
-            )
+        self._count_waits(joint.active, after.active | terminated)
         self.replay.append(
             {
                 "observations": joint.observations,
@@ -325,10 +361,24 @@ class MultiAgentSAC(Task):
                 "active": joint.active,
                 "next_observations": after.observations,
                 "next_masks": after.masks,
+                "next_active": after.active,
+                "states": states,
+                "next_states": self.vec_env.states_after,
             }
         )
-        self._moments.add(observations)
+        self._moments["observations"].add(observations)
+        self._moments["states"].add(self._apart(states))
+        self._waits[self.vec_env.over] = 0
         self._num_steps += 1
+
+    def _count_waits(self, active: NDArray[np.bool_], is_next: NDArray[np.bool_]) -> None:
+        """Learns how many steps lie at most between two turns of an agent, or its last turn and its end."""
+        self._waits = np.where(active, 0, self._waits + 1)
+        waited = self._waits[is_next]
+        if waited.size and waited.max() > self._longest_wait:
+            self._longest_wait = int(waited.max())
+            if self.n_steps > 1:
+                raise ValueError(f"n_steps must be 1 where agents wait for their turns, but got {self.n_steps}.")
 
     def _chosen(self, scores: Tensor, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The choices with the largest scores; teams of which one is NaN are frozen, and take what is legal."""
@@ -343,18 +393,36 @@ class MultiAgentSAC(Task):
 
     def _normalize(self) -> None:
         """Normalises observations anew where there are enough new ones; messages are left as they are."""
-        count = float(self._moments.count.flat[0])
+        moments = self._moments["observations"]
+        count = float(moments.count.flat[0])
         if count <= (1 + GROWTH) * self._normalized_at:
             return
         self._normalized_at = count
-        mean, deviation = np.where(self._heard, 0.0, self._moments.mean), self._moments.deviation()
+        mean, deviation = np.where(self._heard, 0.0, moments.mean), moments.deviation()
+        states = self._moments["states"]
         for index in np.flatnonzero(self.lockstep.alive.cpu()).tolist():
             own = np.where(self._heard, 1.0, deviation[index])
             self.lockstep.losses[index].normalizer.set_(mean[index], own)
+            self.lockstep.losses[index].state_normalizer.set_(states.mean[index], states.deviation()[index])
 
     def _sample(self) -> TeamBatch:
-        ring, agents = self.replay, len(self.team.agents)
+        ring = self.replay
         starts = ring.draw(self.batch_size)
+        rewards, discounts, last, active = self._turns(starts) if self._longest_wait else self._windows(starts)
+        found = dict.fromkeys(("states", "next_states"), torch.zeros(*starts.shape, 0, device=self.device))
+        names = [name for name in TeamBatch._fields if name in ring.columns and name not in ("rewards", "active")]
+        for name in names:
+            found[name] = self._on_device(ring.gather(name, last if name.startswith("next_") else starts))
+        return TeamBatch(
+            **{**found, "actions": found["actions"].long()},
+            rewards=self._on_device(rewards),
+            discounts=self._on_device(discounts),
+            active=self._on_device(active).float(),
+        )
+
+    def _windows(self, starts: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Returns of up to ``n_steps`` steps, discounts, the last steps and who was active, where all act at once."""
+        ring, agents = self.replay, len(self.team.agents)
         steps = windows.step_indices(starts, self.n_steps, ring.n_envs, ring.capacity, ring.first)  # [S, B, N]
         groups = windows.groups(np.array(self.n_steps))
         closing = windows.closing_steps(ring.closed.reshape(-1, agents).take(steps, axis=0).any(-1), groups)
@@ -366,16 +434,29 @@ class MultiAgentSAC(Task):
         discounts = windows.bootstrap_discounts(
             closing, ring.gather("terminated", last), windows.discounts(gamma, self.n_steps)
         )
-        return TeamBatch(
-            self._on_device(ring.gather("observations", starts)),
-            self._on_device(ring.gather("masks", starts)),
-            self._on_device(ring.gather("actions", starts)).long(),
-            self._on_device(rewards),
-            self._on_device(discounts),
-            self._on_device(ring.gather("active", starts)).float(),
-            self._on_device(ring.gather("next_observations", last)),
-            self._on_device(ring.gather("next_masks", last)),
-        )
+        return rewards, discounts, last, ring.gather("active", starts)
+
+    def _turns(self, starts: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """The same to the next turn of the agent that was on turn, or the end of its part; a turn is one step of gamma.
+
+        Where several were on turn, those count whose next turn comes with that of the first.
+        """
+        ring, agents = self.replay, len(self.team.agents)
+        steps = windows.step_indices(starts, self._longest_wait + 1, ring.n_envs, ring.capacity, ring.first)
+        ended = ring.gather("terminated", steps) | ring.gather("truncated", steps)  # [S, B, N, A]
+        is_next = ended | ring.gather("next_active", steps)
+        closed = is_next | ring.closed.reshape(-1, agents).take(steps, axis=0)  # the newest step too
+        closed[..., -1, :] = True
+        closing = closed.argmax(-2)  # [S, B, A]
+        is_known = np.take_along_axis(is_next, closing[..., None, :], -2).squeeze(-2)
+        active = ring.gather("active", starts) & is_known
+        first = np.take_along_axis(closing, active.argmax(-1)[..., None], -1)  # [S, B, 1]
+        active &= closing == first
+        within = np.arange(steps.shape[-1]) <= first  # [S, B, N]
+        rewards = (ring.gather("rewards", steps) * within[..., None]).sum(-2)
+        last = np.take_along_axis(steps, first, -1).squeeze(-1)
+        discounts = np.where(ring.gather("terminated", last), 0.0, self.gamma).astype(REAL)
+        return rewards.astype(REAL), discounts, last, active
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return torch.as_tensor(array).to(self.device)
@@ -518,15 +599,20 @@ class MultiAgentSAC(Task):
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes while the teams learn: replay too, and where worlds are in their episodes."""
-        moments = {name: getattr(self._moments, name).copy() for name in MOMENTS}
+        moments = {kind: {name: getattr(each, name).copy() for name in MOMENTS} for kind, each in self._moments.items()}
         worlds = None if self._begins else self.vec_env.state_dict()
-        own = {"replay": self.replay.state_dict(), "worlds": worlds, "moments": moments}
-        return {**super().state_dict(), **own, "num_steps": self._num_steps, "normalized_at": self._normalized_at}
+        own = {"replay": self.replay.state_dict(), "worlds": worlds, "moments": moments, "waits": self._waits.copy()}
+        numbers = {name: getattr(self, f"_{name}") for name in NUMBERS}
+        return {**super().state_dict(), **own, **numbers}
 
     def state_of_one(self, state: Mapping[str, Any], index: int) -> dict[str, Any]:
         """Of a team by itself, without replay, which is larger than all else, and in worlds that begin anew."""
-        moments = {name: array[index : index + 1] for name, array in state["moments"].items()}
-        return {**super().state_of_one(state, index), "moments": moments, "replay": None, "worlds": None}
+        moments = {
+            kind: {name: array[index : index + 1] for name, array in each.items()}
+            for kind, each in state["moments"].items()
+        }
+        own = {"moments": moments, "replay": None, "worlds": None, "waits": np.zeros_like(self._waits[: self.n_envs])}
+        return {**super().state_of_one(state, index), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`, of as many teams of the same settings.
@@ -535,15 +621,18 @@ class MultiAgentSAC(Task):
             gsrl.checkpoint.CheckpointError: An entry is missing or has another shape.
             ValueError: There is another number of teams.
         """
-        checkpoint.check_entries(state, dict.fromkeys(("replay", "worlds", "moments", "num_steps", "normalized_at")))
-        checkpoint.check_counts(state, "num_steps")
+        checkpoint.check_entries(state, dict.fromkeys(("replay", "worlds", "moments", "waits", *NUMBERS)))
+        checkpoint.check_counts(state, "num_steps", "longest_wait")
         super().load_state_dict(state)
         self.replay.reset()
         if state["replay"] is not None:
             self.replay.load_state_dict(state["replay"])
-        for name, array in state["moments"].items():
-            getattr(self._moments, name)[...] = array
-        self._num_steps, self._normalized_at = state["num_steps"], state["normalized_at"]
+        for kind, moments in self._moments.items():
+            for name, array in state["moments"][kind].items():
+                getattr(moments, name)[...] = array
+        self._waits[...] = state["waits"]
+        for name in NUMBERS:
+            setattr(self, f"_{name}", state[name])
         self._begins = state["worlds"] is None
         if not self._begins:
             try:
@@ -576,19 +665,23 @@ def _places_known(speech: Speech, size: int) -> list[int]:
     return list(speech.private) or [place for place in range(size) if place not in speech.heard]
 
 
-def transition_columns(n: int, K: int, agents: int, inputs: int) -> dict[str, Column]:
+def transition_columns(n: int, K: int, agents: int, inputs: int, states: int = 0) -> dict[str, Column]:
     """What replay keeps of a joint transition.
 
-    That is ``agents * (8 * inputs + 2 * n * K + n * c + 8)`` bytes, with c = 1 for up to 256 choices and 2 above: of
-    each agent two observations, two masks, an action, a reward, three flags and the mark of the ring.
+    That is ``agents * (8 * inputs + 2 * n * K + n * c + 9) + 8 * states`` bytes, with c = 1 for up to 256 choices and 2
+    above: of each agent two observations, two masks, an action, a reward, four flags and the mark of the ring; and two
+    states.
 
     Args:
         n: Factors.
         K: Choices.
         agents: ``A``.
         inputs: ``O``.
+        states: ``D``.
     """
+    of_states = dict.fromkeys(("states", "next_states"), Column((states,), REAL)) if states else {}
     return {
+        **of_states,
         "observations": Column((agents, inputs), REAL),
         "masks": Column((agents, n, K), FLAG),
         "actions": Column((agents, n), np.min_scalar_type(K - 1)),
@@ -598,6 +691,7 @@ def transition_columns(n: int, K: int, agents: int, inputs: int) -> dict[str, Co
         "active": Column((agents,), FLAG),
         "next_observations": Column((agents, inputs), REAL),
         "next_masks": Column((agents, n, K), FLAG),
+        "next_active": Column((agents,), FLAG),
     }
 
 

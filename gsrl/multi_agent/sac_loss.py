@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from gsrl.algorithms.policies import PAIR_RANK, CriticForm
 from gsrl.algorithms.sac_loss import EntropyCoefficient
 from gsrl.distributions import FactoredCategorical
-from gsrl.estimators import Estimator, Noise
+from gsrl.estimators import Estimator, Noise, Objective
 from gsrl.multi_agent.speech import Speech
 from gsrl.multi_agent.vec_env import TeamSpaces
 from gsrl.normalization import ObservationNormalizer
-from gsrl.values import CriticCombination, combine_critics
+from gsrl.values import ActionValues, ChoiceValues, CriticCombination, MultilinearValues, NetworkValues
 
 __all__ = ["EXCHANGES", "TeamActor", "TeamBatch", "TeamCritic", "TeamSACLoss", "TeamValues", "signalling"]
+
+Sight: TypeAlias = Literal["all", "state", "own"]
+"""What critics see."""
 
 EXCHANGES = 8
 """What an agent alone knows is exchanged with that of so many other states of the batch."""
@@ -44,6 +48,10 @@ class TeamBatch(NamedTuple):
     """``[B, A, O]``."""
     next_masks: Tensor
     """Bool ``[B, A, n, K]``."""
+    states: Tensor
+    """``[B, D]``, where D is 0 unless critics see states."""
+    next_states: Tensor
+    """Likewise."""
 
 
 class Layer(nn.Module):
@@ -98,62 +106,52 @@ class TeamActor(nn.Module):
 
     def __init__(self, groups: Sequence[int], inputs: int, n: int, K: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.n, self.K = n, K
+        self.groups, self.n, self.K = list(groups), n, K
         self.layers = nn.ModuleList(Layer(groups, *pair) for pair in pairwise([inputs, *hidden, n * K]))
 
-    def forward(self, observations: Tensor, masks: Tensor) -> FactoredCategorical:
-        """The policies ``[B, A]`` at observations ``[B, A, O]`` with masks ``[B, A, n, K]``."""
+    def logits(self, observations: Tensor) -> Tensor:
+        """What the networks say of observations ``[B, A, O]``, ``[B, A, n, K]``."""
         x = observations.transpose(0, 1)
         *hidden, last = self.layers
         for layer in hidden:
             x = layer(x).relu()
-        logits = last(x).transpose(0, 1).unflatten(-1, (self.n, self.K))
-        return FactoredCategorical(logits, mask=masks, validate_args=False)
+        return last(x).transpose(0, 1).unflatten(-1, (self.n, self.K))
+
+    def forward(self, observations: Tensor, masks: Tensor) -> FactoredCategorical:
+        """The policies ``[B, A]`` at observations ``[B, A, O]`` with masks ``[B, A, n, K]``."""
+        return FactoredCategorical(self.logits(observations), mask=masks, validate_args=False)
 
 
 class TeamValues:
     """What the critics of each agent say of its own action, at states ``[B]`` and given the actions of the others.
 
     Args:
-        critic: Their networks.
-        first: What the first layer makes of all but the own action, ``[C A, B, H]``.
-        is_fixed: Whether gradients reach the own actions alone.
+        values: Those of all agents, at ``[B A]``.
+        agents: ``A``.
     """
 
-    def __init__(self, critic: TeamCritic, first: Tensor, is_fixed: bool = False) -> None:
-        self.critic, self.first, self.is_fixed = critic, first, is_fixed
+    def __init__(self, values: ActionValues, agents: int) -> None:
+        self.values, self.agents = values, agents
 
     def __call__(self, one_hot: Tensor) -> Tensor:
         """Maps own actions ``[*M, B, A, n, K]`` to ``[C, *M, B, A]``: entry (b, i) is of agent i's action there."""
-        critic, (count, B, H) = self.critic, self.first.shape
-        A = one_hot.shape[-3]
-        own = one_hot.flatten(-2).reshape(-1, B, A, critic.own)  # [M, B, A, n K]
-        M = own.shape[0]
-        if critic.of_own is None:  # linear in the own action
-            values = self._rest(self.first).reshape(-1, A, B, critic.outputs).permute(0, 2, 1, 3)  # [C, B, A, K]
-            q = torch.einsum("mbak,cbak->cmba", own, values)
-        else:
-            columns = own.permute(2, 0, 1, 3).reshape(A, M * B, critic.own).repeat(count // A, 1, 1)
-            first = critic.of_own(columns, self.is_fixed).reshape(count, M, B, H) + self.first.unsqueeze(1)
-            q = self._rest(first.reshape(count, M * B, H)).reshape(-1, A, M, B).permute(0, 2, 3, 1)
-        return q.reshape(-1, *one_hot.shape[:-2])
+        return self.values(one_hot.flatten(-4, -3)).unflatten(-1, (-1, self.agents))
 
-    def _rest(self, x: Tensor) -> Tensor:
-        """All layers but the first."""
-        for layer in self.critic.layers:
-            x = layer(x.relu(), self.is_fixed)
-        return x
+    def objective(self, critics: CriticCombination) -> Objective:
+        """The combined value of own actions, ``[*M, B, A, n, K] -> [*M, B, A]``; gradients reach them alone."""
+        combined = self.values.objective(critics)
+        return lambda own: combined(own.flatten(-4, -3)).unflatten(-1, (-1, self.agents))
 
-    def detach(self) -> TeamValues:
-        """The same values; gradients reach the own actions alone."""
-        return TeamValues(self.critic, self.first.detach(), True)
+    def expected(self, policy: FactoredCategorical, sample: Tensor, critics: CriticCombination) -> Tensor:
+        """The combined value under policies ``[B, A]``: exact where its form allows, else that of a sample."""
+        return self.objective(critics)(sample if self.values.sampled else policy.probs)
 
 
 class TeamCritic(nn.Module):
     """C networks for each agent, from what critics see, and the actions of the others and its own, to its value.
 
-    What they see begins with the agent's own part, and goes on with those of the agents behind it, round the team: so
-    agents that are alike can share parameters.
+    What they see begins with the agent's own part, and goes on with those of the agents behind it, round the team, or
+    with the state: so agents that are alike can share parameters.
 
     Args:
         groups: Of each of ``A`` agents, the number of its parameters.
@@ -161,9 +159,11 @@ class TeamCritic(nn.Module):
         n: Factors.
         K: Choices.
         hidden: Widths.
-        sees_all: Whether the observations and actions of all agents are seen; else those of one's own alone.
-        per_choice: Whether the network has the value of each own choice as outputs, instead of the action as an input;
-            for a single factor.
+        sees: ``"all"``: the observations and actions of all agents; ``"state"``: the agent's own observation, the state
+            and all actions; ``"own"``: observation and action of the agent alone.
+        form: ``"network"``: the own action is an input; ``"choices"``: the values of all own choices are outputs, for a
+            single factor; ``"multilinear"``: those of :class:`gsrl.values.MultilinearValues` are, for any number.
+        states: Numbers of the state.
         critics: ``C``.
     """
 
@@ -177,29 +177,80 @@ class TeamCritic(nn.Module):
         K: int,
         hidden: Sequence[int],
         *,
-        sees_all: bool,
-        per_choice: bool,
+        sees: Sight = "all",
+        form: CriticForm = "network",
+        states: int = 0,
         critics: int = 2,
     ) -> None:
         super().__init__()
-        agents = len(groups)
-        self.sees_all, self.critics, self.own, self.outputs = sees_all, critics, n * K, K if per_choice else 1
-        seen = agents * inputs + (agents - 1) * n * K if sees_all else inputs
-        fan_in = seen + (0 if per_choice else n * K)
+        agents, own = len(groups), n * K
+        self.sees, self.form, self.critics, self.n, self.K = sees, form, critics, n, K
+        self.sizes = {"network": [1], "choices": [K], "multilinear": [1, own, PAIR_RANK * own if n > 1 else 0]}[form]
+        seen = {"all": agents * inputs, "state": inputs + states, "own": inputs}[sees]
+        seen += 0 if sees == "own" else (agents - 1) * own
+        is_input = form == "network"
+        fan_in = seen + own * is_input
         rows = [c * (max(groups) + 1) + group for c in range(critics) for group in groups]
         self.of_rest = Layer(rows, seen, hidden[0], fan_in)
-        self.of_own = None if per_choice else Layer(rows, n * K, hidden[0], fan_in, bias=False)
-        self.layers = nn.ModuleList(Layer(rows, *pair) for pair in pairwise([*hidden, self.outputs]))
+        self.of_own = Layer(rows, own, hidden[0], fan_in, bias=False) if is_input else None
+        self.layers = nn.ModuleList(Layer(rows, *pair) for pair in pairwise([*hidden, sum(self.sizes)]))
         round_the_team = [[(i + j) % agents for j in range(agents)] for i in range(agents)]
         self.register_buffer("order", torch.tensor(round_the_team), False)
 
-    def forward(self, observations: Tensor, actions: Tensor) -> TeamValues:
-        """Values at observations ``[B, A, O]``, given one-hot actions ``[B, A, n, K]``; one's own is not looked at."""
+    def forward(self, observations: Tensor, actions: Tensor, states: Tensor) -> TeamValues:
+        """The values, given what the others do.
+
+        Args:
+            observations: ``[B, A, O]``.
+            actions: One-hot, ``[B, A, n, K]``; one's own is not looked at.
+            states: ``[B, D]``.
+        """
+        B, A = observations.shape[:2]
         seen = observations
-        if self.sees_all:
+        if self.sees != "own":
             rest = actions.flatten(-2)[:, self.order[:, 1:]].flatten(2)  # [B, A, (A - 1) n K]
-            seen = torch.cat([observations[:, self.order].flatten(2), rest], -1)
-        return TeamValues(self, self.of_rest(seen.transpose(0, 1).repeat(self.critics, 1, 1)))
+            around = [observations[:, self.order].flatten(2)]
+            if self.sees == "state":
+                around = [observations, states.unsqueeze(1).expand(B, A, states.shape[-1])]
+            seen = torch.cat([*around, rest], -1)
+        first = self.of_rest(seen.transpose(0, 1).repeat(self.critics, 1, 1))  # [C A, B, H]
+        values: ActionValues
+        if self.form == "network":
+            values = NetworkValues(self._network(first), self._network(first.detach(), is_fixed=True))
+            return TeamValues(values, A)
+        outputs = self._rest(first).view(self.critics, A, B, -1).transpose(1, 2).flatten(1, 2)  # [C, B A, outputs]
+        if self.form == "choices":
+            return TeamValues(ChoiceValues(outputs.unsqueeze(-2)), A)
+        state, choices, pairs = outputs.split(self.sizes, -1)
+        shape = (*outputs.shape[:2], self.n, self.K)
+        of_pairs = pairs.view(*shape, PAIR_RANK) if self.sizes[-1] else None
+        return TeamValues(MultilinearValues(state.squeeze(-1), choices.view(shape), of_pairs), A)
+
+    def _network(self, first: Tensor, is_fixed: bool = False) -> Callable[[Tensor], Tensor]:
+        """Maps own actions ``[M, B A, n K]`` to ``[C, M, B A]``.
+
+        Args:
+            first: What the first layer makes of all else, ``[C A, B, H]``.
+            is_fixed: Whether gradients reach the own actions alone.
+        """
+        C, (count, B, _) = self.critics, first.shape
+        A = count // C
+
+        def evaluate(flat: Tensor) -> Tensor:
+            assert self.of_own is not None
+            M = flat.shape[0]
+            columns = flat.view(M, B, A, -1).permute(2, 0, 1, 3).reshape(A, M * B, -1).repeat(C, 1, 1)
+            x = self.of_own(columns, is_fixed).view(count, M, B, -1) + first.unsqueeze(1)
+            q = self._rest(x.flatten(1, 2), is_fixed)  # [C A, M B, 1]
+            return q.view(C, A, M, B).permute(0, 2, 3, 1).flatten(2)
+
+        return evaluate
+
+    def _rest(self, x: Tensor, is_fixed: bool = False) -> Tensor:
+        """All layers but the first."""
+        for layer in self.layers:
+            x = layer(x.relu(), is_fixed)
+        return x
 
 
 class TeamSACLoss(nn.Module):
@@ -215,13 +266,16 @@ class TeamSACLoss(nn.Module):
     Losses are means over the transitions in which an agent was active; means of agents are summed, so that each learns
     as it would alone. An agent that is by itself has the loss of :class:`gsrl.algorithms.sac_loss.SACLoss`.
 
+    With target actors, the next actions are theirs. Without entropy that is the loss of MADDPG, see
+    :class:`gsrl.multi_agent.MADDPG`.
+
     Source: Haarnoja et al. 2018 (1812.05905) and Christodoulou 2019 (1910.07207) for each agent, critics of all
     observations and actions by Lowe et al. 2017 (1706.02275), Eq. 6.
 
     Args:
         actor: The policies of all agents.
         critic: Their critics.
-        entropy_coefficient: Alpha of each agent and factor, ``[A n]``.
+        entropy_coefficient: Alpha of each agent and factor, ``[A n]``; None: entropy is worth nothing.
         estimator: Of the actors' gradients, a policy ``[B, A, n, K]`` at a time.
         team: The agents and their spaces.
         speech: Of each agent, by name.
@@ -230,16 +284,23 @@ class TeamSACLoss(nn.Module):
         signalling_bonus: What a nat of :func:`signalling` is worth, in units of return.
         critics: How critics are combined, in the target and for the actor.
         entropy_in_target: Whether the target holds the entropy.
+        states: Numbers of the state that critics see.
+        has_actor_target: Whether there are target actors, ``actor_target``.
+        logit_penalty: Weight of the mean square of the logits of legal choices.
+
+    Attributes:
+        target_entropy_ratio: The same as a buffer, which a schedule writes.
     """
 
     messages: Tensor
     private: Tensor
+    target_entropy_ratio: Tensor
 
     def __init__(
         self,
         actor: TeamActor,
         critic: TeamCritic,
-        entropy_coefficient: EntropyCoefficient,
+        entropy_coefficient: EntropyCoefficient | None,
         estimator: Estimator,
         team: TeamSpaces,
         speech: Mapping[str, Speech],
@@ -249,13 +310,19 @@ class TeamSACLoss(nn.Module):
         signalling_bonus: float = 0.0,
         critics: CriticCombination = "min",
         entropy_in_target: bool = True,
+        states: int = 0,
+        has_actor_target: bool = False,
+        logit_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.actor, self.critic = actor, critic
         self.critic_target = copy.deepcopy(critic).requires_grad_(False)
+        self.actor_target = copy.deepcopy(actor).requires_grad_(False) if has_actor_target else None
         self.entropy_coefficient, self.estimator = entropy_coefficient, estimator
-        self.others_are_current, self.target_entropy_ratio = others_are_current, target_entropy_ratio
+        self.others_are_current, self.logit_penalty = others_are_current, logit_penalty
         self.signalling_bonus, self.critics, self.entropy_in_target = signalling_bonus, critics, entropy_in_target
+        self.register_buffer("target_entropy_ratio", torch.tensor(float(target_entropy_ratio)), False)
+        self.state_normalizer = ObservationNormalizer((states,))
         agents = len(team.agents)
         self.normalizer = ObservationNormalizer((agents, team.O))
         said = [set(speech[agent].factors) for agent in team.agents]
@@ -268,6 +335,14 @@ class TeamSACLoss(nn.Module):
         messages = [[float(factor in factors) for factor in range(team.n)] for factors in said]
         self.register_buffer("messages", torch.tensor(messages), False)
         self.register_buffer("private", torch.tensor(private), False)
+        count = max(actor.groups) + 1
+        self.owners = {
+            name: [row % count for row in range(len(parameter))]  # those of one critic after those of another
+            for name, parameter in self.named_parameters()
+            if name.split(".")[0] in ("actor", "critic")
+        }
+        if entropy_coefficient is not None and entropy_coefficient.learned:
+            self.owners["entropy_coefficient.log_value"] = [group for group in actor.groups for _ in range(team.n)]
         self.knows_parts = any(part and factors for part, factors in zip(is_part, said, strict=True))
 
     def forward(
@@ -288,48 +363,53 @@ class TeamSACLoss(nn.Module):
             """Over active rows, of ``[..., B, A]``."""
             return (x * active).sum(-2) / count
 
-        alpha = self.entropy_coefficient().reshape(self.messages.shape)
+        alpha = None if self.entropy_coefficient is None else self.entropy_coefficient().reshape(self.messages.shape)
         observations, next_observations = (
             self.normalizer(each) for each in (batch.observations, batch.next_observations)
         )
+        states, next_states = (self.state_normalizer(each) for each in (batch.states, batch.next_states))
         with torch.no_grad():
-            next_policy = self.actor(next_observations, batch.next_masks)
+            next_actor = self.actor if self.actor_target is None else self.actor_target
+            next_policy = next_actor(next_observations, batch.next_masks)
             sample = next_policy.sample(noise=next_noise)
-            values = self.critic_target(next_observations, sample)
-            own = next_policy.probs if self.critic.outputs > 1 else sample
-            next_value = self._expected(values, own)
-            if self.entropy_in_target:
+            values = self.critic_target(next_observations, sample, next_states)
+            next_value = values.expected(next_policy, sample, self.critics)
+            if self.entropy_in_target and alpha is not None:
                 next_value = next_value + (alpha * next_policy.factor_entropy()).sum(-1)
             target = batch.rewards + batch.discounts * next_value
 
-        policy = self.actor(observations, batch.masks)
+        logits = self.actor.logits(observations)
+        policy = FactoredCategorical(logits, mask=batch.masks, validate_args=False)
         taken = torch.zeros_like(policy.logits).scatter(-1, batch.actions.unsqueeze(-1), 1.0)
-        values = self.critic(observations, taken)
+        values = self.critic(observations, taken, states)
         q = values(taken)
         loss_critic = 0.5 * mean((q - target).square()).sum()
 
-        if self.others_are_current and self.critic.sees_all:
+        if self.others_are_current and self.critic.sees != "own":
             with torch.no_grad():
-                values = self.critic(observations, policy.sample(noise=others_noise))
-        fixed = values.detach()
-        expected_q = self.estimator.expectation(policy, lambda own: self._expected(fixed, own), noise)
+                values = self.critic(observations, policy.sample(noise=others_noise), states)
+        expected_q = self.estimator.expectation(policy, values.objective(self.critics), noise)
         entropy = policy.factor_entropy()
-        loss_actor = -mean(expected_q + (alpha * entropy).sum(-1)).sum()
-        loss = loss_critic + loss_actor
+        worth = expected_q if alpha is None else expected_q + (alpha * entropy).sum(-1)
+        loss = loss_critic - mean(worth).sum()
+        if self.logit_penalty:
+            square = (logits.square() * batch.masks).sum((-2, -1)) / batch.masks.sum((-2, -1))
+            loss = loss + self.logit_penalty * mean(square).sum()
         metrics = {
             "critic_loss": 0.5 * mean((q - target).square()).sum(0),
             "entropy": mean(entropy.sum(-1)),
             "expected_q": mean(expected_q),
             "q": mean(q).mean(0),
-            "ent_coef": alpha,
         }
+        if alpha is not None:
+            metrics["ent_coef"] = alpha
         if self.signalling_bonus:
             weights = active / count
             exchanged = self._exchanged(observations, batch.masks) if self.knows_parts else policy
             shared = signalling(policy, exchanged, weights, self.private.all(-1), self.messages)
             loss = loss - self.signalling_bonus * shared.sum()
             metrics["signalling"] = shared
-        if self.entropy_coefficient.learned:
+        if self.entropy_coefficient is not None and self.entropy_coefficient.learned:
             largest = batch.masks.sum(-1).log()
             short = mean((entropy.detach() - self.target_entropy_ratio * largest).movedim(-1, 0)).T  # [A, n]
             loss = loss + (self.entropy_coefficient.log_value.reshape(short.shape) * short).sum()
@@ -346,15 +426,6 @@ class TeamSACLoss(nn.Module):
         return FactoredCategorical(
             policy.logits.unflatten(0, shape), mask=policy.mask.unflatten(0, shape), validate_args=False
         )
-
-    def _expected(self, values: TeamValues, own: Tensor) -> Tensor:
-        """The combined value of own actions ``[*M, B, A, n, K]``, ``[*M, B, A]``."""
-        if values.critic.outputs == 1:
-            return combine_critics(values(own), self.critics)
-        A = own.shape[-3]
-        each = values._rest(values.first).reshape(-1, A, values.first.shape[1], values.critic.outputs)
-        combined = combine_critics(each.transpose(1, 2), self.critics)  # [B, A, K]: choice by choice
-        return (own.squeeze(-2) * combined).sum(-1)
 
 
 def signalling(

@@ -211,6 +211,9 @@ class _SplitWorlds:
         joint, rewards, terminated, truncated = self.inner.step((actions[..., None] * self._weights).sum(-2))
         return self._shown(joint), rewards, terminated, truncated
 
+    def states(self) -> NDArray[np.float32]:
+        return self.inner.states()
+
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()
 

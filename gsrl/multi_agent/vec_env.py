@@ -69,6 +69,9 @@ class Worlds(Protocol):
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Takes actions ``[B, A, n]``, legal ones; returns as :meth:`ParallelVecEnv.step`."""
 
+    def states(self) -> NDArray[np.float32]:
+        """The state of each world, flat, ``[B, D]``; asked for only where an environment says that it has some."""
+
     def state_dict(self) -> dict[str, Any]:
         """Where all worlds are in their episodes, as a tree that :func:`gsrl.checkpoint.save` stores; a copy."""
 
@@ -194,16 +197,20 @@ class ParallelVecEnv:
             called once, and all worlds are stepped by it.
         n_envs: Worlds of a member, at least 1.
         seeds: Of the members, at least one: there are ``B = len(seeds) * n_envs`` worlds, those of a member together.
+        with_states: Whether states are asked for: what ``env.state()`` says, of ``env.state_space``.
 
     Attributes:
         spaces: Agents, and how their spaces become arrays.
         joint: What is to be acted on.
         over: Which episodes ended by the last step, ``[B]``.
+        states: Of the worlds, flat, as they are to be acted on, ``[B, D]``; D is 0 without ``with_states``.
+        states_after: What the last step led to, likewise.
         worlds: The worlds themselves.
 
     Raises:
         TypeError: ``make_env`` returns something else, such as an AEC environment, or actions are continuous.
-        ValueError: ``n_envs`` is below 1; there is no seed; worlds are the same object, or of other agents or spaces.
+        ValueError: ``n_envs`` is below 1; there is no seed; worlds are the same object, or of other agents or spaces,
+            or have no states.
 
     Example:
         >>> env = ParallelVecEnv(lambda: SwitchRiddleEnv(3), n_envs=4, seeds=(0,))  # doctest: +SKIP
@@ -211,7 +218,9 @@ class ParallelVecEnv:
         >>> after, rewards, terminated, truncated = env.step(masks.argmax(-1))  # doctest: +SKIP
     """
 
-    def __init__(self, make_env: Callable[[], Any], n_envs: int, seeds: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, make_env: Callable[[], Any], n_envs: int, seeds: Sequence[int] = (0,), *, with_states: bool = False
+    ) -> None:
         if not isinstance(n_envs, int) or isinstance(n_envs, bool) or n_envs < 1:
             raise ValueError(f"n_envs must be an integer of at least 1, but got {n_envs!r}.")
         self.n_envs, self.seeds = n_envs, [int(seed) for seed in seeds]
@@ -219,11 +228,16 @@ class ParallelVecEnv:
             raise ValueError(f"seeds must hold at least one, integers of at least 0, but got {self.seeds}.")
         first = make_env()
         self.spaces = TeamSpaces(first)
+        if with_states and not isinstance(getattr(first, "state_space", None), spaces.Box):
+            raise ValueError(f"state_space of {first} must be a Box where states are asked for, but there is none.")
+        self.with_states = with_states
         self.num_worlds = n_envs * len(self.seeds)
         batched = first.batched(self.num_worlds) if hasattr(first, "batched") else None
         self.worlds: Worlds = _Separate(self.spaces, first, make_env, self.num_worlds) if batched is None else batched
         self.joint = self.spaces.joint(self.num_worlds)
         self.over = np.zeros(self.num_worlds, np.bool_)
+        size = int(np.prod(first.state_space.shape)) if with_states else 0
+        self.states = self.states_after = np.zeros((self.num_worlds, size), np.float32)
         self._is_reset = False
         shape = self.joint.masks.shape
         self._first_choices = shape[-1] * np.arange(np.prod(shape[:-1])).reshape(shape[:-1])  # in flat masks
@@ -249,7 +263,18 @@ class ParallelVecEnv:
         self._next_seeds = None
         self._is_reset = True
         self.over = np.zeros(self.num_worlds, np.bool_)
+        self.states = self.states_after = self._ask_states()
         return self.joint
+
+    def _ask_states(self) -> NDArray[np.float32]:
+        if not self.with_states:
+            return self.states
+        states = self.worlds.states()
+        if states.shape != self.states.shape or not np.isfinite(states).all():
+            raise EnvironmentDataError(
+                f"states must be finite numbers of shape {self.states.shape}, but got shape {states.shape}"
+            )
+        return states
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Takes an action of every agent; worlds that are over by it begin anew, see :attr:`joint`.
@@ -273,6 +298,7 @@ class ParallelVecEnv:
         actions = self._checked(np.asarray(actions))
         step = after, _, terminated, truncated = self.worlds.step(actions)
         self.over = over = self.worlds.over.copy()
+        self.states = self.states_after = self._ask_states()
         gone = (terminated | truncated) & ~over[:, None]
         is_over, are_gone = over.any(), gone.any()
         if is_over or are_gone:
@@ -283,6 +309,7 @@ class ParallelVecEnv:
             (worlds,) = over.nonzero()
             for array, rows in zip(after, self.worlds.reset(worlds, None), strict=True):
                 array[worlds] = rows
+            self.states = self._ask_states()
         self.joint = after
         return step
 
@@ -333,6 +360,7 @@ class ParallelVecEnv:
         if not np.array_equal(observations[joint.active], joint.observations[joint.active]):
             raise WorldStateError("they show other observations after the same steps")
         self.joint, self.over = joint, np.array(state["over"])
+        self.states = self.states_after = self._ask_states()
         self._next_seeds, self._is_reset = None, True
 
     def close(self) -> None:
@@ -418,6 +446,9 @@ class _Separate:
                 self._show(joint, world, world, agent, observations, infos)
         ended = terminated[world] | truncated[world]
         self.over[world] = all(ended[team.index[agent]] for agent in env.agents)
+
+    def states(self) -> NDArray[np.float32]:
+        return np.stack([np.asarray(env.state(), np.float32).ravel() for env in self.envs])
 
     def state_dict(self) -> dict[str, Any]:
         pairs = zip(self._origins, self._taken, strict=True)

@@ -33,6 +33,8 @@ class ParallelWrapper:
         self.agents: list[str] = []
         self.metadata: dict[str, Any] = dict(getattr(env, "metadata", {}))
         self.render_mode: str | None = getattr(env, "render_mode", None)
+        if hasattr(env, "state_space"):
+            self.state_space: spaces.Space[Any] = env.state_space
         self.observation_spaces: dict[str, spaces.Space[Any]] = {
             agent: env.observation_space(agent) for agent in self.possible_agents
         }

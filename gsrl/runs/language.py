@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gsrl.comms import MessageProtocol, SignallingGame, metrics
-from gsrl.multi_agent import MultiAgentSAC
+from gsrl.multi_agent import MADDPG, MultiAgentSAC
 from gsrl.runs.config import read_config, set_threads
 from gsrl.runs.errors import UsageError
 from gsrl.runs.files import write_text
@@ -67,7 +67,7 @@ def languages_of(folder: Path, seed: int | None = None) -> list[Language]:
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     run = read_config(folder)
-    if run.card.algorithm not in (SignallingGame, MultiAgentSAC):
+    if run.card.algorithm not in (SignallingGame, MultiAgentSAC, MADDPG):
         raise UsageError(
             f"protocol needs a run of signalling agents or of a team, and {folder} holds one of {run.agent}: there is "
             "no list of meanings"

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from gsrl.algorithms.discrete_sac import DiscreteSAC
 from gsrl.algorithms.reinforce import Reinforce
 from gsrl.comms import DIAL, Channel, DiscriminationGame, LewisGame, SignallingGame
-from gsrl.multi_agent import MultiAgentSAC
+from gsrl.multi_agent import MADDPG, MultiAgentSAC
 from gsrl.perception.autoencoders import ImageVAE, ImageVQVAE
 from gsrl.perception.classifier import PrunedClassifier
 from gsrl.perception.data import DATASETS
@@ -341,6 +341,19 @@ _MASAC = TaskCard(
     episodes=1000,
 )
 
+_MADDPG = dataclasses.replace(
+    _MASAC,
+    name="maddpg",
+    algorithm=MADDPG,
+    summary="actor-critics of a team, without entropy",
+    source='Lowe et al., "Multi-Agent Actor-Critic for Mixed Cooperative-Competitive Environments", 2017',
+    without=(*_MASAC.without, "target_entropy_ratio"),
+    own={
+        **_MASAC.own,
+        "logit_penalty": Setting(help="Weight of the mean square of the logits of legal choices."),
+    },
+)
+
 _ISAC = dataclasses.replace(
     _MASAC,
     name="isac",
@@ -409,7 +422,7 @@ _VQ_VAE = TaskCard(
 for _card in (
     *(_DISCRETE_SAC, _GUMBEL_SAC, _EXACT_SAC, _REINFORCE, _BASELINE, _RLOO, _RELAX),
     *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION),
-    *(_MASAC, _ISAC),
+    *(_MASAC, _MADDPG, _ISAC),
     *(_PRUNED_VIT, _CATEGORICAL_VAE, _VQ_VAE),
 ):
     register(_card)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gsrl.multi_agent import MultiAgentSAC
+from gsrl.multi_agent import MADDPG, MultiAgentSAC
 from gsrl.multi_agent.film import film
 from gsrl.runs.config import read_config, set_threads
 from gsrl.runs.errors import UsageError
@@ -36,7 +36,7 @@ def render_run(
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     run = read_config(folder)
-    if run.card.algorithm is not MultiAgentSAC:
+    if run.card.algorithm not in (MultiAgentSAC, MADDPG):
         raise UsageError(f"render needs a run of a team, and {folder} holds one of {run.agent}")
     folder = member_folder(folder, run, seed)
     set_threads(run.threads)

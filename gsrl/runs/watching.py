@@ -26,7 +26,7 @@ from gsrl._random import environment_seeds
 from gsrl.distributions import FactoredCategorical
 from gsrl.evaluation import takes_masks
 from gsrl.masking import MASK_KEY, to_matrix
-from gsrl.multi_agent import MultiAgentSAC
+from gsrl.multi_agent import MADDPG, MultiAgentSAC
 from gsrl.runs.config import Config
 from gsrl.runs.environments import make_environment, render_modes
 from gsrl.runs.errors import UsageError
@@ -68,7 +68,7 @@ def modes_of(config: Config[Any]) -> list[str]:
         UsageError: It is none of Gymnasium's.
     """
     if config.card.is_task:
-        others = "; render draws a team" if config.card.algorithm is MultiAgentSAC else ""
+        others = "; render draws a team" if config.card.algorithm in (MultiAgentSAC, MADDPG) else ""
         raise UsageError(f"agents in Gymnasium's environments can be watched, and {config.agent} has its own{others}")
     return render_modes(config.env, env_kwargs=config.env_kwargs)
 

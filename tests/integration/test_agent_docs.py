@@ -41,14 +41,14 @@ OPTIONS = {
     "sac": [*SAC, "--env", "Pendulum-v1"],
     "signalling": [*TALKING, "--estimator", "relax"],
     **dict.fromkeys(("dial", "rial", "no-communication"), TALKING),
-    **dict.fromkeys(("masac", "isac"), TEAM),
+    **dict.fromkeys(("masac", "maddpg", "isac"), TEAM),
     "pruned-vit": ["--batch-size", "8", "--width", "8"],
     "categorical-vae": [*TALKING, "--estimator", "relax"],
     "vq-vae": TALKING,
 }
 """With which each agent learns and is logged within a second, in CartPole unless they say otherwise."""
 
-SHARED = {"rial": "dial", "no-communication": "dial", "isac": "masac"}
+SHARED = {"rial": "dial", "no-communication": "dial", "isac": "masac", "maddpg": "masac"}
 """Pages of agents that have none of their own; those of libraries are baselines."""
 
 CONTRIB = {"maskable-ppo", "qrdqn"}

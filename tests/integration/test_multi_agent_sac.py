@@ -16,7 +16,7 @@ from pettingzoo.classic.connect_four.connect_four import raw_env as connect_four
 
 from envs.mpe import ReferenceEnv, SpeakerListenerEnv, SpreadEnv
 from envs.switch_riddle import SwitchRiddleEnv
-from gsrl.multi_agent import CommWrapper, MultiAgentSAC, Speech, SplitActions, TurnBased
+from gsrl.multi_agent import MADDPG, CommWrapper, MultiAgentSAC, ParallelVecEnv, Speech, SplitActions, TurnBased
 
 SMALL: dict[str, Any] = {"n_envs": 4, "batch_size": 16, "learning_starts": 40, "hidden": [8], "buffer_size": 400}
 
@@ -85,6 +85,8 @@ def test_returns_of_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 WORLDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "spread, exact": (SpreadEnv, {"critic": "choices", "estimator": "exact"}),
     "spread, alone": (SpreadEnv, {"critics_see": "own", "estimator": "gumbel-softmax"}),
+    "spread, states": (SpreadEnv, {"critics_see": "state", "share": [["agent_0", "agent_1"]]}),
+    "reference, multilinear": (lambda: SplitActions(ReferenceEnv()), {"critic": "multilinear"}),
     "spread, shared": (SpreadEnv, {"share": [["agent_0", "agent_1", "agent_2"]], "n_steps": 3}),
     "reference, rloo": (lambda: SplitActions(ReferenceEnv()), {"estimator": "rloo", "others": "replayed"}),
     "reference, private": (lambda: SplitActions(ReferenceEnv()), {"estimator": "reinmax", "signalling_bonus": 1.0}),
@@ -130,8 +132,8 @@ def test_observations_are_normalised_and_messages_are_not() -> None:
 @pytest.mark.parametrize(
     ("make_env", "settings", "error", "message"),
     [
-        (SpreadEnv, {"critic": "vdn"}, ValueError, r"critic must be one of \('network', 'choices'\), but got 'vdn'"),
-        (SpreadEnv, {"critics_see": "state"}, ValueError, "critics_see must be one of"),
+        (SpreadEnv, {"critic": "vdn"}, ValueError, r"critic must be one of \('network', 'choices', 'multilinear'\)"),
+        (SpreadEnv, {"critics_see": "none"}, ValueError, "critics_see must be one of"),
         (SpreadEnv, {"others": "target"}, ValueError, "others must be one of"),
         (SpreadEnv, {"gamma": 1.5}, ValueError, r"gamma must be in \[0, 1\], but got 1.5"),
         (SpreadEnv, {"hidden": []}, ValueError, "hidden must hold widths of at least 1"),
@@ -150,7 +152,7 @@ def test_observations_are_normalised_and_messages_are_not() -> None:
         ),
         (SpreadEnv, {"estimator": 3}, TypeError, "estimator must be a name or an estimator, but got int"),
         (SpreadEnv, {"n_envs": 0}, ValueError, "n_envs must be an integer of at least 1, but got 0"),
-        (SwitchRiddleEnv, {"critic": "choices"}, ValueError, "critic must be 'network' for actions of 2 factors"),
+        (SwitchRiddleEnv, {"critic": "choices"}, ValueError, "critic must be 'network' or 'multilinear' for actions"),
         (connect_four, {}, TypeError, "got the AEC environment"),
     ],
 )
@@ -161,7 +163,97 @@ def test_bad_settings_are_refused(
         MultiAgentSAC(make_env, **{**SMALL, **settings})
 
 
-def test_games_in_turns_are_refused() -> None:
-    team = MultiAgentSAC(lambda: TurnBased(connect_four()), **SMALL)
-    with pytest.raises(ValueError, match="env must let all agents act at every step while they are there, but player_"):
+def test_games_in_turns_are_learned_from_turn_to_turn() -> None:
+    """What is sampled, beside a search of replay, step by step, for the next turn of who was on turn."""
+    team = MultiAgentSAC(lambda: TurnBased(connect_four()), (0, 1), **SMALL)
+    team.learn(120)  # in which an illegal action is an error
+    assert team._longest_wait == 1
+    ring, seen, ends = team.replay, 0, 0
+    column = {name: array.reshape(2, -1, *array.shape[3:]) for name, array in ring.columns.items()}
+    starts = np.stack([np.arange(member * ring.capacity, member * ring.capacity + len(ring)) for member in range(2)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "draw", lambda size: starts)
+        batch = team._sample()
+    for member in range(2):
+        for row in range(len(ring)):
+            player = int(column["active"][member, row].argmax())
+            reward, at = 0.0, row
+            while at < len(ring):
+                reward += column["rewards"][member, at, player]
+                ended = column["terminated"][member, at, player]
+                if ended or column["next_active"][member, at, player]:
+                    break
+                at += ring.n_envs
+            active = batch.active[member, row].tolist()
+            assert active == [at < len(ring) and player == i for i in range(2)]
+            if at < len(ring):
+                seen, ends = seen + 1, ends + int(ended)
+                assert batch.rewards[member, row, player] == reward
+                assert batch.discounts[member, row, player] == pytest.approx(0 if ended else 0.95)
+                after = column["next_observations"][member, at]
+                np.testing.assert_array_equal(batch.next_observations[member, row], after)
+    assert seen > len(ring)
+    assert ends > 2
+
+
+def test_several_steps_are_refused_where_agents_wait() -> None:
+    team = MultiAgentSAC(lambda: TurnBased(connect_four()), n_steps=3, **SMALL)
+    with pytest.raises(ValueError, match="n_steps must be 1 where agents wait for their turns, but got 3"):
         team.learn(50)
+
+
+def test_the_targets_of_maddpg_follow_their_networks_alone() -> None:
+    def moved(polyak: float) -> dict[str, float]:
+        team = MADDPG(SpreadEnv, polyak=polyak, **SMALL)
+        loss: Any = team.lockstep.losses[0]
+        first = {name: getattr(loss, name).state_dict() for name in ("actor_target", "critic_target")}
+        first = {name: {key: value.clone() for key, value in each.items()} for name, each in first.items()}
+        team.learn(100)
+        for name in ("actor", "critic"):
+            pairs = zip(getattr(loss, name).parameters(), getattr(loss, f"{name}_target").parameters(), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs) == (polyak == 1)
+        return {
+            name: max(float((getattr(loss, name).get_parameter(key) - first[name][key]).abs().max()) for key in names)
+            for name, names in ((n, dict(getattr(loss, n).named_parameters())) for n in first)
+        }
+
+    still, slow, fast = moved(0.0), moved(0.01), moved(1.0)
+    for name in still:
+        assert 0 == still[name] < slow[name] < fast[name]
+
+
+def test_maddpg_is_saved_and_goes_on() -> None:
+    file, settings = io.BytesIO(), {**SMALL, "logit_penalty": 0.1, "signalling_bonus": 1.0, "critics_see": "state"}
+    team = MADDPG(SpeakerListenerEnv, (0, 1), **settings).learn(100)
+    team.save(file)
+    file.seek(0)
+    other = MADDPG.load(file, SpeakerListenerEnv)
+    assert other.logit_penalty == 0.1
+    for each in (team, other):
+        each.learn(60)
+    assert torch.equal(parameters(team, 1), parameters(other, 1))
+    with pytest.raises(ValueError, match="logit_penalty must be finite and at least 0, but got -1"):
+        MADDPG(SpreadEnv, logit_penalty=-1)
+
+
+def test_the_target_entropy_follows_its_schedule() -> None:
+    team = MultiAgentSAC(SpreadEnv, (0, 1), target_entropy_ratio=lambda remaining: 0.8 * remaining, **SMALL)
+    losses: list[Any] = team.lockstep.losses
+    assert [loss.target_entropy_ratio.item() for loss in losses] == pytest.approx([0.8] * 2)
+    team.learn(60, total=80)
+    # The last update began at 56 of 80 steps.
+    assert [loss.target_entropy_ratio.item() for loss in losses] == pytest.approx([0.8 * (1 - 56 / 80)] * 2)
+    with pytest.raises(ValueError, match=r"target_entropy_ratio must be in \[0, 1\], but got 2"):
+        MultiAgentSAC(SpreadEnv, target_entropy_ratio=lambda remaining: 2 * remaining, **SMALL)
+
+
+def test_states_are_those_of_the_worlds() -> None:
+    worlds = ParallelVecEnv(lambda: SplitActions(ReferenceEnv(max_cycles=3)), 2, with_states=True)
+    worlds.reset()
+    for time in range(4):
+        after, *_ = worlds.step(np.zeros((2, 2, 2), np.int64))
+        np.testing.assert_array_equal(worlds.states, worlds.joint.observations.reshape(2, -1))
+        np.testing.assert_array_equal(worlds.states_after, after.observations.reshape(2, -1))
+        assert (worlds.states == worlds.states_after).all() == (time != 2)  # a new episode began
+    with pytest.raises(ValueError, match=r"state_space of .* must be a Box where states are asked for"):
+        MultiAgentSAC(lambda: SwitchRiddleEnv(), critics_see="state", **SMALL)

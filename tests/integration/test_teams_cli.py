@@ -153,10 +153,13 @@ def test_a_world_of_ones_own_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_pat
     before = dict(teams.ENVIRONMENTS)
     try:
         teams.register_world("own/spread", lambda **how: SpreadEnv(2, **how))
-        options = ["--env", "own/spread", "--agent", "isac", "--signalling-bonus", "0", "--steps", "80"]
-        assert train(tmp_path / "run", *options) == 0
-        assert load_model(tmp_path / "run" / "seed_3").critics_see == "own"
-        assert exit_code(["protocol", str(tmp_path / "run")]) == 2
+        options = ["--env", "own/spread", "--steps", "80"]
+        assert train(tmp_path / "isac", *options, "--agent", "isac") == 0
+        assert load_model(tmp_path / "isac" / "seed_3").critics_see == "own"
+        assert exit_code(["protocol", str(tmp_path / "isac")]) == 2
+        assert train(tmp_path / "maddpg", *options, "--agent", "maddpg", "--logit-penalty", ".1") == 0
+        assert load_model(tmp_path / "maddpg" / "seed_3").logit_penalty == 0.1
+        assert exit_code(["render", str(tmp_path / "maddpg")]) == 0
     finally:
         teams.ENVIRONMENTS.clear()
         teams.ENVIRONMENTS.update(before)

@@ -57,7 +57,7 @@ def values(team: MultiAgentSAC, time: int, a: int, b: int) -> list[float]:
     observations = torch.eye(2)[time].expand(1, 2, 2)
     taken = torch.eye(2)[[a, b]].view(1, 2, 1, 2)
     seen = loss.normalizer(observations)
-    found: list[float] = loss.critic(seen, taken)(taken).mean(0)[0].tolist()
+    found: list[float] = loss.critic(seen, taken, torch.zeros(1, 0))(taken).mean(0)[0].tolist()
     return found
 
 

@@ -565,3 +565,44 @@ def test_parts_of_a_loss_have_rates_of_their_own() -> None:
         Learner(Regression(), rates={"follower": 2.0})
     with pytest.raises(ValueError, match="rates must be the same for all members"):
         Lockstep([Learner(Regression(), rates=rates), Learner(Regression())])
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(3))
+
+
+class Shared(nn.Module):
+    """Rows of two owners, the first of which has rows 0 and 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Rows()
+        self.owners = {"net.weight": [0, 1, 0], "net.bias": [0, 1, 0]}
+
+    def forward(self, slopes: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = (self.net.weight * slopes[:, :2]).sum() + (self.net.bias * slopes[:, 2]).sum()
+        return loss, {"loss": loss.detach()}
+
+
+SLOPES = torch.tensor([[1.0, 2.0, 2.0], [0.3, 0.0, 0.4], [4.0, 0.0, 0.0]])
+"""The norms are 5 and 1/2."""
+
+
+@pytest.mark.parametrize(("members", "compile"), [(0, False), (2, False), (2, True)])
+def test_owners_of_rows_are_clipped_each_by_its_norm(members: int, compile: bool) -> None:
+    learners = [Learner(Shared(), max_grad_norm=1.0, compile=compile) for _ in range(max(members, 1))]
+    if members:
+        lockstep = Lockstep(learners, compile=compile)
+        lockstep.update(torch.stack([SLOPES, 10 * SLOPES]), learning_rate=0.1)
+        norms = lockstep.gradient_norms()["net"]
+        torch.testing.assert_close(norms, torch.tensor([[5.0, 0.5], [50.0, 5.0]]))
+        assert lockstep.scalars()[1]["train/gradient_norm_net"] == pytest.approx(27.5)
+    else:
+        learners[0].update(SLOPES, learning_rate=0.1)
+        torch.testing.assert_close(learners[0].gradient_norms()["net"], torch.tensor([5.0, 0.5]))
+    clipped = SLOPES / torch.tensor([5.0, 1.0, 5.0])[:, None]
+    moments = learners[0].state_dict()["exp_avg"]
+    torch.testing.assert_close(moments["net.weight"], 0.1 * clipped[:, :2])
+    torch.testing.assert_close(moments["net.bias"], 0.1 * clipped[:, 2])

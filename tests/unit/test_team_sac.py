@@ -12,12 +12,14 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from gsrl import FactoredCategorical, gumbel_noise, make_estimator
+from gsrl.algorithms.policies import CriticForm
 from gsrl.algorithms.sac_loss import EntropyCoefficient, SACLoss
+from gsrl.learning import Learner
 from gsrl.multi_agent import Speech, TeamSpaces
 from gsrl.multi_agent.sac import transition_columns
-from gsrl.multi_agent.sac_loss import Layer, TeamActor, TeamBatch, TeamCritic, TeamSACLoss, signalling
+from gsrl.multi_agent.sac_loss import Layer, Sight, TeamActor, TeamBatch, TeamCritic, TeamSACLoss, signalling
 from gsrl.replay import ReplayBatch, Ring
-from gsrl.values import ActionValues, ChoiceValues, NetworkValues
+from gsrl.values import ActionValues, ChoiceValues, MultilinearValues, NetworkValues
 
 O, N, K, B, HIDDEN = 3, 2, 4, 16, [8, 6]
 
@@ -40,8 +42,9 @@ def make_loss(
     count: int,
     n: int = N,
     speech: dict[str, Speech] | None = None,
-    per_choice: bool = False,
+    form: CriticForm = "network",
     groups: list[int] | None = None,
+    has_entropy: bool = True,
     **settings: Any,
 ) -> TeamSACLoss:
     torch.manual_seed(0)
@@ -49,8 +52,8 @@ def make_loss(
     sizes = (groups or range(count), O, n, K, HIDDEN)
     loss = TeamSACLoss(
         TeamActor(*sizes),
-        TeamCritic(*sizes, sees_all=settings.pop("sees_all", True), per_choice=per_choice),
-        EntropyCoefficient(0.3, n=count * n),
+        TeamCritic(*sizes, sees=settings.pop("sees", "all"), form=form, critics=settings.pop("num_critics", 2)),
+        EntropyCoefficient(0.3, n=count * n) if has_entropy else None,
         make_estimator(settings.pop("estimator", "st-gumbel")),
         TeamSpaces(env),
         Speech.of(env, speech or {}),
@@ -71,8 +74,10 @@ def make_batch(count: int, n: int = N, seed: int = 0) -> TeamBatch:
     ends = (torch.rand(B, count, generator=g) < 0.8).float()
     observations = torch.randn(2, B, count, O, generator=g)
     rewards = torch.randn(B, count, generator=g)
-    active = torch.ones(B, count)
-    return TeamBatch(observations[0], masks[0], actions, rewards, 0.9 * ends, active, observations[1], masks[1])
+    active, states = torch.ones(B, count), torch.zeros(2, B, 0)
+    return TeamBatch(
+        *(observations[0], masks[0], actions, rewards, 0.9 * ends, active, observations[1], masks[1], *states)
+    )
 
 
 def make_noise(count: int, n: int = N) -> list[Tensor]:
@@ -98,7 +103,7 @@ class Joint(nn.Module):
             i = c * agents
             first = critic.of_rest.weight[i]
             if critic.of_own is not None:  # the own action before those of the others
-                place = agents * O if critic.sees_all else O
+                place = agents * O if critic.sees == "all" else O
                 first = torch.cat([first[:place], critic.of_own.weight[i], first[place:]])
             assert critic.of_rest.bias is not None
             parts: list[nn.Module] = [linear(first, critic.of_rest.bias[i])]
@@ -108,11 +113,18 @@ class Joint(nn.Module):
                 parts += [nn.ReLU(), linear(layer.weight[i], layer.bias[i])]
             nets.append(nn.Sequential(*parts))
         self.nets = nn.ModuleList(nets)
-        self.per_choice = critic.of_own is None
+        self.form, self.sizes, self.n = critic.form, critic.sizes, critic.n
 
     def forward(self, observations: Tensor) -> ActionValues:
-        if self.per_choice:
-            return ChoiceValues(torch.stack([net(observations).unsqueeze(1) for net in self.nets]))
+        if self.form != "network":
+            outputs = torch.stack([net(observations) for net in self.nets])  # [C, B, outputs]
+            if self.form == "choices":
+                return ChoiceValues(outputs.unsqueeze(-2))
+            state, choices, pairs = outputs.split(self.sizes, -1)
+            shape = (*outputs.shape[:2], self.n, K)
+            return MultilinearValues(
+                state.squeeze(-1), choices.view(shape), pairs.view(*shape, -1) if self.sizes[-1] else None
+            )
         fixed = [{name: p.detach() for name, p in net.named_parameters()} for net in self.nets]
 
         def inputs(flat: Tensor) -> Tensor:
@@ -188,12 +200,15 @@ def critic_gradients(team: TeamSACLoss, i: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("n", "per_choice", "estimator"),
-    [(2, False, "st-gumbel"), (1, False, "reinmax"), (2, False, "rloo"), (1, True, "exact"), (2, False, "exact")],
+    ("n", "form", "estimator"),
+    [
+        *((2, "network", "st-gumbel"), (1, "network", "reinmax"), (2, "network", "rloo"), (1, "choices", "exact")),
+        *((2, "network", "exact"), (2, "multilinear", "straight-through"), (1, "multilinear", "exact")),
+    ],
 )
-@pytest.mark.parametrize("sees_all", [True, False])
-def test_a_team_of_one_has_the_loss_of_sac(n: int, per_choice: bool, estimator: str, sees_all: bool) -> None:
-    team = make_loss(1, n, per_choice=per_choice, estimator=estimator, sees_all=sees_all)
+@pytest.mark.parametrize("sees", ["all", "own"])
+def test_a_team_of_one_has_the_loss_of_sac(n: int, form: CriticForm, estimator: str, sees: Sight) -> None:
+    team = make_loss(1, n, form=form, estimator=estimator, sees=sees)
     alone, batch = joint_loss(team, 1), make_batch(1, n)
     noise, noise_of_team = (
         alone.estimator.draw_noise(FactoredCategorical(torch.zeros(*shape, n, K)), torch.Generator().manual_seed(3))
@@ -216,6 +231,7 @@ def test_a_team_of_one_has_the_loss_of_sac(n: int, per_choice: bool, estimator: 
         torch.testing.assert_close(team.critic.of_rest.weight.grad[c], first[:O], rtol=1e-5, atol=1e-6)  # type: ignore[index]
         if team.critic.of_own is not None:
             torch.testing.assert_close(team.critic.of_own.weight.grad[c], first[O:], rtol=1e-5, atol=1e-6)  # type: ignore[index]
+    assert team.entropy_coefficient is not None
     torch.testing.assert_close(
         team.entropy_coefficient.log_value.grad, alone.entropy_coefficient.log_value.grad, rtol=1e-5, atol=1e-6
     )
@@ -230,11 +246,11 @@ def test_a_team_with_one_reward_learns_as_one_agent_with_an_actor_in_blocks() ->
             for c, net in enumerate(nets):
                 for i in range(agents):
                     row, order = c * agents + i, critic.order[i].tolist()
-                    seen, actions = net[0].weight.T.split([agents * O, agents * critic.own])
-                    rest = [*(seen.view(agents, O, -1)[order]), *actions.view(agents, critic.own, -1)[order[1:]]]
+                    seen, actions = net[0].weight.T.split([agents * O, agents * N * K])
+                    rest = [*(seen.view(agents, O, -1)[order]), *actions.view(agents, N * K, -1)[order[1:]]]
                     critic.of_rest.weight[row] = torch.cat(rest)
                     assert critic.of_own is not None
-                    critic.of_own.weight[row] = actions.view(agents, critic.own, -1)[i]
+                    critic.of_own.weight[row] = actions.view(agents, N * K, -1)[i]
                     assert critic.of_rest.bias is not None
                     critic.of_rest.bias[row] = net[0].bias
                     for layer, linear_layer in zip(critic.layers, [net[2], net[4]], strict=True):
@@ -263,12 +279,13 @@ def test_a_team_with_one_reward_learns_as_one_agent_with_an_actor_in_blocks() ->
                 critic_gradients(team, c * agents + i), list(joint.nets[c].parameters())[1:], strict=True
             ):
                 torch.testing.assert_close(mine, theirs.grad, rtol=1e-5, atol=1e-6)
+    assert team.entropy_coefficient is not None
     torch.testing.assert_close(
         team.entropy_coefficient.log_value.grad, alone.entropy_coefficient.log_value.grad, rtol=1e-5, atol=1e-6
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"others_are_current": False}, {"sees_all": False}])
+@pytest.mark.parametrize("settings", [{}, {"others_are_current": False}, {"sees": "own"}, {"form": "multilinear"}])
 def test_the_values_of_an_agent_reach_no_other_actor(settings: dict[str, Any]) -> None:
     found = []
     for factor in (1.0, 50.0):
@@ -300,7 +317,7 @@ def test_what_an_inactive_agent_saw_is_not_learned_from() -> None:
 
 
 def test_an_agent_by_itself_is_told_nothing_of_the_others() -> None:
-    team, batch, noise = make_loss(2, sees_all=False), make_batch(2), make_noise(2)
+    team, batch, noise = make_loss(2, sees="own"), make_batch(2), make_noise(2)
     _, metrics = team(batch, *noise)
     g = torch.Generator().manual_seed(9)
     other = batch.observations.clone()
@@ -339,9 +356,9 @@ def test_agents_that_are_alike_and_share_have_the_same_values() -> None:
     """What one sees and does, and what is around it, decides, and not its place in the team."""
     team, batch = make_loss(3, groups=[0, 0, 0]), make_batch(3)
     actions = torch.nn.functional.one_hot(batch.actions, K).float()
-    values = team.critic(batch.observations, actions)(actions)
+    values = team.critic(batch.observations, actions, batch.states)(actions)
     turned = [torch.roll(each, 1, 1) for each in (batch.observations, actions)]
-    torch.testing.assert_close(team.critic(*turned)(turned[1]), torch.roll(values, 1, -1))
+    torch.testing.assert_close(team.critic(*turned, batch.states)(turned[1]), torch.roll(values, 1, -1))
 
 
 def test_others_are_seen_as_they_were_or_as_they_are() -> None:
@@ -351,6 +368,77 @@ def test_others_are_seen_as_they_were_or_as_they_are() -> None:
         team = make_loss(2, others_are_current=current)
         one, other = (team(each, *noise)[1]["expected_q"] for each in (batch, again))
         assert torch.equal(one, other) == current
+
+
+def test_critics_that_see_the_state_are_told_nothing_of_other_observations() -> None:
+    torch.manual_seed(0)
+    critic = TeamCritic(range(2), O, N, K, HIDDEN, sees="state", states=5)
+    batch = make_batch(2)
+    actions, states = torch.nn.functional.one_hot(batch.actions, K).float(), torch.randn(B, 5)
+    values = critic(batch.observations, actions, states)(actions)
+    other = batch.observations.clone()
+    other[:, 1] += 1.0
+    changed = critic(other, actions, states)(actions)
+    assert torch.equal(changed[..., 0], values[..., 0])
+    assert not torch.equal(changed[..., 1], values[..., 1])
+    assert not torch.equal(critic(batch.observations, actions, 2 * states)(actions)[..., 0], values[..., 0])
+
+
+def test_the_loss_of_maddpg_by_its_formula() -> None:
+    """Target actors choose the next actions; there is one critic, no entropy, and a penalty of logits."""
+    how: dict[str, Any] = {"num_critics": 1, "has_actor_target": True, "estimator": "exact", "has_entropy": False}
+    team = make_loss(2, logit_penalty=0.1, **how)
+    assert team.actor_target is not None
+    with torch.no_grad():
+        for parameter in team.actor_target.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    batch = make_batch(2)
+    noise, others, after = make_noise(2)
+    loss, metrics = team(batch, noise, others, after)
+    next_logits = team.actor_target.logits(batch.next_observations).masked_fill(~batch.next_masks, -torch.inf)
+    next_actions = torch.nn.functional.one_hot((next_logits.log_softmax(-1) + after).argmax(-1), K).float()
+    next_q = team.critic_target(batch.next_observations, next_actions, batch.states)(next_actions)[0]
+    target = batch.rewards + batch.discounts * next_q
+    taken = torch.nn.functional.one_hot(batch.actions, K).float()
+    q = team.critic(batch.observations, taken, batch.states)(taken)[0]
+    logits = team.actor.logits(batch.observations)
+    policy = FactoredCategorical(logits, mask=batch.masks)
+    drawn = policy.sample(noise=others)
+    expected = torch.zeros(B, 2)
+    for i in range(2):  # over all own actions, given those of the other
+        for choice in range(K**N):
+            rows = torch.eye(K)[[choice // K, choice % K]].expand(B, 2, N, K)
+            values = team.critic(batch.observations, drawn, batch.states)(rows)[0, :, i]
+            legal = (rows[:, i] * batch.masks[:, i]).sum((-1, -2)) == N
+            expected[:, i] += torch.where(legal, policy.probs[:, i][rows[:, i] == 1].view(B, N).prod(-1) * values, 0.0)
+    penalty = torch.where(batch.masks, logits.square(), 0.0).sum((-1, -2)) / batch.masks.sum((-1, -2))
+    formula = (0.5 * (q - target).square() - expected + 0.1 * penalty).mean(0).sum()
+    torch.testing.assert_close(loss, formula, rtol=1e-5, atol=1e-5)
+    assert "ent_coef" not in metrics
+
+
+def test_each_agent_is_clipped_by_a_norm_of_its_own() -> None:
+    """With rewards of agent 1 that are huge, gradients of agent 0 are what they were."""
+    norms = []
+    for size in (1.0, 1e4):
+        team = make_loss(2, groups=[0, 1])
+        batch = make_batch(2)
+        learner = Learner(team, [("critic", "critic_target")], max_grad_norm=0.01)
+        rewards = batch.rewards * torch.tensor([1.0, size])
+        learner.update(batch._replace(rewards=rewards), *make_noise(2), learning_rate=0.1)
+        norms.append(learner.gradient_norms())
+        kept = learner.state_dict()["exp_avg"]["critic.of_rest.weight"] / 0.1  # Adam's first moment
+        parts = [value / 0.1 for name, value in learner.state_dict()["exp_avg"].items() if name.startswith("critic.")]
+        for agent in range(2):
+            clipped = torch.cat([part[[agent, agent + 2]].flatten() for part in parts]).norm()
+            assert clipped.item() == pytest.approx(0.01, rel=1e-3)
+        assert kept.shape[0] == 4
+    small, large = norms
+    assert {name: tuple(norm.shape) for name, norm in small.items()} == dict.fromkeys(
+        ("actor", "critic", "entropy_coefficient"), (2,)
+    )
+    torch.testing.assert_close(small["critic"][0], large["critic"][0])
+    assert large["critic"][1] > 100 * small["critic"][1]
 
 
 # What messages tell
@@ -417,7 +505,7 @@ def test_what_an_agent_alone_knows_may_be_all_that_it_sees() -> None:
     env = Agents(2, sizes=[2, 3])
     speech = Speech.of(env, {"agent_0": Speech((0,), private=(0, 1)), "agent_1": Speech((0,), private=(0, 1))})
     sizes = ([0, 1], O, N, K, HIDDEN)
-    actor, critic = TeamActor(*sizes), TeamCritic(*sizes, sees_all=True, per_choice=False)
+    actor, critic = TeamActor(*sizes), TeamCritic(*sizes)
     team = TeamSACLoss(
         actor,
         critic,
@@ -430,8 +518,9 @@ def test_what_an_agent_alone_knows_may_be_all_that_it_sees() -> None:
     assert team.private.tolist() == [[True, True, True], [True, True, False]]
 
 
-@pytest.mark.parametrize(("agents", "n", "K", "inputs"), [(2, 1, 5, 11), (3, 2, 300, 7)])
-def test_the_bytes_of_a_transition(agents: int, n: int, K: int, inputs: int) -> None:
-    ring = Ring(40, transition_columns(n, K, agents, inputs), n_envs=4, generator=np.random.default_rng(0))
+@pytest.mark.parametrize(("agents", "n", "K", "inputs", "states"), [(2, 1, 5, 11, 0), (3, 2, 300, 7, 4)])
+def test_the_bytes_of_a_transition(agents: int, n: int, K: int, inputs: int, states: int) -> None:
+    columns = transition_columns(n, K, agents, inputs, states)
+    ring = Ring(40, columns, n_envs=4, generator=np.random.default_rng(0))
     stored = sum(array.nbytes for array in ring.columns.values()) + ring.closed.nbytes
-    assert stored == 40 * agents * (8 * inputs + 2 * n * K + n * (1 if K <= 256 else 2) + 8)
+    assert stored == 40 * (agents * (8 * inputs + 2 * n * K + n * (1 if K <= 256 else 2) + 9) + 8 * states)
