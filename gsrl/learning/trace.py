@@ -48,7 +48,8 @@ class Traced:
     A small network's update spends most of its time in Python and in building the graph of the backward pass. The
     record holds the operations of both passes, and its replay costs what they cost; results are the same to the bit.
     (Recording sees through ``vmap`` and ``autograd.grad``.) Compiled, the operations are fused as well: that is
-    faster, takes some seconds at first, and rounds differently.
+    faster, takes some seconds at first, and rounds differently. What was compiled is kept in torch's cache, the folder
+    ``TORCHINDUCTOR_CACHE_DIR``: the next process takes a few seconds where the first took a dozen.
 
     What a function decides by values, or by the state of Python objects, is decided once and for all. So it is recorded
     where :func:`is_traceable`, and until somebody exchanges what a :class:`Fingerprint` watches.
@@ -242,8 +243,17 @@ def _compile(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> Callable
         node.meta.clear()  # what the compiler finds out by itself, and in another form
     # Of what shares memory, it would not know that it does not overlap.
     examples: list[Any] = list(map(_apart, given))
-    # Calls of small kernels cost as much as the kernels: they come from C++ too.
-    compiled: Callable[..., Any] = torch._inductor.compile(graph, examples, {"cpp_wrapper": True})
+    from torch._inductor.compile_fx import compile_fx  # here, for it takes seconds, and the others a part of them
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # Without a context of tracing, which ``torch._inductor.compile`` has not, nothing is looked up in torch's cache, in
+    # which later processes find what was compiled; nor is it kept there.
+    context = torch._guards.TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
+    with torch._guards.tracing(context):
+        # Calls of small kernels cost as much as the kernels: they come from C++ too.
+        options = {"cpp_wrapper": True}
+        compiled: Callable[..., Any] = compile_fx(graph, examples, config_patches=options, ignore_shape_env=True)
     return compiled
 
 

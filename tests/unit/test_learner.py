@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from gsrl.learning import Lockstep
 from gsrl.learning import learner as learner_module
@@ -434,11 +435,22 @@ def test_compiled_updates_are_the_eager_ones() -> None:
         torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_what_was_compiled_is_found_in_the_cache_of_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (Learner(Regression(), [("first", "follower")], max_grad_norm=0.25, compile=True) for _ in range(2))
+    first.update(inputs(0), learning_rate=0.01)
+    found = counters["inductor"]["fxgraph_cache_hit"]
+    second.update(inputs(0), learning_rate=0.01)
+    assert counters["inductor"]["fxgraph_cache_hit"] == found + 1
+    for p, expected in zip(second.loss.parameters(), first.loss.parameters(), strict=True):
+        assert torch.equal(p, expected)
+    assert capsys.readouterr().err.count("compiling the update ... ") == 2
+
+
 def test_without_a_compiler_updates_stay_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no C++ compiler\nand a long trace")
 
-    monkeypatch.setattr(torch._inductor, "compile", fail)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
     eager, other = Learner(Regression()), Learner(Regression(), compile=True)
     with pytest.warns(UserWarning, match="cannot be compiled, and stays eager: no C\\+\\+ compiler$"):
         other.update(inputs(), learning_rate=0.01, tau=0.0)
