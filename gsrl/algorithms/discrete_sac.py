@@ -40,6 +40,7 @@ from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, StraightThrough, make_estimator
 from gsrl.learning import Learner
 from gsrl.learning.noise import draw
+from gsrl.learning.trace import is_worth_compiling
 from gsrl.masking import current_masks, to_matrix
 from gsrl.normalization import Normalization
 from gsrl.relaxations import gumbel_noise
@@ -131,7 +132,9 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         verbose: 0: silent, 1: information, 2: debugging.
         seed: Seed of everything random; None: from the operating system.
         device: Of the networks.
-        compile: Whether updates are compiled, see :class:`gsrl.learning.Learner`. Not saved: it is about the machine.
+        compile: Whether updates are compiled, see :class:`gsrl.learning.Learner`. ``"auto"``: from the first ``learn``
+            on that has enough of them to come, see :func:`gsrl.learning.trace.is_worth_compiling`; with ``verbose`` it
+            says so. Not saved: it is about the machine.
         _init_setup_model: Whether the networks are built at once.
 
     Attributes:
@@ -222,7 +225,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         _init_setup_model: bool = True,
         **refused: Any,
     ) -> None:
@@ -313,7 +316,7 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             share_features=self.policy.share_features_extractor,
         )
         targets = [("critic", "critic_target")]
-        self.learner = Learner(loss, targets, max_grad_norm=self.max_grad_norm, compile=self.compile)
+        self.learner = Learner(loss, targets, max_grad_norm=self.max_grad_norm, compile=self.compile is True)
         self._metrics: dict[str, Tensor] = {}
         self._train_seconds = 0.0
         self._timed_updates = 0
@@ -404,6 +407,8 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             raise ValueError(f"reward_scale must be 'auto' or a number above 0, but got {scale!r}.")
         if not 0 <= self.target_entropy_ratio <= 1:
             raise ValueError(f"target_entropy_ratio must be in [0, 1], but got {self.target_entropy_ratio}.")
+        if self.compile not in (False, True, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', but got {self.compile!r}.")
         if not isinstance(self.n_step_correction, bool):
             raise TypeError(f"n_step_correction must be True or False, but got {self.n_step_correction!r}.")
         if self.optimize_memory_usage not in (False, True):
@@ -460,10 +465,24 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
             gsrl.checks.EnvironmentDataError: The environments give what cannot be learned from.
             RuntimeError: The process of an environment has ended.
         """
+        if self.compile == "auto":
+            self._weigh_compiling(total_timesteps)
         with naming_dead_workers(self.env):
             return super().learn(
                 total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
             )
+
+    def _weigh_compiling(self, total_timesteps: int) -> None:
+        frequency: Any = self.train_freq  # a TrainFreq by now
+        updates = float(total_timesteps)
+        if self.gradient_steps >= 0:
+            if frequency.unit is not TrainFrequencyUnit.STEP:
+                return  # nobody knows how many episodes there will be
+            updates *= self.gradient_steps / (frequency.frequency * self.n_envs)
+        if is_worth_compiling(updates, in_lockstep=False) and not self.learner.is_compiled:
+            self.learner.compile_updates()
+            if self.verbose:
+                print(f"updates are compiled: {updates:,.0f} of them earn back the time that takes")
 
     def _setup_learn(
         self,

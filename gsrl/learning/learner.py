@@ -452,6 +452,11 @@ class Learner:
         following = [_flatten(followers) for followers in self.structure.followers]
         self._bind(Tensors(flat, gradient, exp_avg, exp_avg_sq, following, self.structure.others))
 
+    def compile_updates(self) -> None:
+        """Lets updates be compiled from the next one on."""
+        self._compile = True
+        self._bind(self.tensors, self._update.norms)
+
     def _bind(self, tensors: Tensors, norms: dict[str, Tensor] | None = None) -> None:
         """Moves the state into these tensors: the loss's own keep their identity, and become views."""
         self._update = Update(
@@ -555,6 +560,11 @@ class Learner:
         others.update((name, buffer) for name, buffer in self.loss.named_buffers() if name in others)
         targets = [_flatten(followers) for followers in self.structure.followers]
         self._bind(self.tensors._replace(parameters=_flatten(self.structure.named), targets=targets, others=others))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether updates are compiled, or will be by the next one."""
+        return self._compile
 
     @property
     def noisy(self) -> dict[str, Any]:

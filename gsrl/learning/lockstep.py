@@ -102,6 +102,11 @@ class Lockstep:
         settings: dict[str, Any] = {name: getattr(first, name) for name in ("betas", "eps", "max_grad_norm", "rates")}
         self._update = Update(first.loss, first.structure, stacked, alive=self.alive, compile=self.compile, **settings)
 
+    def compile_updates(self) -> None:
+        """Lets updates be compiled from the next one on; views of the members' tensors are to be made anew."""
+        self.compile = True
+        self._stack()
+
     def __len__(self) -> int:
         """S, the number of members."""
         return len(self.learners)

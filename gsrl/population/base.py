@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import MappingProxyType
-from typing import Any, BinaryIO, ClassVar, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +32,7 @@ from gsrl.checks import check_finite, raise_non_finite, to_numpy
 from gsrl.distributions import FactoredCategorical
 from gsrl.evaluation import EpisodeLimit
 from gsrl.learning import Lockstep, Mapped
+from gsrl.learning.trace import is_worth_compiling
 from gsrl.masking import adapt, current_masks, to_matrix
 from gsrl.relaxations import gumbel_noise
 from gsrl.timing import Stopwatch
@@ -115,7 +116,9 @@ class Population:
         temperature: Of the estimator named by ``estimator``, where the algorithm has one; None: the estimator's own
             default.
         device: Of networks and noise.
-        compile: Whether acting and updates in lock-step are compiled, see :class:`gsrl.learning.Learner`.
+        compile: Whether acting and updates in lock-step are compiled, see :class:`gsrl.learning.Learner`. ``"auto"``:
+            from the first ``learn`` on that has enough steps to come, see
+            :func:`gsrl.learning.trace.is_worth_compiling`; with ``verbose`` it says so.
         **settings: Of the algorithm. Each of :data:`VECTORS` may be a sequence with a value for each member.
 
     Attributes:
@@ -162,7 +165,7 @@ class Population:
         n_envs: int = 1,
         temperature: float | Sequence[float] | None = None,
         device: torch.device | str = "auto",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         **settings: Any,
     ) -> None:
         if not (isinstance(env, str) or callable(env)) or isinstance(env, gym.Env | VecEnv):
@@ -178,6 +181,8 @@ class Population:
         for name in settings.keys() & REFUSED.keys():
             raise TypeError(f"Population has no argument {name!r}: {REFUSED[name]}.")
         self.algorithm = algorithm
+        if compile not in (False, True, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', but got {compile!r}.")
         self.policy = policy
         self.n_envs = n_envs
         self.compile = compile
@@ -237,7 +242,7 @@ class Population:
         generators = [member.generator for member in members]
         try:
             self.lockstep = Lockstep(
-                [member.learner for member in members], self.seeds, generators, compile=self.compile
+                [member.learner for member in members], self.seeds, generators, compile=self.compile is True
             )
         except ValueError as error:
             raise ValueError(f"settings that change networks must be the same for all members: {error}") from error
@@ -277,6 +282,8 @@ class Population:
             This population.
         """
         callback = callback or PopulationCallback()
+        if self.compile == "auto":
+            self._weigh_compiling(total_timesteps)
         self._set_up(total_timesteps, reset=reset_num_timesteps)
         self.stopwatch.start()
         self._is_learning = True
@@ -292,6 +299,14 @@ class Population:
             self._is_learning = False
         self._report_diverged()
         return self
+
+    def _weigh_compiling(self, total_timesteps: int) -> None:
+        rounds = total_timesteps / self.n_envs
+        if is_worth_compiling(rounds, in_lockstep=True) and not self.lockstep.compile:
+            self.lockstep.compile_updates()
+            self._prepare()
+            if self._members[0].verbose:
+                print(f"acting and updates are compiled: {rounds:,.0f} of them earn back the time that takes")
 
     def _set_up(self, total_timesteps: int, *, reset: bool) -> None:
         self._total_timesteps = total_timesteps
@@ -691,7 +706,7 @@ class Population:
         env: EnvFactory,
         *,
         device: torch.device | str = "auto",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         custom_objects: dict[str, Any] | None = None,
         trusted: bool = False,
     ) -> Population:

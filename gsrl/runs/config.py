@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from gsrl._version import __version__
 from gsrl.callbacks import GradientDiagnosticsCallback
+from gsrl.learning.trace import is_worth_compiling
 from gsrl.runs.cards import Card, TaskCard, defaults, get_card, in_lockstep, with_estimator
 from gsrl.runs.environments import check_environment, check_origin
 from gsrl.runs.errors import UsageError, is_short_of_memory, nearest
@@ -110,7 +111,8 @@ class Config(Generic[Settings]):
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; longer where saving one takes more than a twentieth of it."""
     compile: bool = False
-    """Compile updates: some seconds before the first one, then about twice as fast."""
+    """Compile updates: some seconds before the first one, then about twice as fast. Unless told, those are that are
+    enough to earn the time back."""
     seeds: int | None = None
     """Agents to train in lock-step, with the seeds from --seed on; None for one, by itself."""
     processes: int | None = None
@@ -243,7 +245,16 @@ def default_config(
     if isinstance(card, TaskCard):
         how: dict[str, Any] = {"n_envs": default.n_envs, "eval_episodes": card.episodes}
         return Config(default.settings, agent, env, steps, seeds=1, **how)
-    compile = lockstep and steps >= COMPILED_STEPS and agent in in_lockstep()
+    if lockstep:
+        compile = steps >= COMPILED_STEPS and agent in in_lockstep()
+    else:
+        settings: Any = default.settings
+        compile = agent in with_estimator() and is_worth_compiling(
+            steps / (settings.train_freq * default.n_envs) * settings.gradient_steps
+            if settings.gradient_steps >= 0
+            else steps,
+            in_lockstep=False,
+        )
     return Config(default.settings, agent, env, steps, n_envs=default.n_envs, compile=compile)
 
 

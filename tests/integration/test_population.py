@@ -25,7 +25,7 @@ from gsrl.algorithms.extractors import SmallCNN
 from gsrl.checkpoint import CheckpointError
 from gsrl.estimators import ESTIMATORS
 from gsrl.evaluation import evaluate_policy
-from gsrl.learning import learner, lockstep
+from gsrl.learning import learner, lockstep, trace
 from gsrl.population import VECTORS, Episode, PopulationCallback
 from gsrl.schedules import ExponentialSchedule
 from gsrl.temperature import ExponentialTemperature
@@ -87,6 +87,44 @@ def recorded_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations are recorded after 20 updates, or choices of actions, instead of a hundred."""
     monkeypatch.setattr(learner, "EAGER_UPDATES", 20)
     monkeypatch.setattr(lockstep, "EAGER_CALLS", 20)
+
+
+# Compiling
+
+
+def test_compiling_is_chosen_by_the_updates_to_come(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled = []
+
+    def compile_(graph: Any, given: Any) -> Any:
+        compiled.append(len(given))
+        return graph.forward
+
+    monkeypatch.setattr(trace, "_compile", compile_)
+    monkeypatch.setattr(trace, "COMPILE_SECONDS", 45e-3)  # 90 updates alone, 15 in lock-step
+    kwargs: dict[str, Any] = {**SMALL, "verbose": 1, "learning_starts": 20}
+    eager = make_single(CARTPOLE, 3).learn(40).learn(100, reset_num_timesteps=False)
+    single = make_single(CARTPOLE, 3, verbose=1, compile="auto").learn(40)
+    assert not compiled
+    assert not single.learner.is_compiled
+    single.learn(100, reset_num_timesteps=False)
+    assert len(compiled) == 1
+    assert "updates are compiled: 100 of them earn back the time that takes" in capsys.readouterr().out
+    assert_equal(single, eager)
+
+    population = Population(DiscreteSAC, CARTPOLE, [3, 5], compile="auto", **kwargs).learn(10)
+    assert len(compiled) == 1
+    population.learn(30, reset_num_timesteps=False).learn(100, reset_num_timesteps=False)
+    assert len(compiled) == 3  # acting, and the update
+    assert "acting and updates are compiled: 30 of them" in capsys.readouterr().out
+    alone = make_single(CARTPOLE, 3).learn(10).learn(130, reset_num_timesteps=False)
+    member: Any = population.member(0)
+    assert_equal(member, alone)
+    for make in (make_single, Population):
+        given: Any = (CARTPOLE, 3) if make is make_single else (DiscreteSAC, CARTPOLE, [3])
+        with pytest.raises(ValueError, match="compile must be True, False or 'auto', but got 'yes'"):
+            make(*given, compile="yes")
 
 
 # A member is what a single agent is

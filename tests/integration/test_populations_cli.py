@@ -467,4 +467,6 @@ def test_updates_are_compiled_where_there_are_enough_of_them() -> None:
     assert compiled("CartPole-v1", None)  # tuned for 10,000 steps
     assert not compiled("CartPole-v1", 4999)
     assert not compiled("CartPole-v1", None, lockstep=False)
+    assert compiled("CartPole-v1", 40_000, lockstep=False)
+    assert not compiled("CartPole-v1", 40_000, "reinforce", lockstep=False)
     assert not compiled("CartPole-v1", None, "dqn")  # whose answer is another
