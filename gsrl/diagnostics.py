@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from gsrl._files import save_figure
 from gsrl._progress import show_progress
+from gsrl._style import BLUE, ORANGE, styled
 from gsrl._validation import first
 from gsrl.distributions import MAX_SUPPORT, FactoredCategorical
 from gsrl.estimators import Estimator, Exact, Objective, RelaxedControl, make_estimator
@@ -172,26 +173,22 @@ class Comparison:
             ValueError: The gradient is 0, or a statistic is not finite.
         """
         with _diagnostics_extra():
-            from matplotlib import rc_context
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         unfit = [row.estimator for row in self.rows if not math.isfinite(row.relative_bias + row.mse + row.cosine)]
         if unfit:
             raise ValueError(f"the gradient must not be 0, nor estimates NaN, for a figure, but see {unfit}.")
-        # Text stays text in PDF and SVG.
-        with rc_context({"font.size": 8, "pdf.fonttype": 42, "svg.fonttype": "none"}):
+        with styled(font__size=8, svg__fonttype="none"):  # text stays text
             height = max(3.0, 0.7 + 0.17 * len(self.rows))
-            figure = Figure(figsize=(7.0, height), layout="constrained")
+            figure = Figure(figsize=(7.0, height))
             FigureCanvasAgg(figure)
             left, right = figure.subplots(1, 2, width_ratios=(1.45, 1))
-            for axes in (left, right):
-                axes.spines[["top", "right"]].set_visible(False)
             if title is not None:
                 figure.suptitle(title)
             self._draw_cosines(right)
             self._draw_bias_and_spread(left)
             if path is not None:
-                save_figure(figure, path, dpi=200)
+                save_figure(figure, path)
         return figure
 
     def _draw_bias_and_spread(self, axes: Axes) -> None:
@@ -205,7 +202,7 @@ class Comparison:
         axes.set(xscale="log", yscale="log")
         axes.set(xlabel="relative bias", ylabel="relative standard deviation at one call of f")
         for row, (x, y), seen in zip(self.rows, points, resolved, strict=True):
-            marker, color = _STYLE[row.biased]
+            marker, color = _MARKERS[row.biased]
             axes.plot(x, y, marker, color=color, markerfacecolor=color if seen else "white", markersize=5, zorder=3)
             if not seen and x != x_floor:  # there is nothing below 0
                 arrow = {"arrowstyle": "<-", "color": color, "lw": 0.8, "shrinkA": 0, "shrinkB": 2.5}
@@ -213,15 +210,15 @@ class Comparison:
         axes.margins(0.1)
         _logarithmic_ticks(axes.xaxis, x_floor, axes.axvline)
         _logarithmic_ticks(axes.yaxis, y_floor, axes.axhline)
-        for biased, (marker, color) in _STYLE.items():
+        for biased, (marker, color) in _MARKERS.items():
             axes.plot([], [], marker, color=color, markersize=5, label="biased" if biased else "unbiased")
         axes.plot([], [], "o", color="0.4", markerfacecolor="white", markersize=5, label="no bias seen")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, handletextpad=0.1)
-        _number_points(axes, points, resolved, [_STYLE[row.biased][1] for row in self.rows])
+        _number_points(axes, points, resolved, [_MARKERS[row.biased][1] for row in self.rows])
 
     def _draw_cosines(self, axes: Axes) -> None:
         places = range(len(self.rows))
-        axes.barh(places, [row.cosine for row in self.rows], color=[_STYLE[row.biased][1] for row in self.rows])
+        axes.barh(places, [row.cosine for row in self.rows], color=[_MARKERS[row.biased][1] for row in self.rows])
         axes.plot([row.cosine_of_mean for row in self.rows], places, "|", color="black", markersize=8, clip_on=False)
         axes.set_yticks(places, [f"{row.estimator}  {number}" for number, row in enumerate(self.rows, start=1)])
         axes.tick_params(axis="y", length=0)
@@ -720,8 +717,8 @@ def _bytes(value: float) -> str:
     return f"{_number(value)} B"
 
 
-# Marker and colour by `biased`: blue and vermilion of Okabe and Ito, which the colour-blind tell apart.
-_STYLE = {True: ("o", "#0072B2"), False: ("s", "#D55E00")}
+# By `biased`.
+_MARKERS = {True: ("o", BLUE), False: ("s", ORANGE)}
 
 ROUNDING = 1e-5
 """Relative figures below this are 0 but for rounding, in float32."""

@@ -15,29 +15,18 @@ import pandas as pd
 import tyro
 from matplotlib import style
 
+from gsrl._style import STYLE
 from gsrl.bench.look import markdown_table
 from gsrl.bench.origin import made_by, origin
 from gsrl.runs.config import set_threads
 
 __all__ = [
-    *("BLUE", "GREY", "ORANGE", "RESULTS", "ROOT"),
+    *("RESULTS", "ROOT"),
     *("Rows", "calls_in", "in_turns", "markdown", "record", "repeated", "start", "write_page"),
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
-
-STYLE: dict[str, Any] = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-}
-"""Of the pictures."""
 
 Subject = Callable[[int], object]
 """What is timed: does something so many times."""

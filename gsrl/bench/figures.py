@@ -7,21 +7,20 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from gsrl._files import save_figure
+from gsrl._style import INK, SOFT, styled
 from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Entry, Panel, Ratios, ratios
 from gsrl.bench.look import colours, number, spread, variants
 
 __all__ = ["draw"]
 
-INK, SOFT, FAINT = "#1b2430", "#5d6978", "#e3e7ec"
 WIDTH = 4.4
 """Of a panel, in inches."""
 MOST = 3
@@ -46,17 +45,21 @@ def draw(analysis: Analysis, folder: Path) -> list[Path]:
     Returns:
         The paths of the files.
     """
+    with styled(svg__hashsalt="gsrl", svg__fonttype="path"):
+        return _draw(analysis, folder)
+
+
+def _draw(analysis: Analysis, folder: Path) -> list[Path]:
     figures = {"scores": _scores(analysis), "curves": _curves(analysis)}
     if analysis.headline.profiles:
         figures["profiles"] = _profiles(analysis)
     if analysis.gradients:
         figures["gradients"] = _gradients(analysis)
     paths = []
-    with mpl.rc_context({"svg.hashsalt": "gsrl", "svg.fonttype": "path"}):
-        for name, figure in figures.items():
-            for kind, metadata in METADATA.items():
-                paths.append(folder / f"{name}.{kind}")
-                save_figure(figure, paths[-1], metadata=metadata, dpi=160, bbox_inches="tight")
+    for name, figure in figures.items():
+        for kind, metadata in METADATA.items():
+            paths.append(folder / f"{name}.{kind}")
+            save_figure(figure, paths[-1], metadata=metadata, bbox_inches="tight")
     return paths
 
 
@@ -81,11 +84,10 @@ def _panels(
         for column in range(count):
             panels.append((row.add_subplot(1, count, column + 1), names[len(panels)]))
     for axes, name in panels:
-        axes.set_title(name, loc="left", color=INK, fontsize="medium", parse_math=False)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=INK, length=0)
+        axes.set_title(name, parse_math=False)
+        axes.spines["left"].set_visible(False)
+        axes.grid()
+        axes.tick_params(length=0)
     return figure, panels
 
 
@@ -126,8 +128,8 @@ def _scores(analysis: Analysis) -> Figure:
         axes.set_yticks(range(len(entries)), list(map(_named, entries)), parse_math=False)
         axes.set_ylim(-0.6, len(entries) - 0.4)
         _goal(axes, panels[name], vertical=True)
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axes.set_xlabel("normalised score" if name == EVERYWHERE else "score", color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.set_xlabel("normalised score" if name == EVERYWHERE else "score")
     caption = (
         "Final score: IQM, bar: its 95 % interval, pale: every seed. Triangles: seeds beyond the axis; a number: an "
         "IQM beyond it. Dotted: solved."
@@ -160,8 +162,8 @@ def _curves(analysis: Analysis) -> Figure:
         _lines(axes, lines, ends, analysis)
         _goal(axes, panels[name], vertical=False)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel("steps", color=INK)
-    figure.axes[0].set_ylabel("score, IQM of greedy evaluations", color=INK)
+        axes.set_xlabel("steps")
+    figure.axes[0].set_ylabel("score, IQM of greedy evaluations")
     return figure
 
 
@@ -173,8 +175,8 @@ def _profiles(analysis: Analysis) -> Figure:
     at = analysis.headline.parted
     anchors = {label: (float(THRESHOLDS[at]), float(profile.estimate[at])) for label, profile in profiles.items()}
     _lines(axes, {label: (THRESHOLDS, profile) for label, profile in profiles.items()}, anchors, analysis)
-    axes.set_xlabel("normalised score", color=INK)
-    axes.set_ylabel("share of the runs above it", color=INK)
+    axes.set_xlabel("normalised score")
+    axes.set_ylabel("share of the runs above it")
     return figure
 
 
@@ -210,8 +212,8 @@ def _gradients(analysis: Analysis) -> Figure:
             formatted(partial(_ratio, found))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(0, max(gradient.steps[-1] for gradient in own))
-        axes.set_xlabel("environment steps", color=INK)
-    figure.axes[0].set_ylabel("signal-to-noise ratio of the actor's gradient", color=INK)
+        axes.set_xlabel("environment steps")
+    figure.axes[0].set_ylabel("signal-to-noise ratio of the actor's gradient")
     return figure
 
 

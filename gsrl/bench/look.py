@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from gsrl._style import COLOURS
 from gsrl.bench.analysis import Analysis, Entry, Panel
 
 __all__ = [
     "DIVERGED",
-    "PALETTE",
     "colours",
     "costs",
     "duration",
@@ -27,20 +27,6 @@ __all__ = [
 
 DIVERGED = "Diverged, and counted with the score of their parameters before"
 """What is said of runs whose loss was no longer finite."""
-
-PALETTE = (
-    "#2f6fd0",
-    "#e07b00",
-    "#2a9d5c",
-    "#d0384f",
-    "#8a56c9",
-    "#0f9aa8",
-    "#b0762b",
-    "#d6569f",
-    "#6f7f1f",
-    "#5b6b7f",
-)
-"""Colours of agents, in the order of the suite; apart for the colour-blind as far as ten can be."""
 
 # Texts
 
@@ -162,7 +148,7 @@ def colours(analysis: Analysis) -> dict[str, str]:
     shared = {agent for agent, count in counts.items() if count <= 2 and len(counts) > 1}
     keys = {label: (agent, "" if agent in shared else label) for label, agent in agents.items()}
     kinds = list(dict.fromkeys(keys[label] for label in analysis.labels))
-    return {label: PALETTE[kinds.index(keys[label]) % len(PALETTE)] for label in analysis.labels}
+    return {label: COLOURS[kinds.index(keys[label]) % len(COLOURS)] for label in analysis.labels}
 
 
 def variants(analysis: Analysis) -> set[str]:

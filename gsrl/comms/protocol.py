@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsrl._files import save_figure
+from gsrl._style import BLUE, INK, styled
 from gsrl.comms.metrics import attribute_information
 
 if TYPE_CHECKING:
@@ -215,13 +216,12 @@ class MessageProtocol:
     def _draw_information(self, values: NDArray[np.float64], path: str | Path | None, title: str | None) -> Figure:
         entropy = float(attribute_information(self.meanings, self.meanings)[0, 0])
         figure, axes = _axes(len(values), 1, height=3.2)
-        bars = axes.bar(range(len(values)), values, width=0.6, color="#6baed6")
+        bars = axes.bar(range(len(values)), values, width=0.6, color=BLUE)
         axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2)
-        axes.axhline(entropy, color="black", linestyle="--", linewidth=1, label=f"all there is to tell: {entropy:.2f}")
+        axes.axhline(entropy, color=INK, linestyle="--", linewidth=1, label=f"all there is to tell: {entropy:.2f}")
         axes.set_xlim(-1, len(values))
         axes.set_ylim(0, 1.25 * max(entropy, np.finfo(float).tiny))
         axes.legend(loc="upper right", frameon=False, fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("position")
         axes.set_ylabel("mutual information (bits)")
         axes.set_xticks(range(len(values)), map(str, range(1, 1 + len(values))))
@@ -259,9 +259,10 @@ def _axes(columns: int, rows: int, height: float | None = None) -> tuple[Figure,
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     width, tall = (min(14.0, max(4.0, 2.0 + 0.3 * cells)) for cells in (columns, rows))
-    figure = Figure(figsize=(width, tall if height is None else height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    with styled():
+        figure = Figure(figsize=(width, tall if height is None else height))
+        FigureCanvasAgg(figure)
+        return figure, figure.add_subplot()
 
 
 def _label(axes: Axes, x_name: str, x: Sequence[str], y_name: str, y: Sequence[str]) -> None:
@@ -276,7 +277,8 @@ def _finish(figure: Figure, axes: Axes, title: str | None, path: str | Path | No
     if title:
         axes.set_title(title)
     if path is not None:
-        save_figure(figure, path, dpi=150)
+        with styled():
+            save_figure(figure, path)
     return figure
 
 

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gsrl._files import save_figure
+from gsrl._style import styled
 from gsrl._validation import is_concrete, is_number, positive
 from gsrl.estimators import Estimator, GumbelSoftmax, Pathwise, ScoreFunction, make_estimator
 from gsrl.perception.masks import keep_or_drop
@@ -782,13 +784,15 @@ def save_picture(
         patch: Side of a patch.
         titles: One for each image.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     pixels = images.detach().cpu().movedim(1, -1)
     low, high = pixels.amin(), pixels.amax()
     pixels = ((pixels - low) / (high - low).clamp_min(1e-6)).expand(*pixels.shape[:-1], 3)
     rows = 1 + len(pruned.kept)
-    figure, axes = plt.subplots(rows, len(images), figsize=(1.2 * len(images), 1.25 * rows), squeeze=False)
+    with styled(figure__constrained_layout__use=False):
+        figure = Figure(figsize=(1.2 * len(images), 1.25 * rows))
+        axes = figure.subplots(rows, len(images), squeeze=False)
     gone = torch.tensor([0.75, 0.3, 0.25])
     for column, image in enumerate(pixels):
         shown = [image]
@@ -800,8 +804,8 @@ def save_picture(
             axes[row, column].set_axis_off()
         if titles:
             axes[0, column].set_title(titles[column], fontsize=8)
-    figure.savefig(file, dpi=150, bbox_inches="tight")
-    plt.close(figure)
+    with styled():
+        save_figure(figure, file, bbox_inches="tight")
 
 
 # Checks, and what small things there are

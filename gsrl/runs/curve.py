@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsrl._files import save_figure
+from gsrl._style import BLUE, COLOURS, INK, ORANGE, PALE, styled
 from gsrl.runs.scores import interquartile_mean
 
 if TYPE_CHECKING:  # matplotlib takes a second to import, and only pictures need it
@@ -18,13 +19,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and only pictures need
 
 __all__ = ["RETURN", "STEPS", "Curve", "plot_curves", "plot_learning_curve", "plot_population", "plot_search"]
 
-INK, ACCENT, FAINT, FINAL = "#333333", "#1f5fa8", "#9db9d8", "#c8501e"
-
 CROSS: dict[str, Any] = {"marker": "x", "linestyle": "", "color": INK, "markersize": 6, "clip_on": False}
 """How what diverged is marked."""
-COLOURS = (ACCENT, FINAL, "#2a8a57", "#8a4fa3", "#b8860b", "#3aa6b9", "#d6608a", "#6b6b6b")
-"""Of the runs in one panel; from the ninth on they come again, with dashes."""
-
 STEPS = "environment steps"
 """The horizontal axis of a learning curve, unless told otherwise."""
 
@@ -32,6 +28,7 @@ RETURN = "return (sum of rewards of an episode)"
 """The vertical axis of a learning curve, unless told otherwise."""
 
 
+@styled()
 def plot_learning_curve(
     path: Path,
     title: str,
@@ -53,19 +50,20 @@ def plot_learning_curve(
     axes = figure.add_subplot()
     if episodes:
         steps, returns = _columns(episodes, "steps", "return")
-        axes.plot(steps, returns, ".", color=FAINT, markersize=5, markeredgewidth=0, label="training episode")
+        axes.plot(steps, returns, ".", color=PALE, markersize=5, markeredgewidth=0, label="training episode")
     if evaluations:
         steps, mean, std = _columns(evaluations, "steps", "mean_return", "std_return")
-        axes.plot(steps, mean, "o-", color=ACCENT, markersize=4, linewidth=1.8, label="greedy evaluation, mean")
+        axes.plot(steps, mean, "o-", color=BLUE, markersize=4, linewidth=1.8, label="greedy evaluation, mean")
         label = "± one standard deviation of its episodes"
-        axes.fill_between(steps, mean - std, mean + std, color=ACCENT, alpha=0.18, linewidth=0, label=label)
+        axes.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.18, linewidth=0, label=label)
         if finished:
             label = f"final evaluation, mean of {evaluations[-1]['episodes']} episodes: {mean[-1]:.1f}"
-            axes.plot(steps[-1], mean[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
+            axes.plot(steps[-1], mean[-1], "D", color=ORANGE, markersize=7, clip_on=False, zorder=3, label=label)
     _finish(figure, axes, title)
     save_figure(figure, path)
 
 
+@styled()
 def plot_population(
     path: Path,
     title: str,
@@ -102,15 +100,15 @@ def plot_population(
         mean = "interquartile mean" if len(returns) > 1 else "greedy evaluation"
         if len(returns) > 1:
             for row in returns:
-                axes.plot(steps, row, color=FAINT, linewidth=0.9, label="_")
-            axes.plot([], [], color=FAINT, linewidth=0.9, label=f"each of {len(returns)} seeds, greedy evaluation")
+                axes.plot(steps, row, color=PALE, linewidth=0.9, label="_")
+            axes.plot([], [], color=PALE, linewidth=0.9, label=f"each of {len(returns)} seeds, greedy evaluation")
             lower, upper = np.quantile(returns, (0.25, 0.75), axis=0)
-            axes.fill_between(steps, lower, upper, color=ACCENT, alpha=0.18, linewidth=0, label="interquartile range")
+            axes.fill_between(steps, lower, upper, color=BLUE, alpha=0.18, linewidth=0, label="interquartile range")
         means = [interquartile_mean(column) for column in returns.T]
-        axes.plot(steps, means, "o-", color=ACCENT, markersize=4, linewidth=2.4, label=mean)
+        axes.plot(steps, means, "o-", color=BLUE, markersize=4, linewidth=2.4, label=mean)
         if finished:
             label = f"final {mean}: {means[-1]:.{decimals}f}"
-            axes.plot(steps[-1], means[-1], "D", color=FINAL, markersize=7, clip_on=False, zorder=3, label=label)
+            axes.plot(steps[-1], means[-1], "D", color=ORANGE, markersize=7, clip_on=False, zorder=3, label=label)
     lost = [(at, row) for at, row in zip(diverged_at, returns, strict=False) if at is not None]
     if lost and len(steps):
         label = f"diverged: {len(lost)} of {len(returns)} seeds, shown as they were before"
@@ -132,6 +130,7 @@ class Curve(NamedTuple):
     """Of the returns, in the legend."""
 
 
+@styled()
 def plot_curves(path: Path, panels: Mapping[tuple[str, str, str], Sequence[Curve]]) -> None:
     """Draws several runs side by side: the interquartile mean of each, with its interquartile range.
 
@@ -156,7 +155,7 @@ def plot_curves(path: Path, panels: Mapping[tuple[str, str, str], Sequence[Curve
             label = f"{label}: {means[-1]:.{decimals}f}"
             axes.plot(steps, means, style, marker="o", color=color, markersize=3.5, linewidth=1.8, label=label)
         _style(axes, title, x, y)
-        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(-0.02, -0.16))
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16))
     figure.supxlabel(
         "Greedy evaluations; of several seeds their interquartile mean and range. The numbers are those of the last.",
         fontsize="x-small",
@@ -165,6 +164,7 @@ def plot_curves(path: Path, panels: Mapping[tuple[str, str, str], Sequence[Curve
     save_figure(figure, path)
 
 
+@styled()
 def plot_search(
     path: Path,
     title: str,
@@ -191,69 +191,64 @@ def plot_search(
     axes = figure.add_subplot(halves[0])
     for own in reversed(scores):  # the best on top
         survived = len(own) == len(steps)
-        color, width = (ACCENT, 1.6) if survived else (FAINT, 0.9)
+        color, width = (BLUE, 1.6) if survived else (PALE, 0.9)
         axes.plot(steps[: len(own)], own, "o-", color=color, linewidth=width, markersize=3)
     has_winner = diverged_at[0] is None
     if has_winner:
-        axes.plot(steps[: len(scores[0])], scores[0], "o-", color=FINAL, linewidth=2.4, markersize=5)
-    for color, label in ((FAINT, "left behind"), (ACCENT, "at the last rung"), (FINAL, "best")):
+        axes.plot(steps[: len(scores[0])], scores[0], "o-", color=ORANGE, linewidth=2.4, markersize=5)
+    for color, label in ((PALE, "left behind"), (BLUE, "at the last rung"), (ORANGE, "best")):
         axes.plot([], [], "o-", color=color, markersize=4, label=label)
-    axes.plot([], [], "_", color=ACCENT, markersize=10, markeredgewidth=2.4, label="mean of the settings with a value")
+    axes.plot([], [], "_", color=BLUE, markersize=10, markeredgewidth=2.4, label="mean of the settings with a value")
     lost = [at for at in diverged_at if at is not None]
     if lost:
         label = f"diverged: {len(lost)} of {len(settings)} settings"
         axes.plot(lost, np.zeros(len(lost)), transform=axes.get_xaxis_transform(), label=label, **CROSS)
     _finish(figure, axes, title)
-    axes.set_ylabel("score (mean return)", color=INK)
+    axes.set_ylabel("score (mean return)")
     panels = halves[1].subgridspec(1, len(names)).subplots(sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
         values = list(grid[name])
         at = [values.index(each[name]) for each in settings]
         first = np.array([own[0] if own else np.nan for own in scores])
-        panel.plot(at, first, "o", color=FAINT, markersize=4)
+        panel.plot(at, first, "o", color=PALE, markersize=4)
         scored = [first[(np.array(at) == index) & np.isfinite(first)] for index in range(len(values))]
         means = [each.mean() if len(each) else np.nan for each in scored]
-        panel.plot(range(len(values)), means, "_", color=ACCENT, markersize=16, markeredgewidth=2.4)
+        panel.plot(range(len(values)), means, "_", color=BLUE, markersize=16, markeredgewidth=2.4)
         if has_winner:
-            panel.plot(at[0], first[0], "o", color=FINAL, markersize=6)
+            panel.plot(at[0], first[0], "o", color=ORANGE, markersize=6)
         unscored = [place for place, score in zip(at, first, strict=True) if np.isnan(score)]
         if unscored:
             panel.plot(unscored, np.zeros(len(unscored)), transform=panel.get_xaxis_transform(), **CROSS)
         panel.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, float) else value for value in values])
         panel.set_xlim(-0.5, len(values) - 0.5)
-        panel.set_xlabel(name, color=INK)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(colors=INK)
-    panels[0].set_ylabel(f"score at {steps[0]} steps", color=INK)
+        panel.set_xlabel(name)
+    panels[0].set_ylabel(f"score at {steps[0]} steps")
     save_figure(figure, path)
 
 
 def _new_figure(height: float, width: float = 7.0) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+    return Figure(figsize=(width, height))
 
 
 def _finish(figure: Figure, axes: Axes, title: str, x: str = STEPS, y: str = RETURN) -> None:
     """Styles the only axes of a figure, and puts its legend below them."""
     _style(axes, title, x, y)
     if axes.has_data():
-        figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=2)
 
 
 def _style(axes: Axes, title: str, x: str, y: str) -> None:
     """Names the axes of a learning curve, and takes away what is not needed."""
     from matplotlib.ticker import EngFormatter
 
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlim(left=0)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK)
+    axes.grid()
 
 
 def _columns(rows: Sequence[Mapping[str, str]], *names: str) -> list[np.ndarray]:

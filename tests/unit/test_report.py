@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gsrl._style import COLOURS
 from gsrl.bench import figures, report
 from gsrl.bench.analysis import (
     EVERYWHERE,
@@ -27,7 +28,7 @@ from gsrl.bench.analysis import (
     ratios,
     read_benchmark,
 )
-from gsrl.bench.look import PALETTE, colours, duration, number, spread, steps_text, ticks, variants
+from gsrl.bench.look import colours, duration, number, spread, steps_text, ticks, variants
 from gsrl.bench.page import page
 from gsrl.bench.stats import Interval, holm, mann_whitney
 from gsrl.bench.tables import RESULTS
@@ -173,7 +174,7 @@ def test_two_labels_of_an_agent_share_a_colour_and_more_do_not(tmp_path: Path) -
     def drawn(*labels: str) -> tuple[list[int], set[str]]:
         analysis = analysed(tmp_path, [row for label in labels for row in run(label, "A-v0", 0, [1.0])])
         tint = colours(analysis)
-        return [PALETTE.index(tint[label]) for label in labels], variants(analysis)
+        return [COLOURS.index(tint[label]) for label in labels], variants(analysis)
 
     # Labels in the order of the alphabet: their first words are agents.
     assert drawn("a", "a long", "b", "c") == ([0, 0, 1, 2], {"a long"})

@@ -20,8 +20,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.studies.common import BLUE, GREY, ORANGE, RESULTS, Rows, start, write_page
+from benchmarks.studies.common import RESULTS, Rows, start, write_page
 from gsrl._files import save_figure
+from gsrl._style import BLUE, ORANGE, SOFT
 from gsrl.bench.stats import interval
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.temperature import ExponentialTemperature
@@ -138,11 +139,11 @@ def draw(lengths: pd.DataFrame) -> Figure:
     """Each seed's mean length against its accuracy."""
     figure = Figure(figsize=(4.0, 3.0))
     axes = figure.subplots()
-    colours = (ORANGE, BLUE, GREY)
+    colours = (ORANGE, BLUE, SOFT)
     for colour, (cost, group) in zip(colours, lengths.groupby("length_cost", sort=False), strict=False):
         axes.plot(group["mean_length"], group["accuracy"], "o", ms=4, alpha=0.6, color=colour, label=f"cost {cost:g}")
     for optimum in lengths["optimal_mean_length"].unique():
-        axes.axvline(optimum, color=GREY, lw=0.8)
+        axes.axvline(optimum, color=SOFT, lw=0.8)
     axes.set(xlabel="mean length (line: optimal code)", ylabel="accuracy")
     axes.legend()
     return figure

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.studies.common import RESULTS, markdown, start
 from gsrl._files import save_figure
+from gsrl._style import COLOURS, INK, SOFT
 
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("axes.labelsize", "axes.titlesize"), 8),
@@ -26,15 +27,15 @@ SMALL: dict[str, Any] = {
     "lines.markersize": 3,
 }
 """Texts and lines of the pictures."""
-COLOURS = {
-    "gumbel-softmax": "#0072B2",
-    "st-gumbel": "#D55E00",
-    "gumbel-rao": "#E69F00",
-    "straight-through": "#009E73",
-    "gapped-st": "#56B4E9",
-    "reinmax": "#CC79A7",
-    "reinforce, b = E f": "#666666",
-    "rloo": "#000000",
+TINTS = {
+    "gumbel-softmax": COLOURS[0],
+    "st-gumbel": COLOURS[1],
+    "straight-through": COLOURS[2],
+    "reinmax": COLOURS[3],
+    "gumbel-rao": COLOURS[4],
+    "gapped-st": COLOURS[5],
+    "reinforce, b = E f": SOFT,
+    "rloo": INK,
 }
 FACTORS = (1, 4, 16, 64)
 UNBIASED = ("reinforce", "reinforce, b = E f", "rloo", "relax", "rebar", "local-expectation")
@@ -114,11 +115,11 @@ def draw_temperatures(grid: pd.DataFrame) -> Figure:
         bias.set_title(f"n = {n}, K = {K}")
         for name in ("gumbel-softmax", "st-gumbel", "gumbel-rao", "straight-through"):
             rows = grid[(grid["n"] == n) & (grid["K"] == K) & (grid["estimator"] == name)]
-            bias.plot(rows["temperature"], rows["relative_bias"], "o-", color=COLOURS[name], label=name)
-            spread.plot(rows["temperature"], np.sqrt(rows["relative_variance"]), "o-", color=COLOURS[name])
+            bias.plot(rows["temperature"], rows["relative_bias"], "o-", color=TINTS[name], label=name)
+            spread.plot(rows["temperature"], np.sqrt(rows["relative_variance"]), "o-", color=TINTS[name])
         for name, dashes in (("reinforce, b = E f", "--"), ("rloo", ":")):
             row = select(grid, n, K, name)
-            spread.axhline(np.sqrt(row["relative_variance"]), color=COLOURS[name], ls=dashes, label=name)
+            spread.axhline(np.sqrt(row["relative_variance"]), color=TINTS[name], ls=dashes, label=name)
         spread.set_xlabel("temperature")
     axes[0, 0].set(xscale="log", yscale="log", ylim=(0.01, 20), ylabel="relative bias")
     axes[1, 0].set(yscale="log", ylim=(0.01, 300), ylabel="relative std, one call")
@@ -136,7 +137,7 @@ def draw_factors(grid: pd.DataFrame) -> Figure:
         for name in (*AT_1, "reinmax", "reinforce, b = E f", "rloo"):
             rows = [select(grid, n, K, name, 1.0 if name in AT_1 else None) for n in FACTORS]
             values = [np.sqrt(row["relative_variance"]) for row in rows]
-            panel.plot(FACTORS, values, "o-", color=COLOURS[name], label=name)
+            panel.plot(FACTORS, values, "o-", color=TINTS[name], label=name)
         panel.set(xscale="log", yscale="log", xlabel="factors n", title=f"K = {K}")
         panel.set_xticks(FACTORS, map(str, FACTORS))
     axes[0].set_ylabel("relative std, one call")
@@ -190,7 +191,7 @@ def draw_polynomial(rows: pd.DataFrame) -> Figure:
     for exponent, panel in zip(exponents, panels, strict=True):
         groups = rows[rows["exponent"] == exponent].groupby("label")["closed"]
         closed = groups.agg(["mean", "min", "max"]).reindex(order)
-        colours = [COLOURS.get(label.split(",")[0], "#888888") for label in order]
+        colours = [TINTS.get(label.split(",")[0], SOFT) for label in order]
         panel.barh(range(len(order)), closed["mean"], color=colours)
         panel.hlines(range(len(order)), closed["min"], closed["max"], color="black", lw=1)
         panel.set_yticks(range(len(order)), order)

@@ -25,9 +25,10 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from benchmarks.studies.common import BLUE, GREY, RESULTS, Rows, Subject, calls_in, in_turns, start, write_page
+from benchmarks.studies.common import RESULTS, Rows, Subject, calls_in, in_turns, start, write_page
 from benchmarks.studies.peers.egg_loop import Meanings, Receiver, Sender, make_trainer
 from gsrl._files import save_figure
+from gsrl._style import BLUE, SOFT
 from gsrl.comms import Channel, LewisGame, SignallingGame
 from gsrl.learning.learner import EAGER_UPDATES
 
@@ -113,7 +114,7 @@ def draw(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     groups = list(table.groupby("subject", sort=False)["updates_per_second"])
     for place, (name, rates) in enumerate(groups):
-        axes.barh(place, rates.median(), color=GREY if name in (LOOP, EGG) else BLUE, alpha=0.7)
+        axes.barh(place, rates.median(), color=SOFT if name in (LOOP, EGG) else BLUE, alpha=0.7)
         axes.plot(rates, [place] * len(rates), "|", color="black", ms=6, lw=0.5)
     axes.set_yticks(range(len(groups)), [str(name) for name, _ in groups])
     axes.invert_yaxis()

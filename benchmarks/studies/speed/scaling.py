@@ -32,9 +32,10 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 import gsrl
-from benchmarks.studies.common import BLUE, ORANGE, RESULTS, Rows, calls_in, in_turns, record, repeated, start
+from benchmarks.studies.common import RESULTS, Rows, calls_in, in_turns, record, repeated, start
 from benchmarks.studies.speed.batches import random_batch
 from gsrl._files import save_figure
+from gsrl._style import BLUE, INK, ORANGE, SOFT
 from gsrl.learning.learner import EAGER_UPDATES
 
 Mode = Literal["eager", "compiled"]
@@ -137,7 +138,7 @@ def draw(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     one, sixteen = (BLUE, ", S = 1"), (ORANGE, ", S = 16")
     contents = (
-        ("members", ((MEMBERS, ("#000000", "")),)),
+        ("members", ((MEMBERS, (INK, "")),)),
         ("width", ((WIDTHS[1], one), (WIDTHS[16], sixteen))),
         ("batch", ((BATCHES[1], one), (BATCHES[16], sixteen))),
     )
@@ -147,7 +148,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 part = select(table, cases).query("mode == @mode").sort_values(field)
                 axes.plot(part[field], part["milliseconds"], style, ms=3, color=colour, label=f"{mode}{suffix}")
         limit = select(table, lines[0][0]).groupby(field)["limit_milliseconds"].median()
-        axes.plot(limit.index, limit, "--", color="#666666", label="limit")
+        axes.plot(limit.index, limit, "--", color=SOFT, label="limit")
         axes.set(xscale="log", yscale="log", xlabel=field)
         axes.set_xticks(limit.index, [str(size) for size in limit.index])
         axes.minorticks_off()

@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from gsrl._style import GREEN, ORANGE
 from gsrl.bench.analysis import EVERYWHERE, LEADERS, THRESHOLDS, Analysis, Entry, Gradient, Panel, ratios
 from gsrl.bench.look import (
     DIVERGED,
@@ -37,7 +38,7 @@ __all__ = ["page"]
 
 WIDTH, HEIGHT = 1000, 400
 """Of a drawing, before it is stretched."""
-BETTER, WORSE = "#2a9d5c", "#d0384f"
+BETTER, WORSE = GREEN, ORANGE
 """Colours of probabilities above and below one half."""
 
 Scale = Callable[[float], float]
