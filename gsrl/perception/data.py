@@ -15,8 +15,16 @@ from torch.nn import functional as F
 from gsrl._random import seed_sequence
 
 __all__ = [
-    *("DATASETS", "MEASURED", "PIECES", "TEST_DIGITS", "TEST_MNIST"),
-    *("Images", "Source", "clutter", "digits", "mnist"),
+    "DATASETS",
+    "MEASURED",
+    "PIECES",
+    "TEST_DIGITS",
+    "TEST_MNIST",
+    "Images",
+    "Source",
+    "clutter",
+    "digits",
+    "mnist",
 ]
 
 TEST_DIGITS = 360

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.studies.perception.reduction import TokenReducer, counts_for, merge, most_attended
+from benchmarks.studies.perception.reduction import (
+    ReducedClassifier,
+    TokenReducer,
+    counts_for,
+    merge,
+    most_attended,
+)
 from gsrl.perception.pruning import VisionTransformer
 
 
@@ -93,3 +99,16 @@ def test_counts_cost_what_they_may() -> None:
     assert 0.5 * dense < TokenReducer(own, "class attention", counts).flops() <= 0.8 * dense
     with pytest.raises(ValueError, match="limit must be at least"):
         counts_for(own, "token merging", dense // 10)
+
+
+@pytest.mark.parametrize("method", ["class attention", "token merging"])
+def test_members_learn_as_alone(method: Any) -> None:
+    pytest.importorskip("sklearn")
+    small: dict[str, Any] = {"width": 8, "depth": 3, "stages": (1,), "shares": (0.5,), "stem": "linear"}
+    both = ReducedClassifier("digits", (0, 1), method=method, batch_size=4, **small).learn(8)
+    for index, seed in enumerate((0, 1)):
+        alone = ReducedClassifier("digits", (seed,), method=method, batch_size=4, **small).learn(8)
+        given = images()
+        ours, theirs = (task.lockstep.losses[i].pruner(given).outputs for task, i in ((both, index), (alone, 0)))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    assert both.evaluate(20).shape == (2, 20)
