@@ -251,7 +251,11 @@ class ParallelVecEnv:
             *index: Which of these, such as the number of a batch of episodes.
         """
         each = [environment_seeds(self.n_envs, seed, role, *index) for seed in self.seeds]
-        self._next_seeds: list[int] | None = [seed for member in each for seed in member]
+        self.seed_each([seed for member in each for seed in member])
+
+    def seed_each(self, seeds: Sequence[int]) -> None:
+        """Lets the next :meth:`reset` begin each world with a seed of its own, as many as there are worlds."""
+        self._next_seeds: list[int] | None = list(seeds)
 
     def reset(self) -> Joint:
         """Begins all worlds anew: the first time, and after :meth:`seed`, from seeds; else their random numbers go on.

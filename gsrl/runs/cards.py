@@ -156,6 +156,8 @@ class Card:
     """What is counted, in the singular."""
     n_envs: int = 1
     """Environments stepped together unless tuned otherwise."""
+    environments: Mapping[str, str] | None = None
+    """Environments of its own, each with what a score is there, such as ``"accuracy"``; None: Gymnasium's."""
     masks: Literal["kept", "ignored", "required"] = "kept"
     """What it does where an environment gives masks of legal actions. ``"required"``: they are kept, but must be there,
     and in a method ``action_masks()``. ``"ignored"``: it is not let into an environment that gives them by that method
@@ -353,7 +355,6 @@ class TaskCard(Card):
     """A :class:`gsrl.learning.Task`, in environments of its own: agents that talk, or a learner of anybody's."""
 
     environments: Mapping[str, str]
-    """Its environments, each with what a score is there, such as ``"accuracy"``."""
     play: Callable[..., Any] = _play
     """``play(model, settings, episodes, *, seed)``: scores ``[seeds, episodes]``; by default those of
     :meth:`gsrl.learning.Task.evaluate`. Of ``deterministic``, ``scramble`` and ``split`` it takes what it knows."""

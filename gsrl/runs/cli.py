@@ -27,7 +27,7 @@ from rich.table import Table
 from gsrl.checkpoint import CheckpointError
 from gsrl.diagnostics import Comparison
 from gsrl.runs import gradients, language, program, rendering, search
-from gsrl.runs.cards import Card, TaskCard, cards, get_card, in_lockstep, load_zoo
+from gsrl.runs.cards import Card, cards, get_card, in_lockstep, load_zoo
 from gsrl.runs.config import (
     Config,
     default_config,
@@ -484,7 +484,7 @@ def _first_look(argv: list[str]) -> argparse.Namespace:
 def _default(known: argparse.Namespace, *, lockstep: bool) -> Config[Any]:
     """What is run unless options say otherwise: the defaults, and over them what a settings file says."""
     card, given = get_card(known.agent), known.given
-    env = next(iter(card.environments)) if isinstance(card, TaskCard) else "CartPole-v1"
+    env = "CartPole-v1" if card.environments is None else next(iter(card.environments))
     env = given.get("env", env) if known.env is None else known.env
     # The file is read with defaults of whatever environment: what it names is not made before it is trusted.
     plain = with_settings(default_config(known.agent, env, lockstep=False), given, known.config)

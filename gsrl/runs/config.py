@@ -203,12 +203,14 @@ class Config(Generic[Settings]):
         if self.seeds is not None and self.seed + self.seeds > 2**31:
             raise UsageError(f"--seeds must leave all seeds below 2**31, but got {self.seeds} from {self.seed} on")
         card = self.card
-        if isinstance(card, TaskCard):  # which always are, in one process, and can be compiled
+        if card.environments is not None:
+            steps_environments = not isinstance(card, TaskCard) or card.steps_environments
             for name in NOT_FOR_TASKS:
-                if getattr(self, name) != getattr(Config, name) and not (name == "n_envs" and card.steps_environments):
+                if getattr(self, name) != getattr(Config, name) and not (name == "n_envs" and steps_environments):
                     raise UsageError(
                         f"{option(name)} is for agents in Gymnasium's environments, and {self.agent} has its own"
                     )
+        if isinstance(card, TaskCard):  # which always are, in one process, and can be compiled
             return
         names = in_lockstep()
         if self.callback and self.seeds is not None:

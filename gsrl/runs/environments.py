@@ -23,7 +23,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from gsrl._random import environment_seeds
 from gsrl.checks import EnvironmentDataError, NonFiniteError
 from gsrl.masking import MASK_KEY, adapt, check_masks, shows_masks
-from gsrl.runs.cards import Card, TaskCard, cards, full_name, get_card
+from gsrl.multi_agent import AgentsVecEnv
+from gsrl.runs import teams
+from gsrl.runs.cards import Card, cards, full_name, get_card
 from gsrl.runs.errors import UsageError, nearest
 from gsrl.runs.named import Named, foreign_modules, pairs
 from gsrl.runs.rewind import Rewindable
@@ -284,11 +286,11 @@ def check_environment(env_id: str, agent: str, env_kwargs: Sequence[str] = (), w
         UsageError: It does not; the message says what to do.
     """
     card = get_card(agent)
-    if isinstance(card, TaskCard):
+    if card.environments is not None:
         if env_id not in card.environments:
             raise UsageError(f"unknown environment {env_id!r} of {agent}; {nearest(env_id, card.environments)}")
         return env_id
-    talkers = [other.name for other in cards() if isinstance(other, TaskCard) and env_id in other.environments]
+    talkers = [other.name for other in cards() if env_id in (other.environments or ())]
     if talkers:
         raise UsageError(
             f"{env_id} is an environment of {', '.join(talkers)}, and none of Gymnasium's, which {agent} needs"
@@ -364,7 +366,8 @@ def make_environments(
     observations are in its infos as well.
 
     Args:
-        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it.
+        env_id: Gymnasium's name of the environment; ``module:name`` imports the module that registers it. Of a team's
+            world each agent is an environment.
         n_envs: How many.
         seed: Of the agent.
         max_episode_steps: Steps after which an episode is truncated; None: the environment's own number, and where it
@@ -373,6 +376,8 @@ def make_environments(
         env_kwargs: Arguments of the environment's constructor, as ``name=value``.
         wrapper: Wrappers around each, the first the innermost, as :class:`gsrl.runs.named.Named` reads them.
     """
+    if env_id in teams.ENVIRONMENTS:
+        return AgentsVecEnv(teams.world_maker(env_id, None), n_envs, seed)
 
     def make() -> gym.Env:
         env = make_plain(env_id, max_episode_steps, render_mode, env_kwargs=env_kwargs, wrapper=wrapper)

@@ -354,6 +354,21 @@ _MADDPG = dataclasses.replace(
     },
 )
 
+_IPPO = dataclasses.replace(
+    _PPO,
+    name="ippo",
+    summary="PPO for each agent of a team (Stable-Baselines3)",
+    source='de Witt et al., "Is Independent Learning All You Need in the StarCraft Multi-Agent Challenge?", 2020',
+    own={
+        "n_steps": Setting(128),
+        "batch_size": Setting(512),
+        "gamma": Setting(0.95),
+        "ent_coef": Setting(0.01),
+    },
+    environments=teams.ENVIRONMENTS,
+    n_envs=8,
+)
+
 _ISAC = dataclasses.replace(
     _MASAC,
     name="isac",
@@ -422,7 +437,7 @@ _VQ_VAE = TaskCard(
 for _card in (
     *(_DISCRETE_SAC, _GUMBEL_SAC, _EXACT_SAC, _REINFORCE, _BASELINE, _RLOO, _RELAX),
     *(_PPO, _MASKABLE_PPO, _A2C, _DQN, _QRDQN, _SAC, _SIGNALLING, _DIAL, _RIAL, _NO_COMMUNICATION),
-    *(_MASAC, _MADDPG, _ISAC),
+    *(_MASAC, _MADDPG, _ISAC, _IPPO),
     *(_PRUNED_VIT, _CATEGORICAL_VAE, _VQ_VAE),
 ):
     register(_card)

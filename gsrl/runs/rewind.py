@@ -18,6 +18,8 @@ from gymnasium.utils.env_checker import data_equivalence
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from gsrl.masking import MASK_KEY, to_matrix
+from gsrl.multi_agent import AgentsVecEnv
+from gsrl.multi_agent.vec_env import WorldStateError
 from gsrl.spaces import OneHotCodec
 
 __all__ = ["RewindError", "Rewindable", "restore", "snapshot", "why_not_rewindable"]
@@ -104,11 +106,11 @@ def snapshot(env: VecEnv) -> dict[str, Any]:
     """Returns where environments are in their episodes.
 
     Args:
-        env: Vectorised :class:`Rewindable` environments that have been reset, normalised or not.
+        env: Vectorised :class:`Rewindable` environments that have been reset, or agents of worlds, normalised or not.
     """
-    normalized = unwrap_vec_normalize(env)
+    normalized, base = unwrap_vec_normalize(env), env.unwrapped
     return {
-        "episodes": env.env_method("get_state"),
+        "episodes": base.state_dict() if isinstance(base, AgentsVecEnv) else env.env_method("get_state"),
         "normalizer": None
         if normalized is None
         else {"returns": normalized.returns, "old_obs": normalized.old_obs, "old_reward": normalized.old_reward},
@@ -125,7 +127,12 @@ def restore(env: VecEnv, state: Mapping[str, Any]) -> None:
     Raises:
         RewindError: One of them comes to another point, or raises on its way. Then all must be reset.
     """
-    for index, episode in enumerate(state["episodes"]):
+    if isinstance(env.unwrapped, AgentsVecEnv):
+        try:
+            env.unwrapped.load_state_dict(state["episodes"])
+        except WorldStateError as error:
+            raise RewindError(str(error)) from error
+    for index, episode in enumerate([] if isinstance(env.unwrapped, AgentsVecEnv) else state["episodes"]):
         try:
             (env.unwrapped.reset_infos[index],) = env.env_method("set_state", episode, indices=index)
         except Exception as error:  # environments raise what they like

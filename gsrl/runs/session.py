@@ -413,7 +413,9 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
         # Kept in the configuration: when resumed, members have the same company.
         config = dataclasses.replace(config, processes=number_of_processes(config.seeds, config.device))
     # First: what uses global random numbers in spite of all must not meet those of the training.
-    obstacle = None if is_task else why_not_rewindable(lambda: adapt(make_plain(config.env, **config.making)))
+    obstacle = None
+    if config.card.environments is None:
+        obstacle = why_not_rewindable(lambda: adapt(make_plain(config.env, **config.making)))
     trainee = _make_trainee(config)
     try:
         if state is not None:

@@ -67,7 +67,7 @@ def modes_of(config: Config[Any]) -> list[str]:
     Raises:
         UsageError: It is none of Gymnasium's.
     """
-    if config.card.is_task:
+    if config.card.environments is not None:
         others = "; render draws a team" if config.card.algorithm in (MultiAgentSAC, MADDPG) else ""
         raise UsageError(f"agents in Gymnasium's environments can be watched, and {config.agent} has its own{others}")
     return render_modes(config.env, env_kwargs=config.env_kwargs)

@@ -34,6 +34,7 @@ OPTIONS = {
     "reinforce-rloo": ["--n-episodes", "2"],
     "reinforce-relax": ["--n-episodes", "1"],
     "ppo": PPO,
+    "ippo": PPO,
     "maskable-ppo": [*PPO, "--env", "gsrl/MaskedGrid-v0"],
     "a2c": ["--n-envs", "1"],
     "dqn": DQN,
