@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -60,6 +61,7 @@ def check_estimator(
     soft_value: bool = False,
     reference_gradient: Callable[[Tensor, Tensor, Noise], Tensor] | None = None,
     sampled_logits: Callable[[Tensor], Tensor] = lambda logits: logits,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Checks every promise of :class:`gsrl.estimators.Estimator`, and stops at the first broken one.
 
@@ -82,6 +84,7 @@ def check_estimator(
             ``[*batch, n, K]``) and the noise to the gradient ``[*batch, n, K]``.
         sampled_logits: Maps the policy's logits to those that samples are drawn from, where they differ: divided by a
             forward temperature. The expectation meant above is the one under these.
+        device: Where everything is; ``make`` is called with it as torch's default.
 
     Raises:
         ConformanceError: A promise is broken; the message says which.
@@ -90,9 +93,10 @@ def check_estimator(
     if not any(supports(n, K) for n, K in _SHAPES):
         raise ValueError(f"supports must accept one of the shapes (n, K) in {_SHAPES}, but accepts none.")
     subject = _Subject(make, supports, soft_rows or soft_value, soft_value, reference_gradient, sampled_logits)
-    for check in _CHECKS:
-        for broken in check(subject):
-            raise ConformanceError(f"{type(make()).__name__}: {broken}")
+    with nullcontext() if torch.device(device).type == "cpu" else torch.device(device):
+        for check in _CHECKS:
+            for broken in check(subject):
+                raise ConformanceError(f"{type(make()).__name__}: {broken}")
 
 
 def _attributes(subject: _Subject) -> Iterator[str]:
@@ -456,7 +460,7 @@ def _mask(n: int, K: int) -> Tensor:
 
 
 def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(torch.empty(0).device).manual_seed(seed)
 
 
 def _noise(estimator: Estimator, logits: Tensor, seed: int = 0) -> Noise:
