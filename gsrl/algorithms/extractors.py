@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gsrl.checkpoint import register
 
@@ -25,6 +29,50 @@ def image_layout(space: gym.Space) -> tuple[bool, tuple[int, int, int]]:
     shape = space.shape
     is_last = shape[0] == shape[1] or (shape[1] != shape[2] and min(shape) == shape[2])
     return is_last, ((shape[2], shape[0], shape[1]) if is_last else (shape[0], shape[1], shape[2]))
+
+
+class _GroupedConvolution(torch.autograd.Function):
+    """A convolution with stride 1 that is one of as many groups under ``vmap``, with the channels last in memory.
+
+    On a CPU that takes half the time of the rule that ``torch.vmap`` has, which keeps the channels first.
+    """
+
+    @staticmethod
+    def forward(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(inputs, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        inputs, weight, bias = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        geometry: Any = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        return torch.ops.aten.convolution_backward(gradients[0], inputs, weight, bias.shape, *geometry, wanted)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        inputs, weight, bias = (
+            tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip(tensors, in_dims, strict=True)
+        )
+        last = torch.channels_last
+        together = inputs.movedim(0, 1).flatten(1, 2).contiguous(memory_format=last)
+        kernels = weight.flatten(0, 1).contiguous(memory_format=last)
+        output = F.conv2d(together, kernels, bias.flatten(), groups=info.batch_size)
+        return output.unflatten(1, (info.batch_size, -1)), 1
+
+
+class _Conv2d(nn.Conv2d):
+    """A convolution with stride 1, of all members of a population at once."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if any(map(torch._C._functorch.is_functorch_wrapped_tensor, (input, self.weight))):
+            output: Tensor = _GroupedConvolution.apply(input, self.weight, self.bias)
+            return output
+        return super().forward(input)
 
 
 @register("gsrl.SmallCNN")
@@ -61,7 +109,7 @@ class SmallCNN(BaseFeaturesExtractor):
                 f"observation_space must be at least 3 pixels high and wide, but got shape {observation_space.shape}."
             )
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, channels, kernel_size=3),
+            _Conv2d(in_channels, channels, kernel_size=3),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(channels * (height - 2) * (width - 2), features_dim),

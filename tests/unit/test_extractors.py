@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import Tensor
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from gsrl import DiscreteSAC
 from gsrl.algorithms.extractors import SmallCNN
@@ -47,6 +49,28 @@ def test_channels_may_be_first_or_last(shape: tuple[int, ...], channels_last: bo
     assert features.shape == (5, 7)
     first = images.movedim(-1, 1) if channels_last else images
     torch.testing.assert_close(features, extractor.layers(first))
+
+
+def test_members_convolve_as_each_alone() -> None:
+    extractors: list[Any] = [SmallCNN(Grid.observation_space, features_dim=3, channels=2) for _ in range(3)]
+    images = torch.rand(3, 5, 10, 10, 4, generator=torch.Generator().manual_seed(0))
+    stacked, _ = stack_module_state(extractors)
+
+    def squares(tensors: dict[str, Tensor], given: Tensor) -> Tensor:
+        features: Tensor = functional_call(extractors[0], tensors, given)
+        return features.square().sum()
+
+    gradients = grad(lambda tensors, given: vmap(squares)(tensors, given).sum(), (0, 1))(stacked, images)
+    inside = vmap(grad(squares, (0, 1)))(stacked, images)
+    same = vmap(grad(squares, (0, 1)), in_dims=(0, None))(stacked, images[1])
+    for index, extractor in enumerate(extractors):
+        for found, given in ((gradients, images[index]), (inside, images[index]), (same, images[1])):
+            given = given.clone().requires_grad_()
+            parameters = dict(extractor.named_parameters())
+            expected = torch.autograd.grad(extractor(given).square().sum(), [*parameters.values(), given])
+            for name, value in zip(parameters, expected, strict=False):
+                torch.testing.assert_close(found[0][name][index], value)
+            torch.testing.assert_close(found[1][index], expected[-1])
 
 
 @pytest.mark.parametrize(
