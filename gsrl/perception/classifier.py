@@ -129,7 +129,7 @@ class PrunedClassifier(Task):
         per: Literal["image", "batch"] = "batch",
         batch_size: int = 64,
         learning_rate: float | Callable[[float], float] = 2e-3,
-        predictor_rate: float = 10.0,
+        predictor_rate: float = 2.0,
         max_grad_norm: float | None = 1.0,
         device: torch.device | str = "auto",
         compile: bool = False,

@@ -63,6 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "contrast": {"ranking": "contrast", "choose": "top-k"},
     "top-k": {"choose": "top-k"},
     "independent": {"choose": "independent"},
+    "subset, rate of 10": {"predictor_rate": 10.0},
     **{f"subset, {name}": how for name, how in HELD.items()},
     **{
         f"{choose}, {name}": {"choose": choose, "estimator": name}

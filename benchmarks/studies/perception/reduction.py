@@ -48,7 +48,7 @@ def attention(module: nn.MultiheadAttention, tokens: Tensor, size: Tensor) -> tu
 def most_attended(weights: Tensor, k: int) -> Tensor:
     """The class token and those k others that it attends to most, averaged over heads: their indices ``[B, 1 + k]``.
 
-    Source: Liang et al. 2022 (2202.07800), Section 3.2, "EViT"; there the others are fused into one more token, which
+    Source: Liang et al. 2022 (2202.07800), Section 3, "EViT"; there the others are fused into one more token, which
     is not done here.
 
     Args:
@@ -67,7 +67,7 @@ def merge(tokens: Tensor, size: Tensor, metric: Tensor, r: int) -> tuple[Tensor,
     the largest cosine similarity; the tokens of the r largest edges go into those they point to. The class token, the
     first of the first set, has none.
 
-    Source: Bolya et al. 2023 (2210.09461), Section 3 and Appendix D, "ToMe".
+    Source: Bolya et al. 2023 (2210.09461), Section 3, "ToMe".
 
     Args:
         tokens: ``[B, T, d]``, the class token first.
