@@ -102,16 +102,16 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
 def _save_policy(folder: Path, out: Path, *, trusted: bool) -> list[str]:
     """Writes the policy for programs without gsrl, where it can be; returns the names of the files."""
     model = load_model(folder, trusted=trusted)
-    with closing(model.get_env() or model.policy):
-        if not isinstance(model, Algorithm):
-            return []
-        save_torchscript(model.policy, out / "policy.pt", action_masks=model.masked)
-        if find_spec("onnx") is None or find_spec("onnxscript") is None:
-            print('policy.onnx was left out: pip install "gsrl[export]"', file=sys.stderr)
-            return ["policy.pt"]
-        with warnings.catch_warnings(action="ignore"):  # of what the exporter itself will change
-            save_onnx(model.policy, out / "policy.onnx", action_masks=model.masked)
-        return ["policy.pt", "policy.onnx"]
+    model.get_env().close()
+    if not isinstance(model, Algorithm):
+        return []
+    save_torchscript(model.policy, out / "policy.pt", action_masks=model.masked)
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        print('policy.onnx was left out: pip install "gsrl[export]"', file=sys.stderr)
+        return ["policy.pt"]
+    with warnings.catch_warnings(action="ignore"):  # of what the exporter itself will change
+        save_onnx(model.policy, out / "policy.onnx", action_masks=model.masked)
+    return ["policy.pt", "policy.onnx"]
 
 
 def _record(folder: Path, out: Path, *, trusted: bool) -> list[str]:
@@ -135,7 +135,8 @@ def _card(config: Config[Any], results: Mapping[str, Any], versions: Mapping[str
     trust = " --trust" if ":" in config.env or any(":" in name.partition(":")[2] for name in config.wrapper) else ""
     shown = {"replay.gif": "![An episode](replay.gif)", "replay.mp4": "An episode: [replay.mp4](replay.mp4)."}
     elsewhere = {
-        "policy.onnx": '`policy.onnx`: `onnxruntime.InferenceSession("policy.onnx")`, from observations to `actions`.',
+        "policy.onnx": '`policy.onnx`: `onnxruntime.InferenceSession("policy.onnx")`, from observations, and '
+        "`action_masks` where it learned with them, to `actions`.",
         "policy.pt": '`policy.pt`: `torch.jit.load("policy.pt")`, the same, also in C++.',
     }
     parts = [
