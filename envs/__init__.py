@@ -11,6 +11,7 @@
 Beside them stand MinAtar's games under their own ids (:mod:`envs.minatar`), and environments of several agents for
 PettingZoo, which has no registry, and which has to be installed to import them:
 
+- :mod:`envs.gym_teams`: teams of Gymnasium's, such as level-based foraging;
 - :mod:`envs.mpe`: particles that move and speak, many worlds at once;
 - :mod:`envs.signalling`: senders and receivers, with a discrete channel between them;
 - :mod:`envs.switch_riddle`: prisoners who can leave each other one bit a day.

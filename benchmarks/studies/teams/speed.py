@@ -1,10 +1,10 @@
 """CPU time of a team's step of training: eight teams in lock-step, beside a plain loop.
 
-The plain loop is what one would write: networks, optimisers and targets of each agent by themselves, a world of ``mpe2``,
-replay in NumPy arrays. It learns the same: speaker and listener, two critics of 64 and 64 units for each, straight-through
-Gumbel-softmax, an update of 128 transitions every 32 steps. Ours are eight members of :class:`gsrl.multi_agent.MultiAgentSAC`
-with 32 worlds each, on the worlds in arrays and on ``mpe2``'s own. One thread; rounds are interleaved, so that the
-machine's drift meets all; medians of CPU time are compared.
+The plain loop is what one would write: networks, optimisers and targets of each agent by themselves, a world of
+``mpe2``, replay in NumPy arrays. It learns the same: speaker and listener, two critics of 64 and 64 units for each,
+straight-through Gumbel-softmax, an update of 128 transitions every 32 steps. Ours are eight members of
+:class:`gsrl.multi_agent.MultiAgentSAC` with 32 worlds each, on the worlds in arrays and on ``mpe2``'s own. One thread;
+rounds are interleaved, so that the machine's drift meets all; medians of CPU time are compared.
 
     python benchmarks/studies/teams/speed.py [--members 8] [--rounds 15] [--out FILE]
 """
