@@ -38,7 +38,8 @@ class GymTeamEnv:
         module, colon, name = env_id.rpartition(":")
         if colon:
             import_module(module)
-        self.env, self.time_limit = gym.make(name, disable_env_checker=True).unwrapped, time_limit
+        self.env: Any = gym.make(name, disable_env_checker=True).unwrapped
+        self.time_limit = time_limit
         seen, choices = self.env.observation_space, self.env.action_space
         if not isinstance(seen, spaces.Tuple) or not isinstance(choices, spaces.Tuple):
             raise TypeError(f"spaces of {env_id} must be Tuple, one part for each agent, but are {seen} and {choices}.")
