@@ -9,14 +9,17 @@ interleaved, so that the machine's drift meets all; medians are compared. A popu
 | ``plain`` | ``benchmarks/studies/peers/plain.py``: a plain eager loop with separate networks |
 | ``sb3-dqn`` | Stable-Baselines3's DQN with ``train_freq=1, gradient_steps=1`` |
 | ``tianshou-sac`` | Tianshou 2's DiscreteSAC, see ``benchmarks/studies/peers/tianshou_sac.py`` |
+| ``sbx-dqn`` | the DQN of Stable-Baselines3's JAX port, see ``benchmarks/studies/peers/jax_agents.py`` |
+| ``rejax``, ``rejax-population`` | rejax's SAC with the environment compiled in, one or ``--members`` under ``vmap`` |
 | ``gsrl``, ``gsrl-compiled`` | one ``DiscreteSAC`` |
 | ``gsrl-population``, ``gsrl-population-compiled`` | ``Population`` of ``--members`` |
 
-Tianshou may need an environment of its own, so that it always runs in a process of its own, which sleeps while it is
-not its turn. Where it cannot be imported, it is left out.
+Tianshou, and what is in JAX, may need environments of their own, so that they always run in processes of their own,
+which sleep while it is not their turn. What cannot be imported is left out. With ``--cpu-time`` seconds of the
+processor are counted, on a machine that has other work to do.
 
     python benchmarks/studies/speed/throughput.py [--rounds 20] [--tianshou-python .venv-peers/bin/python]
-        [--only plain gsrl] [--out FILE]
+        [--jax-python .venv-jax/bin/python] [--cpu-time] [--only plain gsrl] [--out FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +46,7 @@ SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "buffer_size": 100_000, "lear
 SB3: dict[str, Any] = {**SETTINGS, "policy_kwargs": {"net_arch": [WIDTH, WIDTH]}, "device": "cpu"}
 """The same as Stable-Baselines3's algorithms take it."""
 WARM_UP: int = SETTINGS["learning_starts"] + 200
-TIANSHOU = Path(__file__).resolve().parents[1] / "peers" / "tianshou_sac.py"
+PEERS = Path(__file__).resolve().parents[1] / "peers"
 
 
 def warm(learn: Subject) -> Subject:
@@ -72,28 +76,45 @@ def population(members: int, compiled: bool) -> Subject:
     return warm(lambda steps: agents.learn(steps, reset_num_timesteps=False))
 
 
-def tianshou(python: str, versions: dict[str, str]) -> Subject | None:
-    """Tianshou's DiscreteSAC, by a process of this interpreter; None where that has no Tianshou."""
-    if subprocess.run([python, "-c", "import tianshou"], capture_output=True).returncode:
-        print(
-            f"tianshou-sac is left out: {python} cannot import tianshou, which the extra 'peers' installs: see "
-            "benchmarks/studies/peers/tianshou_sac.py and --tianshou-python."
+class Peers:
+    """Agents in processes of other interpreters, which sleep while it is not their turn.
+
+    Attributes:
+        versions: Of their packages, by the module that is imported.
+        seconds: Of their processors, all together.
+    """
+
+    def __init__(self) -> None:
+        self.versions: dict[str, dict[str, str]] = {}
+        self.seconds = 0.0
+
+    def served(self, python: str, script: str, module: str, *options: str, warm_up: int = 200) -> Subject | None:
+        """The other end of a script in ``benchmarks/studies/peers``; None where the interpreter lacks the module."""
+        if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+            print(f"{module} is left out: {python} cannot import it; see benchmarks/studies/peers/{script}")
+            return None
+        process = subprocess.Popen(
+            [python, str(PEERS / script), *options, "--serve", "--settings", json.dumps({"width": WIDTH, **SETTINGS})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        return None
-    command = [python, str(TIANSHOU), "--serve", "--settings", json.dumps({"width": WIDTH, **SETTINGS})]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    requests, answers = process.stdin, process.stdout
-    versions.update(json.loads(answers.readline()))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+        self.versions[module] = json.loads(answers.readline())
 
-    def learn(steps: int) -> None:
-        requests.write(f"{steps}\n")
-        requests.flush()
-        answers.readline()
+        def learn(steps: int) -> None:
+            requests.write(f"{steps}\n")
+            requests.flush()
+            self.seconds += float(answers.readline())
 
-    learn(WARM_UP - SETTINGS["learning_starts"])
-    return learn
+        learn(warm_up)
+        return learn
+
+    def clock(self) -> float:
+        """Seconds of the processor, of this process and theirs."""
+        return time.process_time() + self.seconds
 
 
 def main(
@@ -102,6 +123,8 @@ def main(
     steps: int = 500,
     members: int = 16,
     tianshou_python: str = sys.executable,
+    jax_python: str = sys.executable,
+    cpu_time: bool = False,
     only: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
@@ -112,14 +135,21 @@ def main(
         steps: Of each member in a round.
         members: Of the populations.
         tianshou_python: An interpreter that can import tianshou.
+        jax_python: One that can import rejax and sbx.
+        cpu_time: Whether the processor's time is counted, and not the wall's.
         only: Names of those to time; all if none is given.
         out: File of the result.
     """
-    tianshou_versions: dict[str, str] = {}
+    peers = Peers()
     makers: dict[str, Callable[[], Subject | None]] = {
         "plain": lambda: warm(PlainSAC(ENV, WIDTH, **SETTINGS).learn),
         "sb3-dqn": dqn,
-        "tianshou-sac": lambda: tianshou(tianshou_python, tianshou_versions),
+        "tianshou-sac": lambda: peers.served(tianshou_python, "tianshou_sac.py", "tianshou"),
+        "sbx-dqn": lambda: peers.served(jax_python, "jax_agents.py", "sbx", "sbx"),
+        "rejax": lambda: peers.served(jax_python, "jax_agents.py", "rejax", "rejax"),
+        "rejax-population": lambda: peers.served(
+            jax_python, "jax_agents.py", "rejax", "rejax", "--members", str(members)
+        ),
         "gsrl": lambda: single(compiled=False),
         "gsrl-compiled": lambda: single(compiled=True),
         "gsrl-population": lambda: population(members, compiled=False),
@@ -129,16 +159,17 @@ def main(
         raise SystemExit(f"--only must name some of {list(makers)}, but got {sorted(unknown)}")
     made = {name: makers[name]() for name in only or makers}
     subjects = {name: learn for name, learn in made.items() if learn is not None}
-    seconds = in_turns(subjects, steps, rounds)
+    clock = peers.clock if cpu_time else time.perf_counter
+    seconds = in_turns(subjects, steps, rounds, clock)
     rates = pd.DataFrame({name: (members if "population" in name else 1) / seconds[name] for name in subjects})
     table = pd.DataFrame({"steps_per_second": rates.median()})
     table["quartiles"] = rates.quantile([0.25, 0.75]).round(1).T.to_numpy().tolist()
-    for reference in ("plain", "sb3-dqn", "tianshou-sac"):
+    for reference in ("plain", "sb3-dqn", "tianshou-sac", "rejax", "rejax-population"):
         if reference in rates:
             table[f"times_{reference}"] = (table["steps_per_second"] / rates[reference].median()).round(2)
     table["steps_per_second"] = table["steps_per_second"].round(1)
     print(table.to_string())
-    record(out, {"tianshou_versions": tianshou_versions, "results": table.to_dict("index")})
+    record(out, {"cpu_time": cpu_time, "peers": peers.versions, "results": table.to_dict("index")})
 
 
 if __name__ == "__main__":
