@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 
 __all__ = ["GymTeamEnv"]
 
 
-class GymTeamEnv:
+class GymTeamEnv(ParallelEnv[str, Any, Any]):
     """A Gymnasium environment of several agents, of PettingZoo's Parallel interface. Agents are ``agent_0`` and so on.
 
     Args:
@@ -32,7 +33,6 @@ class GymTeamEnv:
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "gym_team_v0", "render_modes": []}
-    render_mode = None
 
     def __init__(self, env_id: str, time_limit: int) -> None:
         module, colon, name = env_id.rpartition(":")
@@ -43,6 +43,7 @@ class GymTeamEnv:
         seen, choices = self.env.observation_space, self.env.action_space
         if not isinstance(seen, spaces.Tuple) or not isinstance(choices, spaces.Tuple):
             raise TypeError(f"spaces of {env_id} must be Tuple, one part for each agent, but are {seen} and {choices}.")
+        self.render_mode = None
         self.possible_agents = [f"agent_{i}" for i in range(len(choices.spaces))]
         self.agents: list[str] = []
         self._seen = dict(zip(self.possible_agents, seen.spaces, strict=True))

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+pytest.importorskip("pettingzoo")
+
+from pettingzoo.test import parallel_api_test, parallel_seed_test
+
 from envs.gym_teams import GymTeamEnv
 from gsrl.multi_agent import MultiAgentSAC, ParallelVecEnv
 
@@ -16,8 +20,9 @@ from gsrl.multi_agent import MultiAgentSAC, ParallelVecEnv
 class Foragers(gym.Env[Any, Any]):
     """Both earn what they choose; it ends after four steps, or when both choose 2."""
 
-    observation_space: Any = spaces.Tuple([spaces.Box(0, 9, (2,))] * 2)
-    action_space: Any = spaces.Tuple([spaces.Discrete(3)] * 2)
+    def __init__(self) -> None:
+        self.observation_space: Any = spaces.Tuple([spaces.Box(0, 9, (2,)) for _ in range(2)])
+        self.action_space: Any = spaces.Tuple([spaces.Discrete(3) for _ in range(2)])
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -53,6 +58,12 @@ def test_agents_are_truncated_at_the_limit_and_terminate_before() -> None:
     _, _, terminated, truncated = worlds.step(np.array([[[2], [2]]]))
     assert terminated.all()
     assert not truncated.any()
+
+
+def test_the_parallel_api(capsys: pytest.CaptureFixture[str]) -> None:
+    parallel_api_test(GymTeamEnv("Foragers-v0", time_limit=4), num_cycles=20)
+    assert "Passed" in capsys.readouterr().out
+    parallel_seed_test(lambda: GymTeamEnv("Foragers-v0", time_limit=4), num_cycles=9)
 
 
 def test_other_spaces_are_refused() -> None:
