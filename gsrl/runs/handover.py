@@ -64,7 +64,7 @@ def export_run(folder: Path, out: Path, *, episodes: int = 100, trusted: bool = 
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     config = read_config(folder, trusted=trusted)
-    if config.card.is_task:
+    if config.card.environments is not None:
         raise UsageError(f"export is for agents in Gymnasium's environments, and {config.agent} has its own")
     results = evaluate_run(folder, episodes, trusted=trusted)
     with occupied(out):
@@ -216,7 +216,7 @@ def import_folder(folder: Path, out: Path, *, trusted: bool = False) -> Path:
         gsrl.checkpoint.CheckpointError: The model is damaged.
     """
     config = read_config(folder, trusted=trusted)
-    if config.card.is_task or config.seeds is not None:
+    if config.card.environments is not None or config.seeds is not None:
         raise UsageError(f"{folder} must hold one agent in Gymnasium's environments, but got {config.agent}")
     if not (folder / "model.zip").exists():
         raise UsageError(f"{folder} must hold a model.zip, but has none")
