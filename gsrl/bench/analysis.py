@@ -152,11 +152,13 @@ class Panel:
         """The lowest and highest score to draw, so that what is far from most does not squeeze the rest.
 
         Runs and the threshold count up to 1.5 times the interquartile range of all scores outside of it, and the
-        interquartile means with their intervals up to three times: Tukey's inner and outer fences.
+        interquartile means with their intervals up to three times: Tukey's inner and outer fences. Where most runs are
+        alike, a tenth of what there is from :attr:`low` to :attr:`high` takes the place of that range.
         """
         scores = np.concatenate([scores for entry in self.entries for scores in entry.scores])
         lower, upper = np.quantile(scores, [0.25, 0.75])
-        width = float(upper - lower) or math.inf
+        least = 0.0 if self.low is None or self.high is None else 0.1 * (self.high - self.low)
+        width = max(float(upper - lower), least) or math.inf
         statistics = np.array([value for entry in self.entries for value in entry.iqm], dtype=float)
         kept = []
         for values, reach in ((scores, 1.5), (np.array([self.threshold], dtype=float), 1.5), (statistics, 3.0)):

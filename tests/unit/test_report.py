@@ -374,6 +374,9 @@ def test_what_is_far_from_most_does_not_squeeze_an_axis() -> None:
     # A mean just outside of the inner fence, 1.5 interquartile ranges from the middle half, is drawn all the same.
     panel = Panel("A-v0", entries(range(100, 130), range(100, 130), [75, 75]), ())
     assert panel.score_range()[0] == 75
+    # Most are at the best there is: a mean that is not is drawn, and no hundredths of a score.
+    best = entries([500] * 9 + [499.9], [500] * 10, [360, 360, 375, 500, 500])
+    assert Panel("A-v0", best, (), low=0.0, high=500.0).score_range() == (360, 500)
 
 
 def test_labels_move_apart_as_little_as_can_be() -> None:
