@@ -41,6 +41,15 @@ class FactoredCategorical(Distribution):
     Raises:
         ValueError: ``logits`` has fewer than two dimensions, is not floating or holds NaN; ``mask`` is not boolean or
             does not broadcast to ``logits``; a factor has no legal choice.
+
+    Example:
+        >>> policy = FactoredCategorical(torch.zeros(32, 3, 5))  # 3 factors of 5 choices
+        >>> one_hot = policy.sample()
+        >>> one_hot.shape, policy.log_prob(one_hot).shape, policy.entropy().shape
+        (torch.Size([32, 3, 5]), torch.Size([32]), torch.Size([32]))
+        >>> legal = torch.tensor([True, True, False, False, False])
+        >>> FactoredCategorical(torch.zeros(1, 5), legal).probs
+        tensor([[0.5000, 0.5000, 0.0000, 0.0000, 0.0000]])
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 2)}  # noqa: RUF012 (torch's own form)

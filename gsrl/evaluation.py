@@ -67,6 +67,12 @@ def evaluate_policy(
         RuntimeError: The process of an environment has ended.
         ValueError: The environment gives masks at some resets and steps only; `n_eval_episodes` or
             `max_episode_steps` is below 1.
+
+    Example:
+        >>> model = gsrl.Reinforce("MlpPolicy", "CartPole-v1", seed=0)
+        >>> mean_return, deviation = evaluate_policy(model, model.get_env(), n_eval_episodes=2)
+        >>> mean_return > 0
+        True
     """
     heeds_masks = takes_masks(model)
     if heeds_masks or isinstance(env, VectorEnv):

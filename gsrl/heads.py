@@ -26,6 +26,15 @@ class ActionHead(nn.Linear):
 
     Raises:
         TypeError: ``action_space`` is another space.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> head = ActionHead(64, spaces.MultiDiscrete([2, 3]))
+        >>> policy = head(torch.zeros(8, 64))
+        >>> policy.batch_shape, policy.event_shape
+        (torch.Size([8]), torch.Size([2, 3]))
+        >>> head.codec.decode(policy.sample().numpy()).shape
+        (8, 2)
     """
 
     mask: Tensor | None

@@ -56,6 +56,10 @@ def soft_target(
         rewards: ``[B]``, discounted and summed.
         discounts: ``[B]``, gamma**m, or 0 after termination.
         next_value: ``[B]``.
+
+    Example:
+        >>> soft_target(torch.tensor([1.0]), torch.tensor([0.9]), torch.tensor([10.0]))
+        tensor([10.])
     """
     return rewards + discounts * next_value
 
@@ -80,6 +84,13 @@ def lambda_target(
         discounts: ``[B, N]``, gamma, or 0 after termination.
         next_values: V of the policy after each step, ``[B, N]``.
         traces: Lambda of the action that followed it, in [0, 1], ``[B, N]``; 0 where the window ends.
+
+    Example:
+        >>> rewards, discounts, values = torch.ones(1, 2), torch.full((1, 2), 0.5), torch.full((1, 2), 4.0)
+        >>> lambda_target(rewards, discounts, values, torch.ones(1, 2))  # of two steps: 1 + .5 (1 + .5 * 4)
+        tensor([2.5000])
+        >>> lambda_target(rewards, discounts, values, torch.zeros(1, 2))  # of one: 1 + .5 * 4
+        tensor([3.])
     """
     target = next_values[:, -1]
     for step in range(rewards.shape[1] - 1, -1, -1):
@@ -97,6 +108,11 @@ def policy_traces(policy: FactoredCategorical, taken: Float[Tensor, "*batch n K"
     Args:
         policy: With batch shape ``[B]``.
         taken: One-hot, ``[B, n, K]``.
+
+    Example:
+        >>> policy = gsrl.FactoredCategorical(torch.tensor([[[0.0, 0.0]]]))  # one state, one factor, even odds
+        >>> policy_traces(policy, torch.tensor([[[1.0, 0.0]]]))
+        tensor([1.])
     """
     return (policy.mask.sum(-1) * (policy.probs * taken).sum(-1)).clamp_max(1.0).prod(-1)
 
@@ -123,6 +139,11 @@ def critic_loss(
 
     Raises:
         ValueError: ``q_clip`` without ``q_target``.
+
+    Example:
+        >>> q = torch.tensor([[1.0, 3.0], [1.0, 3.0]])  # two critics, two transitions
+        >>> critic_loss(q, torch.tensor([1.0, 1.0]))  # the sum of two means of 0 and 4 / 2
+        tensor(2.)
     """
     target = target.detach()
     if q_clip is None:
@@ -147,6 +168,10 @@ def actor_loss(
         expected_q: ``[B]``, what ``Estimator.expectation`` returned.
         entropy: Of each factor, ``[B, n]``, in nats.
         ent_coef: Alpha, ``[n]`` or ``[B, n]``. Receives no gradient.
+
+    Example:
+        >>> actor_loss(torch.tensor([1.0]), torch.tensor([[0.5]]), torch.tensor([2.0]))  # -1 - 2 * .5
+        tensor(-2.)
     """
     return -(expected_q + (ent_coef.detach() * entropy).sum(-1)).mean()
 
@@ -164,6 +189,12 @@ def entropy_coefficient_loss(
         log_ent_coef: ``[n]``.
         entropy: Of each factor, ``[B, n]``, in nats. Receives no gradient.
         target_entropy: In nats; ``[n]`` or ``[B, n]``, or one number for all, ``[1]``. Receives no gradient.
+
+    Example:
+        >>> log_ent_coef = torch.zeros(1, requires_grad=True)
+        >>> entropy_coefficient_loss(log_ent_coef, torch.tensor([[0.5]]), torch.tensor([0.25])).backward()
+        >>> log_ent_coef.grad  # too much entropy: the coefficient falls
+        tensor([0.2500])
     """
     return (log_ent_coef * (entropy.detach() - target_entropy).mean(0)).sum()
 
@@ -179,6 +210,10 @@ def discounted_sums(terms: Float[Tensor, "*batch T"], discount: float) -> Float[
     Args:
         terms: x, ``[..., T]``.
         discount: d.
+
+    Example:
+        >>> discounted_sums(torch.ones(3), 0.5)
+        tensor([1.7500, 1.5000, 1.0000])
     """
     sums, reach = terms, 1
     while reach < terms.shape[-1]:
@@ -209,6 +244,10 @@ def gae(
         next_values: Of the states that the steps led to, ``[E, T]``: 0 after termination.
         gamma: Discount factor.
         gae_lambda: Lambda.
+
+    Example:
+        >>> gae(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 3), gamma=0.5, gae_lambda=1.0)
+        tensor([[1.7500, 1.5000, 1.0000]])
     """
     return discounted_sums(rewards + gamma * next_values - values, gamma * gae_lambda)
 
@@ -225,5 +264,11 @@ def leave_one_out(returns: Float[Tensor, "E T"]) -> Float[Tensor, "E T"]:
 
     Args:
         returns: R, ``[E, T]``, with zeros after the end of an episode; of a single one, 0 is returned.
+
+    Example:
+        >>> leave_one_out(torch.tensor([[1.0], [2.0], [6.0]]))
+        tensor([[4.0000],
+                [3.5000],
+                [1.5000]])
     """
     return (returns.sum(0) - returns) / max(returns.shape[0] - 1, 1)

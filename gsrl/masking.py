@@ -271,7 +271,13 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
 
 
 def shows_masks(observation_space: spaces.Space[Any]) -> bool:
-    """Whether observations have an entry `"action_mask"`."""
+    """Whether observations have an entry `"action_mask"`.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> shows_masks(spaces.Dict({"observation": spaces.Discrete(2), "action_mask": spaces.MultiBinary(3)}))
+        True
+    """
     return isinstance(observation_space, spaces.Dict) and MASK_KEY in observation_space.spaces
 
 
@@ -288,6 +294,11 @@ def check_masks(codec: OneHotCodec, masks: ArrayLike, name: str = "masks") -> ND
 
     Raises:
         ValueError: The length is wrong, an entry is neither 0 nor 1, or a factor of a row has no legal choice.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> check_masks(gsrl.OneHotCodec(spaces.Discrete(3)), [[1, 0, 1]])
+        array([[ True, False,  True]])
     """
     masks = _to_bool(codec, masks, name)
     _check_legal(_matrix(codec, masks), name)
@@ -307,6 +318,12 @@ def to_matrix(codec: OneHotCodec, flat: ArrayLike, *, validate_args: bool = True
 
     Raises:
         ValueError: As :func:`check_masks`.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> to_matrix(gsrl.OneHotCodec(spaces.MultiDiscrete([2, 3])), [True, False, True, True, False])
+        array([[ True, False, False],
+               [ True,  True, False]])
     """
     matrix = _matrix(codec, _to_bool(codec, flat, "masks"))
     if validate_args:

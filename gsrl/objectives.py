@@ -29,7 +29,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A policy and an objective."""
+    """A policy and an objective.
+
+    Example:
+        >>> problem = cubic()
+        >>> policy = gsrl.FactoredCategorical(problem.logits)
+        >>> problem.f(policy.sample((5,))).shape
+        torch.Size([5])
+    """
 
     name: str
     """What it is called, a key of :data:`OBJECTIVES` for those built here."""
@@ -81,6 +88,10 @@ def bernoulli_power(exponent: float = 2.0, p: float = 0.5, target: float = 0.45)
 
     Raises:
         ValueError: ``exponent`` or ``p`` is out of range.
+
+    Example:
+        >>> bernoulli_power(p=0.5).logits.shape
+        torch.Size([1, 2])
     """
     _check_exponent(exponent)
     if not 0 < p < 1:
@@ -111,6 +122,10 @@ def quadratic(K: int = 4) -> Problem:
 
     Raises:
         ValueError: ``K`` is below 2.
+
+    Example:
+        >>> quadratic(K=4).logits.shape
+        torch.Size([1, 4])
     """
     _check_at_least("K", K, 2)
     if K == 4:
@@ -148,6 +163,10 @@ def cubic(n: int = 3, K: int = 3) -> Problem:
 
     Raises:
         ValueError: ``n`` is below 1 or ``K`` below 2.
+
+    Example:
+        >>> cubic().logits.shape
+        torch.Size([3, 3])
     """
     _check_at_least("n", n, 1)
     _check_at_least("K", K, 2)
@@ -195,6 +214,10 @@ def polynomial(
 
     Raises:
         ValueError: ``exponent``, ``latents`` or ``batch`` is out of range.
+
+    Example:
+        >>> polynomial(latents=8).logits.shape
+        torch.Size([8, 2])
     """
     _check_exponent(exponent)
     _check_at_least("latents", latents, 1)
@@ -232,6 +255,10 @@ def make_objective(name: str, **settings: Any) -> Problem:
     Raises:
         ValueError: ``name`` is unknown; the message lists the names. Or a setting is out of range.
         TypeError: The problem has no such setting.
+
+    Example:
+        >>> make_objective("cubic").name
+        'cubic'
     """
     if name not in OBJECTIVES:
         raise ValueError(f"name must be one of {sorted(OBJECTIVES)}, but got {name!r}.")

@@ -64,6 +64,10 @@ def gumbel_noise(
 
     Returns:
         float32 ``[*shape]``.
+
+    Example:
+        >>> gumbel_noise((2, 3), generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3])
     """
     return _log_exponential(shape, generator, device).neg_()
 
@@ -85,6 +89,11 @@ def logistic_noise(
 
     Returns:
         float32 ``[*shape]``.
+
+    Example:
+        >>> noise = logistic_noise((10_000,), generator=torch.Generator().manual_seed(0))
+        >>> bool((noise > 0).float().mean().sub(0.5).abs() < 0.02)  # a choice of two at even odds
+        True
     """
     first, second = gumbel_noise((2, *shape), generator=generator, device=device)
     return first - second
@@ -103,6 +112,10 @@ def masked_logits(
     Raises:
         ValueError: ``logits`` is not floating, has no last dimension, or holds NaN or ``+inf``; ``mask`` is not
             boolean or does not broadcast to ``logits``; a row has no legal choice.
+
+    Example:
+        >>> masked_logits(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, True]))
+        tensor([1., -inf, 3.])
     """
     _check_logits(logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:
@@ -139,6 +152,10 @@ def gumbel_max(
 
     Raises:
         ValueError: As :func:`masked_logits`; ``noise`` has another shape.
+
+    Example:
+        >>> gumbel_max(torch.tensor([0.0, -torch.inf, -torch.inf]))  # one choice is legal
+        tensor([1., 0., 0.])
     """
     perturbed = masked_logits(logits, mask, validate_args=validate_args) + perturbation(logits, noise, generator)
     return _cast(_one_hot(perturbed), logits.dtype)
@@ -159,6 +176,10 @@ def gumbel_argmax(
 
     Returns:
         int64 ``[...]``.
+
+    Example:
+        >>> gumbel_argmax(torch.tensor([[-torch.inf, 0.0], [0.0, -torch.inf]]))
+        tensor([1, 0])
     """
     return perturbed_logits(logits, noise=noise, generator=generator).argmax(-1)
 
@@ -178,6 +199,10 @@ def perturbed_logits(
 
     Returns:
         ``[..., K]``, in float32 at least.
+
+    Example:
+        >>> perturbed_logits(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
     """
     return _cast_up(logits) + perturbation(logits, noise, generator)
 
@@ -199,6 +224,11 @@ def conditional_gumbel(
 
     Returns:
         ``[..., K]``, ``-inf`` where illegal.
+
+    Example:
+        >>> log_probs, one_hot = torch.zeros(3).log_softmax(-1), torch.tensor([0.0, 1.0, 0.0])
+        >>> int(conditional_gumbel(log_probs, one_hot, gumbel_noise((3,))).argmax())  # they agree with the sample
+        1
     """
     log_exponential = -noise
     log_first = (log_exponential * one_hot).sum(-1, keepdim=True)
@@ -240,6 +270,12 @@ def gumbel_softmax(
         TypeError: ``logits`` is no tensor, or ``temperature`` neither a number nor a tensor.
         ValueError: As :func:`masked_logits`; ``temperature`` is not positive, or has a number for each choice;
             ``noise`` has another shape.
+
+    Example:
+        >>> logits = torch.zeros(4, 3, requires_grad=True)
+        >>> sample = gumbel_softmax(logits, temperature=0.5)
+        >>> sample.shape, bool(sample.sum(-1).allclose(torch.ones(4)))
+        (torch.Size([4, 3]), True)
     """
     legal = masked_logits(logits, mask, validate_args=validate_args)
     check_temperature(temperature, validate_args, logits)
@@ -293,6 +329,15 @@ def straight_through(
         TypeError: ``logits`` is no tensor, or ``temperature`` neither a number nor a tensor.
         ValueError: As :func:`masked_logits`; ``temperature`` is not positive, or has a number for each choice;
             ``noise`` has another shape.
+
+    Example:
+        >>> logits = torch.zeros(4, 3, requires_grad=True)
+        >>> one_hot = straight_through(logits)
+        >>> one_hot.sum(-1).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        >>> (one_hot * torch.arange(3.0)).sum().backward()
+        >>> logits.grad.shape
+        torch.Size([4, 3])
     """
     legal = masked_logits(logits, mask, validate_args=validate_args)
     check_temperature(temperature, validate_args, logits)
@@ -333,6 +378,10 @@ def binary_concrete(
     Raises:
         ValueError: ``logits`` is not floating or holds NaN; ``temperature`` is not positive; ``mask`` is not boolean or
             does not broadcast to ``logits``; ``noise`` has another shape.
+
+    Example:
+        >>> binary_concrete(torch.tensor([-100.0, 100.0]), temperature=0.5).round()
+        tensor([0., 1.])
     """
     _check_logits(logits)
     check_temperature(temperature, validate_args, logits, rowwise=False)
@@ -358,16 +407,16 @@ def replace_value(soft: Float[Tensor, "*shape"], hard: Float[Tensor, "*shape"]) 
     Exact wherever ``soft`` is finite, because the difference is taken first; ``hard + soft - soft.detach()`` is not.
     Nothing that autograd saved is written to. As an estimate of the gradient of E[f(hard)] it is biased in general.
 
-    Example::
-
-        one_hot = policy.sample()  # an objective sees real choices,
-        sample = replace_value(policy.probs, one_hot)  # and its slope reaches the probabilities
-
     Source: Bengio et al. 2013 (1308.3432).
 
     Args:
         soft: The tensor that is differentiated.
         hard: The value, same shape; no gradient reaches it.
+
+    Example:
+        >>> soft = torch.tensor([0.4, 0.6], requires_grad=True)
+        >>> replace_value(soft, torch.tensor([0.0, 1.0])).tolist()
+        [0.0, 1.0]
     """
     return hard.detach() + (soft - soft.detach())
 

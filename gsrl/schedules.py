@@ -18,6 +18,11 @@ class ExponentialSchedule:
 
     Raises:
         ValueError: An argument is out of range; the message names it.
+
+    Example:
+        >>> schedule = ExponentialSchedule(1.0, 0.01)
+        >>> [round(schedule(remaining), 3) for remaining in (1.0, 0.5, 0.0)]
+        [1.0, 0.1, 0.01]
     """
 
     start: float

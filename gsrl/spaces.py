@@ -48,6 +48,17 @@ class OneHotCodec:
     Raises:
         TypeError: The space is of another kind.
         ValueError: The space has no factor, or a factor without a choice.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> codec = OneHotCodec(spaces.MultiDiscrete([2, 3]))
+        >>> codec.n, codec.K
+        (2, 3)
+        >>> codec.encode(np.array([1, 2]))
+        array([[0., 1., 0.],
+               [0., 0., 1.]], dtype=float32)
+        >>> codec.decode(np.array([[0, 1, 0], [0, 0, 1]]))
+        array([1, 2])
     """
 
     def __init__(self, space: Space[Any]) -> None:

@@ -52,6 +52,10 @@ def log_continuations(
 
     Raises:
         ValueError: ``log_probs`` has no dimension, or ``m`` exceeds :data:`MAX_SUBSET`.
+
+    Example:
+        >>> log_continuations(torch.tensor([0.5, 0.5]).log()).exp()  # of {}, {0}, {1}, {0, 1}
+        tensor([1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     if log_probs.dim() == 0 or log_probs.shape[-1] > MAX_SUBSET:
         raise ValueError(
@@ -110,6 +114,10 @@ def gumbel_top_k(
     Raises:
         ValueError: As :func:`gsrl.relaxations.masked_logits`; ``k`` is not in 1..N or exceeds the number of legal
             choices of a row; ``noise`` has another shape.
+
+    Example:
+        >>> gumbel_top_k(torch.zeros(4, 10), k=3).shape
+        torch.Size([4, 3])
     """
     perturbed = _legal_logits(logits, k, mask, validate_args) + perturbation(logits, noise, generator)
     return perturbed.detach().topk(k).indices
@@ -154,6 +162,10 @@ def relaxed_subset(
 
     Raises:
         ValueError: As :func:`gumbel_top_k`; ``temperature`` is not positive.
+
+    Example:
+        >>> relaxed_subset(torch.zeros(4, 10), k=3, hard=True).sum(-1)
+        tensor([3., 3., 3., 3.])
     """
     legal = _legal_logits(logits, k, mask, validate_args)
     check_temperature(temperature, validate_args, logits)
@@ -190,6 +202,13 @@ class SubsetOfK(Distribution):
     Raises:
         ValueError: As :func:`gsrl.relaxations.masked_logits`; ``k`` is not in 1..N or exceeds the number of legal
             choices of a row.
+
+    Example:
+        >>> subset = SubsetOfK(torch.tensor([0.0, 0.0, -torch.inf]), k=2)
+        >>> subset.sample()
+        tensor([1., 1., 0.])
+        >>> subset.log_prob(torch.tensor([1.0, 1.0, 0.0])).exp().item()
+        1.0
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}  # noqa: RUF012 (torch's own form)

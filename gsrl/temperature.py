@@ -72,6 +72,10 @@ class ConstantTemperature(Temperature):
     Raises:
         TypeError: `value` is not a number.
         ValueError: `value` is not finite and above 0.
+
+    Example:
+        >>> ConstantTemperature(0.5)().item()
+        0.5
     """
 
     name = "constant"
@@ -106,6 +110,12 @@ class ScheduledTemperature(Temperature):
     Raises:
         TypeError: An argument is not a number, or `steps` not an integer.
         ValueError: A temperature is not finite and above 0, `minimum` is above `initial`, or `steps` is below 1.
+
+    Example:
+        >>> temperature = LinearTemperature(1.0, 0.5, steps=1)
+        >>> temperature.step()
+        >>> isinstance(temperature, ScheduledTemperature), temperature().item()
+        (True, 0.5)
     """
 
     count: Tensor
@@ -138,6 +148,12 @@ class ExponentialTemperature(ScheduledTemperature):
     """A temperature that falls by the same factor each step.
 
     temperature(t) = max(minimum, initial (minimum / initial)^(t / steps)).
+
+    Example:
+        >>> temperature = ExponentialTemperature(1.0, 0.25, steps=2)
+        >>> temperature.step()
+        >>> round(temperature().item(), 3)
+        0.5
     """
 
     name = "exponential"
@@ -151,6 +167,12 @@ class LinearTemperature(ScheduledTemperature):
     """A temperature that falls by the same amount each step.
 
     temperature(t) = max(minimum, initial + (minimum - initial) t / steps).
+
+    Example:
+        >>> temperature = LinearTemperature(1.0, 0.5, steps=2)
+        >>> temperature.step()
+        >>> temperature().item()
+        0.75
     """
 
     name = "linear"
@@ -164,6 +186,12 @@ class CosineTemperature(ScheduledTemperature):
     """A temperature that falls along half a cosine: slowly at both ends, fastest in the middle.
 
     temperature(t) = minimum + (initial - minimum) (1 + cos(pi t / steps)) / 2, and `minimum` after `steps`.
+
+    Example:
+        >>> temperature = CosineTemperature(1.0, 0.5, steps=2)
+        >>> temperature.step()
+        >>> temperature().item()
+        0.75
     """
 
     name = "cosine"
@@ -186,6 +214,11 @@ class LearnedTemperature(Temperature):
     Raises:
         TypeError: An argument is not a number.
         ValueError: A temperature is not finite and above 0, or `initial` is not above `minimum`.
+
+    Example:
+        >>> temperature = LearnedTemperature(1.0, minimum=0.1)
+        >>> round(temperature().item(), 3), temperature().requires_grad
+        (1.0, True)
     """
 
     name = "learned"
@@ -226,6 +259,10 @@ class StateTemperature(nn.Module):
     Raises:
         TypeError: An argument is not a number, or `in_features` not an integer.
         ValueError: `in_features` is below 1, or `maximum` is not finite and above 0.
+
+    Example:
+        >>> StateTemperature(8, maximum=2.0)(torch.zeros(4, 8)).shape
+        torch.Size([4, 1, 1])
     """
 
     name: ClassVar[str] = "state"
@@ -289,6 +326,10 @@ def make_temperature(name: str, **settings: Any) -> Temperature | StateTemperatu
     Raises:
         TypeError: A setting is missing, unknown or not a number.
         ValueError: There is no such name, or a setting is out of its range.
+
+    Example:
+        >>> make_temperature("linear", initial=1.0, minimum=0.1, steps=10)().item()
+        1.0
     """
     if name not in TEMPERATURES:
         raise ValueError(f"name must be one of {', '.join(TEMPERATURES)}, but got {name!r}.")
@@ -307,6 +348,10 @@ def as_temperature(value: float | Temperature) -> Temperature:
     Raises:
         TypeError: `value` is neither.
         ValueError: The number is not finite and above 0.
+
+    Example:
+        >>> as_temperature(0.5)
+        ConstantTemperature(value=0.5)
     """
     if isinstance(value, Temperature):
         return value

@@ -89,6 +89,9 @@ def check_estimator(
     Raises:
         ConformanceError: A promise is broken; the message says which.
         ValueError: ``supports`` refuses every shape that the suite knows.
+
+    Example:
+        >>> check_estimator(lambda: gsrl.make_estimator("exact"))
     """
     if not any(supports(n, K) for n, K in _SHAPES):
         raise ValueError(f"supports must accept one of the shapes (n, K) in {_SHAPES}, but accepts none.")

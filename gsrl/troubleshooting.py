@@ -40,7 +40,12 @@ FEWEST = 10
 
 
 class Signs(NamedTuple):
-    """What is seen of a training so far."""
+    """What is seen of a training so far.
+
+    Example:
+        >>> Signs(1000, [], returns_differ=False, entropy_share=1.0).returns
+        []
+    """
 
     steps: int
     """Environment steps."""
@@ -59,7 +64,12 @@ class Signs(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """A usual cause."""
+    """A usual cause.
+
+    Example:
+        >>> CAUSES["uniform_policy"].seen
+        'returns are flat, and the policy is as random as it can be'
+    """
 
     name: str
     """As it stands in the log."""
@@ -119,6 +129,10 @@ def have_improved(returns: Sequence[float]) -> bool:
     """Whether the last third of returns is better than the first ones, by two standard errors.
 
     The first ones are a third too, but at most :data:`BEGINNING`: an agent that learned early has improved for good.
+
+    Example:
+        >>> have_improved([1.0] * 10 + [2.0] * 10), have_improved([1.0] * 20)
+        (True, False)
     """
     third = len(returns) // 3
     if third < 2:
@@ -134,6 +148,11 @@ def diagnose(signs: Signs) -> list[Cause]:
 
     Args:
         signs: What is seen.
+
+    Example:
+        >>> signs = Signs(1000, [1.0] * 20, True, entropy_share=0.99)
+        >>> [cause.name for cause in diagnose(signs)]
+        ['uniform_policy']
     """
     if not signs.returns:
         return [CAUSES["no_episode_ends"]]
@@ -172,8 +191,11 @@ class TroubleshootingCallback(BaseCallback):
         ValueError: An argument is below 1.
 
     Example:
-        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1")
-        >>> model.learn(10_000, callback=TroubleshootingCallback())
+        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0)
+        >>> callback = TroubleshootingCallback(every=50)
+        >>> _ = model.learn(100, callback=callback)  # 10_000 are more like it
+        >>> [cause.name for cause in callback.causes]
+        []
     """
 
     model: Algorithm

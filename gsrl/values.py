@@ -41,6 +41,10 @@ def q_value(values: Float[Tensor, "*#batch n K"], one_hot: Float[Tensor, "*#batc
 
     Returns:
         ``[...]``.
+
+    Example:
+        >>> q_value(torch.tensor([[1.0, 5.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor(5.)
     """
     return (values * one_hot).sum((-2, -1))
 
@@ -54,6 +58,11 @@ def combine_critics(values: Float[Tensor, "C *shape"], critics: CriticCombinatio
     Args:
         values: ``[C, ...]``.
         critics: ``"min"`` or ``"mean"``.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 4.0], [3.0, 2.0]])  # two critics, two states
+        >>> combine_critics(values, "min"), combine_critics(values, "mean")
+        (tensor([1., 2.]), tensor([2., 3.]))
     """
     return values.amin(0) if critics == "min" else values.mean(0)
 
@@ -80,6 +89,11 @@ def soft_value(
 
     Returns:
         ``[B]``.
+
+    Example:
+        >>> policy = gsrl.FactoredCategorical(torch.zeros(1, 2))
+        >>> soft_value(policy, torch.tensor([[1.0, 3.0]]), torch.tensor(0.0))
+        tensor(2.)
     """
     if entropy:
         values = values - ent_coef * policy.finite_logits
@@ -194,6 +208,11 @@ class ChoiceValues(ActionValues):
 
     Args:
         values: ``[C, B, 1, K]``.
+
+    Example:
+        >>> values = ChoiceValues(torch.tensor([[[[1.0, 5.0]]]]))  # one critic, one state, one factor
+        >>> values(torch.tensor([[[0.0, 1.0]]]))
+        tensor([[5.]])
     """
 
     def __init__(self, values: Float[Tensor, "C B 1 K"]) -> None:
@@ -251,6 +270,11 @@ class MultilinearValues(ActionValues):
         state: ``[C, B]``, V.
         choices: ``[C, B, n, K]``, A.
         pairs: ``[C, B, n, K, R]``, U; None: no pairs.
+
+    Example:
+        >>> values = MultilinearValues(torch.ones(1, 1), torch.tensor([[[[0.0, 2.0], [3.0, 0.0]]]]), None)
+        >>> values(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))  # 1 + 2 + 3
+        tensor([[6.]])
     """
 
     def __init__(

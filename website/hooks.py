@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from website import reference  # noqa: E402
+from website import reference, tutorials  # noqa: E402
 
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 MODULES = reference.modules()
@@ -42,9 +43,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the reference, and pictures that pages show and that lie elsewhere in the repository."""
+    """Add the reference, what tutorials make, and pictures that lie elsewhere in the repository."""
     for uri, text in reference.pages().items():
         files.append(File.generated(config, uri, content=text))
+    tutorials.run_all()
+    for page in tutorials.sources():
+        made, folder = tutorials.made_of(page), tutorials.MADE / page.stem
+        notebook = tutorials.notebook(page.read_text(encoding="utf-8"), made, folder)
+        files.append(File.generated(config, f"tutorials/{page.stem}.ipynb", content=json.dumps(notebook)))
+        for name in (name for each in made for name in each.pictures):
+            files.append(File.generated(config, f"tutorials/{name}", abs_src_path=str(folder / name)))
     shown = {
         outside
         for file in files.documentation_pages()
@@ -57,10 +65,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn relative links that leave docs: to modules into the reference, all others into the repository.
+    """Show what tutorials make, and turn relative links that leave docs into what the site has, or the repository.
 
-    Pictures are of the copies that the site has.
+    What the site has are the pages of modules, and copies of pictures.
     """
+    source = ROOT / "docs" / page.file.src_uri
+    if source in tutorials.sources():
+        heading, _, rest = markdown.partition("\n")
+        text = tutorials.with_output(rest, tutorials.made_of(source))
+        markdown = f"{heading}\n\n[This page as a notebook]({source.stem}.ipynb)\n{text}"
 
     def replaced(found: re.Match[str]) -> str:
         picture, text, target = found.groups()

@@ -88,13 +88,17 @@ def _read(path: Path) -> Module | None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if isinstance(target, ast.Name) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 summaries[target.id] = str(after.value.value).partition("\n")[0]
-            if isinstance(target, ast.Name) and target.id == "__all__" and node.value is not None:
-                public = ast.literal_eval(node.value)
+            if isinstance(target, ast.Name) and target.id == "__all__" and isinstance(node.value, ast.List):
+                public = [name for entry in node.value.elts for name in _listed(entry)]
     if not public and last != "__init__":
         return None
     names = {name: imported.get(name, "") for name in public}
     where = path.relative_to(ROOT).as_posix()
     return Module(".".join(parts), where, summary, names, summaries, last == "__init__")
+
+
+def _listed(entry: ast.expr) -> list[str]:
+    return [*ast.literal_eval(entry.value)] if isinstance(entry, ast.Starred) else [ast.literal_eval(entry)]
 
 
 def _imports(nodes: list[ast.stmt]) -> dict[str, str]:

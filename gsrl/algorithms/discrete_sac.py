@@ -150,6 +150,12 @@ class DiscreteSAC(Algorithm, OffPolicyAlgorithm):
     Raises:
         TypeError: The action space is not discrete, or an argument is one of :attr:`REFUSED`.
         ValueError: An argument is out of range; the message names it.
+
+    Example:
+        >>> model = DiscreteSAC("MlpPolicy", "CartPole-v1", learning_starts=10, seed=0).learn(20)
+        >>> action, _ = model.predict(np.zeros(4, np.float32), deterministic=True)
+        >>> action in (0, 1)
+        True
     """
 
     EARLIER: ClassVar[Mapping[str, Any]] = {

@@ -719,6 +719,10 @@ class CategoricalActorCriticPolicy(ActorCriticPolicy):
     """Stable-Baselines3's actor-critic with an :class:`ActionHead`, for its PPO and A2C.
 
     ``PPO(CategoricalActorCriticPolicy, env)``; the arguments are those of ``ActorCriticPolicy``.
+
+    Example:
+        >>> from stable_baselines3 import PPO
+        >>> model = PPO(CategoricalActorCriticPolicy, "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1).learn(16)
     """
 
     def _build(self, lr_schedule: Schedule) -> None:

@@ -257,6 +257,11 @@ class Reinforce(Algorithm):
     Raises:
         TypeError: The action space is not discrete, or an argument is one of :attr:`REFUSED`.
         ValueError: An argument is out of range, or does not go with another; the message names it.
+
+    Example:
+        >>> model = Reinforce("MlpPolicy", "CartPole-v1", baseline="leave-one-out", n_episodes=2, seed=0).learn(20)
+        >>> model.num_timesteps >= 20
+        True
     """
 
     COUNTERS: ClassVar[tuple[str, ...]] = (*base.COUNTERS, "_mean_return", "_mean_weight")

@@ -98,6 +98,12 @@ def end_weights(end: Tensor) -> Tensor:
 
     Returns:
         ``[L, *batch]``.
+
+    Example:
+        >>> end_weights(torch.tensor([[0.0, 1.0, 0.0]]))
+        tensor([[0.],
+                [1.],
+                [0.]])
     """
     *ends, _ = end.unbind(-1)
     reached, weights = torch.ones_like(end[..., 0]), []

@@ -232,6 +232,10 @@ class LewisGame(AttributeValueGame):
 
     Raises:
         ValueError: ``meanings`` is below 2 or above 65,536, or ``prior`` is no distribution over them.
+
+    Example:
+        >>> LewisGame(5).meanings.shape
+        torch.Size([5, 1])
     """
 
     def __init__(self, meanings: int, prior: Sequence[float] | Tensor | None = None) -> None:
@@ -322,7 +326,12 @@ class DiscriminationGame(Game):
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Minus the log-probability of ``target [*batch]`` under ``logits [*lead, *batch, K]``, ``[*lead, *batch]``."""
+    """Minus the log-probability of ``target [*batch]`` under ``logits [*lead, *batch, K]``, ``[*lead, *batch]``.
+
+    Example:
+        >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
+        tensor([0.6931])
+    """
     index = target.expand(logits.shape[:-1]).unsqueeze(-1)
     return -logits.log_softmax(-1).gather(-1, index).squeeze(-1)
 

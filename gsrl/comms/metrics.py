@@ -47,6 +47,10 @@ def message_lengths(messages: ArrayLike, end: int) -> Ints:
 
     Returns:
         ``[N]``, from 0 to L.
+
+    Example:
+        >>> message_lengths([[1, 0, 2], [1, 1, 1]], end=0)
+        array([1, 3])
     """
     is_end = _integers("messages", messages, "[N, L]") == end
     return np.where(is_end.any(1), is_end.argmax(1), is_end.shape[1])
@@ -72,6 +76,10 @@ def message_entropy(messages: ArrayLike, lengths: ArrayLike | None = None) -> fl
     0 for a single message.
 
     Source: Shannon 1948, Section 6.
+
+    Example:
+        >>> round(message_entropy([[0], [0], [1], [1]]), 3)  # of two words at even odds, in bits
+        1.0
     """
     return _entropy(_labels(_cut(messages, lengths)))
 
@@ -82,6 +90,10 @@ def mutual_information(messages: ArrayLike, meanings: ArrayLike, lengths: ArrayL
     0 for a single message, or a single meaning; at most the entropy of either.
 
     Source: Shannon 1948, Section 12.
+
+    Example:
+        >>> mutual_information([[0], [1]], [0, 1])
+        1.0
     """
     cut, meant = _language(messages, meanings, lengths)
     return _information(_labels(cut), _labels(meant))
@@ -93,6 +105,12 @@ def attribute_information(
     """What each position tells of each attribute: mutual information in bits, ``[A, L]``.
 
     The end of a message, and what is behind it, counts as one more symbol.
+
+    Example:
+        >>> meanings = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> attribute_information(meanings, meanings).round(3)
+        array([[1., 0.],
+               [0., 1.]])
     """
     cut, meant = _language(messages, meanings, lengths)
     return _pairwise_information(meant, cut)
@@ -108,6 +126,11 @@ def topographic_similarity(messages: ArrayLike, meanings: ArrayLike, lengths: Ar
 
     Source: Brighton & Kirby 2006, "Understanding linguistic evolution by visualizing the emergence of topographic
     mappings"; with Spearman's coefficient: Lazaridou et al. 2018 (1804.03984), Section 3.
+
+    Example:
+        >>> meanings = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> round(topographic_similarity(meanings, meanings), 3)  # each symbol is an attribute
+        1.0
     """
     cut, meant = _language(messages, meanings, lengths)
     first, second = np.triu_indices(len(cut), 1)
@@ -132,6 +155,11 @@ def positional_disentanglement(messages: ArrayLike, meanings: ArrayLike, lengths
 
     Raises:
         ValueError: There are fewer than two attributes.
+
+    Example:
+        >>> meanings = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> round(positional_disentanglement(meanings, meanings), 3)
+        1.0
     """
     cut, meant = _language(messages, meanings, lengths)
     return _disentanglement(meant, cut)
@@ -149,6 +177,12 @@ def bag_of_symbols_disentanglement(messages: ArrayLike, meanings: ArrayLike, len
 
     Raises:
         ValueError: There are fewer than two attributes.
+
+    Example:
+        >>> meanings = [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> messages = [[0, 2], [0, 3], [1, 2], [1, 3]]  # a vocabulary for each attribute
+        >>> round(bag_of_symbols_disentanglement(messages, meanings), 3)
+        1.0
     """
     cut, meant = _language(messages, meanings, lengths)
     symbols = np.unique(cut[cut != SILENCE])
@@ -157,7 +191,12 @@ def bag_of_symbols_disentanglement(messages: ArrayLike, meanings: ArrayLike, len
 
 
 def mean_length(messages: ArrayLike, lengths: ArrayLike | None = None) -> float:
-    """Symbols of a message, on average, its end symbol not among them."""
+    """Symbols of a message, on average, its end symbol not among them.
+
+    Example:
+        >>> mean_length([[1, 0], [2, 2]], lengths=[1, 2])
+        1.5
+    """
     return float((_cut(messages, lengths) != SILENCE).sum(1).mean())
 
 
@@ -179,6 +218,10 @@ def redundancy(messages: ArrayLike, vocabulary: int, lengths: ArrayLike | None =
 
     Raises:
         ValueError: ``vocabulary`` is below 2, or below the number of symbols that were sent.
+
+    Example:
+        >>> round(redundancy([[0], [1]], vocabulary=2), 3)  # all symbols are used alike
+        0.0
     """
     cut = _cut(messages, lengths)
     used = len(np.unique(cut[cut != SILENCE]))

@@ -132,6 +132,12 @@ class SignallingGame(Task):
     Raises:
         TypeError: An argument is of another kind.
         ValueError: An argument is out of its range, or the agents do not fit the game or the channel.
+
+    Example:
+        >>> from gsrl import comms
+        >>> games = SignallingGame(comms.LewisGame(3), comms.Channel(3), seeds=range(2))
+        >>> games.learn(1).evaluate().accuracy.shape
+        (2,)
     """
 
     unit, score, member = "sample", "accuracy", "game"

@@ -150,6 +150,13 @@ def make_estimator(name: str, *, shape: tuple[int, int] | None = None, **setting
     Raises:
         ValueError: ``name`` is unknown; the message lists the names, and offers the nearest. Or ``shape`` is no pair.
         TypeError: The estimator has no such setting, or needs one that is missing.
+
+    Example:
+        >>> estimator = make_estimator("st-gumbel", temperature=0.5)
+        >>> estimator.sample(gsrl.FactoredCategorical(torch.zeros(8, 1, 4))).shape
+        torch.Size([8, 1, 4])
+        >>> make_estimator("rloo", num_samples=2).biased
+        False
     """
     if name not in ESTIMATORS:
         near = difflib.get_close_matches(str(name), ESTIMATORS, n=1)

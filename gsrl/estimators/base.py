@@ -49,6 +49,14 @@ class Estimator(nn.Module, ABC):
         biased: Whether the estimate is biased for a general ``f``.
         source: Where it was published.
         shaped: Whether the constructor needs ``n`` and ``K`` of the policies it will see.
+
+    Example:
+        >>> logits = torch.zeros(1, 2, requires_grad=True)
+        >>> estimator = gsrl.make_estimator("exact")
+        >>> cost = estimator.expectation(gsrl.FactoredCategorical(logits), lambda choices: choices[..., 0, 0])
+        >>> cost.backward()
+        >>> cost.item(), logits.grad
+        (0.5, tensor([[ 0.2500, -0.2500]]))
     """
 
     name: ClassVar[str]
@@ -197,6 +205,10 @@ def evaluate(f: Objective, configurations: Float[Tensor, "M *batch n K"]) -> Flo
 
     Raises:
         ValueError: ``configurations``, or what ``f`` returned, is not floating; ``f`` returned another shape.
+
+    Example:
+        >>> evaluate(lambda choices: choices[..., 0, 0], torch.eye(2).reshape(2, 1, 2))
+        tensor([1., 0.])
     """
     if not configurations.is_floating_point():
         raise ValueError(
@@ -225,6 +237,11 @@ def value_and_slope(
 
     Returns:
         ``[*batch]`` and ``[*batch, n, K]``, differentiable in what ``f`` captured.
+
+    Example:
+        >>> value, slope = value_and_slope(lambda rows: (rows**2).sum((-2, -1)), torch.tensor([[0.0, 1.0]]))
+        >>> value.item(), slope
+        (1.0, tensor([[0., 2.]]))
     """
     values, pullback = torch.func.vjp(f, rows.detach())[:2]
     (slope,) = pullback(torch.ones_like(values))
@@ -239,6 +256,10 @@ def replace_rows(one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "replace
 
     Returns:
         ``[n * K, *batch, n, K]``, choices innermost.
+
+    Example:
+        >>> replace_rows(torch.eye(2)).shape  # each of two rows, replaced by each of two choices
+        torch.Size([4, 2, 2])
     """
     n, K = one_hot.shape[-2:]
     ones = [1] * (one_hot.dim() - 2)
@@ -250,14 +271,16 @@ def replace_rows(one_hot: Float[Tensor, "*batch n K"]) -> Float[Tensor, "replace
 def gradient_only(weights: Float[Tensor, "*#shape"], variables: Float[Tensor, "*#shape"]) -> Float[Tensor, "*#shape"]:
     """Returns zeros whose ``backward`` sends ``weights``, held fixed, to ``variables``.
 
-    Example::
-
-        cost = f(one_hot)
-        cost = cost + gradient_only(cost, policy.log_prob(one_hot))  # REINFORCE: the value is that of f
-
     Args:
         weights: Of any shape.
         variables: Of a shape that broadcasts with it, finite.
+
+    Example:
+        >>> variables = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> surrogate = gradient_only(torch.tensor([3.0, 4.0]), variables)
+        >>> surrogate.sum().backward()
+        >>> surrogate.tolist(), variables.grad
+        ([0.0, 0.0], tensor([3., 4.]))
     """
     return weights.detach() * (variables - variables.detach())
 
@@ -276,5 +299,12 @@ def attach_gradient(
 
     Returns:
         ``[*batch]``, of the dtype of ``cost``.
+
+    Example:
+        >>> logits = torch.zeros(1, 2, requires_grad=True)
+        >>> cost = attach_gradient(torch.tensor(3.0), gsrl.FactoredCategorical(logits), torch.tensor([[1.0, -1.0]]))
+        >>> cost.backward()
+        >>> cost.item(), logits.grad
+        (3.0, tensor([[ 1., -1.]]))
     """
     return cost + gradient_only(gradient, policy.finite_logits).sum((-2, -1)).to(cost.dtype)

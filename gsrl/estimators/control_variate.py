@@ -160,6 +160,13 @@ class Rebar(RelaxedControl):
 
     Raises:
         ValueError: ``temperature`` is not finite and positive.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> Rebar().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "rebar"
@@ -252,6 +259,13 @@ class Relax(RelaxedControl):
     Raises:
         ValueError: ``temperature`` is not finite and positive; a size is below 1; from :meth:`expectation`: the policy
             has another shape.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> Relax(2, 3).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "relax"
@@ -308,6 +322,13 @@ class MuProp(Estimator):
     mean and the vertices.
 
     Source: Gu et al. 2016 (1511.05176), Eq. 3.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> MuProp().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "muprop"

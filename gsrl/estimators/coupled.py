@@ -61,6 +61,13 @@ class ARM(_Antithetic):
 
     Raises:
         ValueError: From :meth:`expectation`: the policy's K is not 2.
+
+    Example:
+        >>> logits = torch.zeros(2, 2, requires_grad=True)  # 2 factors of 2 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> ARM().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 2])
     """
 
     name = "arm"
@@ -84,6 +91,13 @@ class DisARM(_Antithetic):
 
     Raises:
         ValueError: From :meth:`expectation`: the policy's K is not 2.
+
+    Example:
+        >>> logits = torch.zeros(2, 2, requires_grad=True)  # 2 factors of 2 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> DisARM().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 2])
     """
 
     name = "disarm"
@@ -105,6 +119,13 @@ class ARSM(Estimator):
     factors with few choices; the cost is quadratic in K.
 
     Source: Yin et al. 2019 (1905.01413); Eq. 5 of docs/estimators.md, with its derivation.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> ARSM().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "arsm"

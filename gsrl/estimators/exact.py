@@ -20,6 +20,14 @@ class Exact(Estimator):
     Unbiased, without variance. ``K**n`` calls of ``f``, in one batch; refused above ``gsrl.distributions.MAX_SUPPORT``.
     The choice for a single factor whose values come all at once. All batch rows have the same configurations: ``f`` is
     given a view whose strides over the batch are 0, and may compute once what depends on nothing else.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> Exact().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad
+        tensor([[ 0.2222, -0.1111, -0.1111],
+                [ 0.2222, -0.1111, -0.1111]])
     """
 
     name = "exact"
@@ -49,6 +57,13 @@ class LocalExpectation(Estimator):
     of ``f``. The reference for factored policies whose ``K**n`` configurations are too many to list.
 
     Source: Titsias and Lázaro-Gredilla 2015 (1503.01494); Eq. 1 of docs/estimators.md, with its derivation.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> LocalExpectation().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "local-expectation"

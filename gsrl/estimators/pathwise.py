@@ -26,6 +26,13 @@ class Pathwise(Estimator):
 
     Raises:
         ValueError: A temperature is not positive.
+
+    Example:
+        >>> estimator = StraightThrough()
+        >>> isinstance(estimator, Pathwise)
+        True
+        >>> estimator.sample(gsrl.FactoredCategorical(torch.zeros(2, 3))).sum(-1)
+        tensor([1., 1.])
     """
 
     biased = True
@@ -99,6 +106,13 @@ class GumbelSoftmax(Pathwise):
     must take rows on the simplex. Use it when ``f`` is smooth between the vertices and has been trained there.
 
     Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712), Eq. 10.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> GumbelSoftmax(temperature=0.5).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "gumbel-softmax"
@@ -119,6 +133,13 @@ class STGumbel(Pathwise):
     the bias does not vanish in general. Use it when ``f`` must see real choices.
 
     Source: Jang et al. 2017 (1611.01144), Section 2.2.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> STGumbel(temperature=0.5).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "st-gumbel"
@@ -138,6 +159,14 @@ class StraightThrough(Pathwise):
     factor and a linear ``f`` it has no variance either: it *is* the exact gradient. One call of ``f``, at a vertex.
 
     Source: Bengio et al. 2013 (1308.3432); with a temperature: Paulus et al. 2021 (2010.04838), Eq. 5.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> StraightThrough().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad  # exact: the objective is linear in each factor
+        tensor([[ 0.2222, -0.1111, -0.1111],
+                [ 0.2222, -0.1111, -0.1111]])
     """
 
     name = "straight-through"

@@ -20,7 +20,15 @@ BASELINE_DECAY = 0.99
 
 
 class ScoreFunction(Estimator):
-    """An unbiased estimator that needs only values of ``f`` and log-probabilities, also of decisions in sequence."""
+    """An unbiased estimator that needs only values of ``f`` and log-probabilities, also of decisions in sequence.
+
+    Example:
+        >>> policy = gsrl.FactoredCategorical(torch.zeros(5, 1, 3, requires_grad=True))
+        >>> estimator = ReinforceEstimator()
+        >>> one_hot, log_prob = estimator.draw(policy)
+        >>> one_hot.shape, log_prob.shape
+        (torch.Size([5, 1, 3]), torch.Size([5]))
+    """
 
     biased = False
 
@@ -80,6 +88,13 @@ class ReinforceEstimator(ScoreFunction):
 
     Raises:
         ValueError: Another baseline.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> ReinforceEstimator("running-mean").expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "reinforce"
@@ -161,6 +176,13 @@ class RLOO(ScoreFunction):
 
     Raises:
         ValueError: ``num_samples`` is below 2.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> RLOO(num_samples=4).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "rloo"

@@ -36,6 +36,13 @@ class DecoupledStraightThrough(Pathwise):
 
     Raises:
         ValueError: A temperature is not positive; ``forward_temperature`` is learned.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> DecoupledStraightThrough(0.5, 1.0).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "decoupled-st"
@@ -87,6 +94,13 @@ class GappedStraightThrough(Pathwise):
 
     Raises:
         ValueError: ``gap`` is negative or another word.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> GappedStraightThrough().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "gapped-st"
@@ -137,6 +151,13 @@ class ReinMax(Pathwise):
 
     Raises:
         ValueError: ``temperature`` is not positive, or learned.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> ReinMax().expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "reinmax"
@@ -174,6 +195,13 @@ class GumbelRao(Pathwise):
 
     Raises:
         ValueError: ``num_samples`` is below 1.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> GumbelRao(num_samples=4).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "gumbel-rao"

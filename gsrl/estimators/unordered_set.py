@@ -42,6 +42,13 @@ class UnorderedSet(Estimator):
 
     Raises:
         ValueError: ``num_samples`` is out of range.
+
+    Example:
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy = gsrl.FactoredCategorical(logits)
+        >>> UnorderedSet(num_samples=3).expectation(policy, lambda choices: choices[..., 0].sum(-1)).backward()
+        >>> logits.grad.shape
+        torch.Size([2, 3])
     """
 
     name = "unordered-set"

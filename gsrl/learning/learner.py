@@ -68,13 +68,23 @@ def bias_corrections(
         learning_rate: Likewise.
         betas: Decay of the two moments.
         eps: Epsilon.
+
+    Example:
+        >>> bias_corrections(1, 0.1)
+        (0.03162277660168381, 3.1622776601683806e-10)
     """
     correction = (1 - betas[1] ** count) ** 0.5
     return learning_rate * correction / (1 - betas[0] ** count), eps * correction
 
 
 def clip_by_norm_(gradient: Float[Tensor, "*members P"], max_norm: float) -> Float[Tensor, "*members"]:
-    """Scales gradients ``[..., P]`` in place so that their 2-norms are at most ``max_norm``; returns those they had."""
+    """Scales gradients ``[..., P]`` in place so that their 2-norms are at most ``max_norm``; returns those they had.
+
+    Example:
+        >>> gradient = torch.tensor([3.0, 4.0])
+        >>> clip_by_norm_(gradient, 1.0), gradient
+        (tensor(5.), tensor([0.6000, 0.8000]))
+    """
     norm = gradient.norm(dim=-1, keepdim=True)
     gradient.mul_((max_norm / (norm + 1e-6)).clamp_max(1.0))
     return norm.squeeze(-1)

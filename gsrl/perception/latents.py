@@ -36,13 +36,6 @@ class CategoricalVAE(nn.Module):
 
     As a loss of :class:`gsrl.learning.Learner` it is called with images, and handed its noise.
 
-    Example::
-
-        encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 4 * 8))
-        decoder = nn.Sequential(nn.Linear(4 * 8, 128), nn.ReLU(), nn.Linear(128, 64), nn.Unflatten(1, (1, 8, 8)))
-        vae = CategoricalVAE(encoder, decoder, n=4, K=8, estimator="rloo")
-        vae.loss(images).backward()  # images [B, 1, 8, 8]
-
     Source: Kingma and Welling 2014 (1312.6114), Eq. 3; Jang et al. 2017 (1611.01144), Section 4.2, with categorical
     variables; Hafner et al. 2023 (2301.04104) for ``unimix``, of .01 there.
 
@@ -61,6 +54,13 @@ class CategoricalVAE(nn.Module):
 
     Raises:
         ValueError: ``n``, ``K`` or ``unimix`` is out of its range.
+
+    Example:
+        >>> from torch import nn
+        >>> vae = CategoricalVAE(nn.Linear(64, 4 * 8), nn.Linear(4 * 8, 64), n=4, K=8, estimator="rloo")
+        >>> vae.loss(torch.ones(10, 64)).backward()
+        >>> vae.sample(5).shape
+        torch.Size([5, 64])
     """
 
     noise: Noise | None = None
@@ -342,15 +342,6 @@ class VectorQuantizer(nn.Module):
 
     A call changes nothing. :meth:`step`, once an update, moves averages, revives dead codes and counts.
 
-    Example::
-
-        quantizer = VectorQuantizer(64, 16, method="ema")
-        latents = encoder(images)  # [B, places, 16]
-        quantised, indices, loss = quantizer(latents)
-        (F.mse_loss(decoder(quantised), images) + loss).backward()
-        optimizer.step()
-        quantizer.step(latents, indices)
-
     Source: van den Oord et al. 2017 (1711.00937), Eqs. 3, 6 and 7; Baevski et al. 2020 (1910.05453), Section 3.2, and
     2020 (2006.11477), Eq. 4, for Gumbel-softmax and diversity.
 
@@ -369,6 +360,11 @@ class VectorQuantizer(nn.Module):
     Raises:
         TypeError: The estimator has no differentiable samples.
         ValueError: Another argument is out of its range.
+
+    Example:
+        >>> quantised, indices, loss = VectorQuantizer(64, 16, method="ema")(torch.randn(10, 9, 16))
+        >>> quantised.shape, indices.shape
+        (torch.Size([10, 9, 16]), torch.Size([10, 9]))
     """
 
     codebook: Tensor

@@ -26,6 +26,10 @@ def keep_or_drop(logits: Tensor, mask: Tensor | None = None, *, validate_args: b
 
     Returns:
         Batch shape ``[*batch]``, event shape ``(N, 2)``, from the logits (0, l).
+
+    Example:
+        >>> keep_or_drop(torch.zeros(8, 16)).event_shape
+        torch.Size([16, 2])
     """
     pair = torch.stack([torch.zeros_like(logits), logits], -1)
     if mask is None:
@@ -46,13 +50,6 @@ class GumbelSoftMask(nn.Module):
 
     Source: Jang et al. 2017 (1611.01144), Eq. 2; Maddison et al. 2017 (1611.00712), Eq. 16.
 
-    Example::
-
-        mask = gsrl.GumbelSoftMask()
-        kept = tokens * mask(logits).unsqueeze(-1)  # tokens [B, N, d], logits [B, N]
-        loss(kept).backward()
-        mask.step()  # once an update
-
     Args:
         temperature: A positive number, or a :class:`gsrl.temperature.Temperature`. None: exponential, from 1 to .1 over
             10,000 steps. Its steps are in the state.
@@ -61,6 +58,14 @@ class GumbelSoftMask(nn.Module):
     Raises:
         TypeError: ``estimator`` is of another kind, or is an object and a temperature is given as well.
         ValueError: There is no such estimator, or it has no differentiable samples.
+
+    Example:
+        >>> mask = GumbelSoftMask(temperature=0.5)
+        >>> mask(torch.zeros(8, 16)).shape
+        torch.Size([8, 16])
+        >>> bool(((mask(torch.zeros(8, 16), hard=True) - 0.5).abs() == 0.5).all())
+        True
+        >>> mask.step()  # once an update
     """
 
     estimator: Any
@@ -147,6 +152,10 @@ def make_pathwise(name: str, temperature: float | Temperature) -> Pathwise:
 
     Raises:
         ValueError: There is no such estimator, or it has none.
+
+    Example:
+        >>> type(make_pathwise("st-gumbel", 0.5)).__name__
+        'STGumbel'
     """
     found = type(make_estimator(name, shape=(1, 2)))
     if not issubclass(found, Pathwise):

@@ -117,11 +117,6 @@ class VisionTransformer(nn.Module):
 
     Source: Dosovitskiy et al. 2021 (2010.11929); a convolution before the patches: Xiao et al. 2021 (2106.14881).
 
-    Example::
-
-        network = VisionTransformer((1, 16, 16), patch=2, width=32, depth=6, heads=4, n_outputs=10)
-        logits = network(images)  # [B, 1, 16, 16] -> [B, 10]
-
     Args:
         image_shape: Channels, height and width.
         patch: Side of a patch in pixels; height and width are multiples of it.
@@ -141,6 +136,10 @@ class VisionTransformer(nn.Module):
 
     Raises:
         ValueError: A number is below 1, the patches do not fit, there is no such stem, or ``std`` is not above 0.
+
+    Example:
+        >>> VisionTransformer((1, 8, 8), patch=4, width=8, depth=2, heads=2)(torch.rand(3, 1, 8, 8)).shape
+        torch.Size([3, 10])
     """
 
     def __init__(
@@ -387,16 +386,6 @@ class TokenPruner(nn.Module):
 
     Source: Rao et al. 2021 (2106.02034), Sections 3.2 and 3.3.
 
-    Example::
-
-        network = VisionTransformer((1, 16, 16), patch=2, n_outputs=10)
-        pruner = TokenPruner(network, {0: 0.5, 2: 0.25, 4: 0.125})
-        optimizer = torch.optim.Adam(pruner.parameter_groups(1e-3, 1e-2))
-        pruned = pruner(images)  # [B, 1, 16, 16]
-        (F.cross_entropy(pruned.outputs, labels) + 2 * pruned.loss).backward()
-        with torch.no_grad():
-            outputs = pruner(images, deterministic=True).outputs  # computes 1/8 of the tokens in the end
-
     Args:
         encoder: A :class:`VisionTransformer`; or an ``nn.TransformerEncoder`` with ``batch_first=True``, whose inputs
             are tokens ``[B, N, d]``.
@@ -417,6 +406,12 @@ class TokenPruner(nn.Module):
         TypeError: ``encoder`` or ``estimator`` is of another kind.
         ValueError: A stage is past the depth; a share is not in (0, 1], rises, or is of no token; there is no such
             choice; the estimator has no samples to prune by, or soft ones where exactly k are to be kept.
+
+    Example:
+        >>> network = VisionTransformer((1, 16, 16), patch=4, width=32, depth=4, heads=2)  # 16 tokens
+        >>> pruned = TokenPruner(network, stages={0: 0.5, 2: 0.25})(torch.rand(8, 1, 16, 16))
+        >>> [kept.shape[1] for kept in pruned.kept]
+        [8, 4]
     """
 
     noise: Any = None

@@ -134,6 +134,13 @@ class Population:
         TypeError: ``algorithm`` is another one; ``env`` is an environment instead of a way to make many; an argument is
             of another kind.
         ValueError: A setting is out of range, has another length than ``seeds``, or must be the same for all members.
+
+    Example:
+        >>> population = Population(gsrl.Reinforce, "CartPole-v1", seeds=range(2), n_episodes=1).learn(10)
+        >>> population.evaluate(n_eval_episodes=1).shape
+        (2, 1)
+        >>> type(population.member(0)).__name__
+        'Reinforce'
     """
 
     _vec_env_class: ClassVar[type[SyncVecEnv]] = SyncVecEnv

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +13,7 @@ pytest.importorskip("griffe")
 
 import griffe
 
-from website import reference, roles
+from website import reference, roles, tutorials
 
 MODULES = reference.modules()
 
@@ -71,3 +74,55 @@ def test_docstring_in_markdown(package: griffe.Module, scope: str, text: str, ma
 def test_a_role_that_leads_nowhere_is_told(package: griffe.Module, caplog: pytest.LogCaptureFixture) -> None:
     assert roles.in_markdown(":func:`no_such_thing`", package["losses"]) == "`no_such_thing`"
     assert "gsrl.losses: nothing is called no_such_thing, which its docstring links to." in caplog.text
+
+
+PAGE = """# A page
+
+Some words.
+
+```python
+print(6 * 7)
+from matplotlib.figure import Figure
+figure = Figure(figsize=(1, 1))
+```
+
+```sh
+echo from a shell
+```
+
+Last words.
+"""
+
+
+def test_a_tutorial_is_run_into_a_page_and_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "0-page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    made = tutorials.execute(page, tmp_path / "made")
+    assert [each.text for each in made] == ["42", "from a shell"]
+    assert [each.pictures for each in made] == [["0-page-0.png"], []]
+    shown = tutorials.with_output(PAGE, made)
+    assert "```\n\n```text\n42\n```\n\n![What this drew](0-page-0.png)\n" in shown
+    notebook = tutorials.notebook(PAGE, made, tmp_path / "made")
+    assert [cell["cell_type"] for cell in notebook["cells"]] == ["markdown", "code", "code", "markdown"]
+    code = notebook["cells"][1]
+    assert code["source"].startswith("print(6 * 7)\n")
+    assert code["outputs"][0] == {"output_type": "stream", "name": "stdout", "text": "42\n"}
+    assert base64.b64decode(code["outputs"][1]["data"]["image/png"]).startswith(b"\x89PNG")
+    assert notebook["cells"][2]["source"] == "%%bash\necho from a shell"
+
+
+def test_a_tutorial_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "0-page.md"
+    page.write_text("```python\n1 / 0\n```\n", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError):
+        tutorials.execute(page, tmp_path / "made")
+
+
+def test_there_are_six_tutorials_in_the_navigation() -> None:
+    navigation = (reference.ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name[0] for page in tutorials.sources()] == [*"123456"]
+    assert all(f"tutorials/{page.name}\n" in navigation for page in tutorials.sources())
