@@ -97,6 +97,10 @@ class GradientDiagnosticsCallback(BaseCallback):
             kind.
         ValueError: An argument is out of range; when training starts: an estimator is unknown or refuses the agent's
             action space.
+
+    Example:
+        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", learning_starts=10, batch_size=16, seed=0)
+        >>> _ = model.learn(40, callback=GradientDiagnosticsCallback(every=20, num_samples=10, batch_size=4))
     """
 
     model: DiscreteSAC

@@ -79,7 +79,16 @@ KeyPath = tuple[str, ...]
 
 
 class CheckpointError(ValueError):
-    """A file that is not a whole gsrl checkpoint, or that holds what gsrl does not restore by itself."""
+    """A file that is not a whole gsrl checkpoint, or that holds what gsrl does not restore by itself.
+
+    Example:
+        >>> open("other.zip", "w").close()
+        >>> try:
+        ...     load("other.zip")
+        ... except CheckpointError:
+        ...     print("not a checkpoint")
+        not a checkpoint
+    """
 
 
 # Public interface
@@ -100,6 +109,11 @@ def save(path: str | os.PathLike[str] | BinaryIO, tree: Any) -> None:
         OSError: The file cannot be written, for example because the disk is full.
         TypeError: `path` is neither, or the tree holds an array of objects or a tensor that is not dense.
         ValueError: The tree contains itself, or is too deep.
+
+    Example:
+        >>> save("tree.zip", {"weights": torch.ones(2), "steps": 3})
+        >>> load("tree.zip")
+        {'weights': tensor([1., 1.]), 'steps': 3}
     """
     encoder = _Encoder()
     try:
@@ -143,6 +157,11 @@ def load(
             that gsrl does not restore by itself.
         OSError: The file cannot be opened; `FileNotFoundError` when there is none.
         TypeError: `path` is neither a path nor a readable file.
+
+    Example:
+        >>> save("tree.zip", {"weights": torch.ones(2), "steps": 3})
+        >>> load("tree.zip")["steps"]
+        3
     """
     device = torch.device(device)
     if isinstance(path, str | os.PathLike):
@@ -154,7 +173,12 @@ def load(
 
 
 def copied(tree: Any) -> Any:
-    """A state that does not change with its owner: tensors and arrays are copies, containers are new ones."""
+    """A state that does not change with its owner: tensors and arrays are copies, containers are new ones.
+
+    Example:
+        >>> copied({"weights": torch.ones(2)})
+        {'weights': tensor([1., 1.])}
+    """
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else copy.copy(leaf), tree)
 
 

@@ -35,6 +35,11 @@ class ActionModule(nn.Module):
 
     Attributes:
         names: Of the inputs: `observation`, or the keys of a `Dict` space in their order; then `action_masks`.
+
+    Example:
+        >>> model = gsrl.Reinforce("MlpPolicy", "CartPole-v1", seed=0)
+        >>> ActionModule(model.policy)(torch.zeros(3, 4)).shape
+        torch.Size([3])
     """
 
     places: Tensor
@@ -130,6 +135,12 @@ def save_torchscript(
         path: Of the file.
         deterministic: Whether the most probable choices are taken.
         action_masks: Whether masks are an input.
+
+    Example:
+        >>> model = gsrl.Reinforce("MlpPolicy", "CartPole-v1", seed=0)
+        >>> save_torchscript(model.policy, "policy.pt")
+        >>> torch.jit.load("policy.pt")(torch.zeros(3, 4)).shape
+        torch.Size([3])
     """
     module = ActionModule(policy, deterministic=deterministic, action_masks=action_masks)
     with evaluation_mode(module), torch.no_grad(), warnings.catch_warnings():

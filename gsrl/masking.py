@@ -69,6 +69,12 @@ class ActionMasker(gym.Wrapper, RecordConstructorArgs):
         TypeError: The action space is of another kind.
         ValueError: There is no such source; at a step or reset: the mask is missing, has the wrong length, entries
             other than 0 and 1, or no legal choice of a factor.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = ActionMasker(gym.make("CartPole-v1"), lambda env: np.array([True, False]))
+        >>> env.reset(seed=0)[1]["action_mask"]
+        array([ True, False])
     """
 
     def __init__(self, env: gym.Env, source: MaskSource | None = None, *, name: str | None = None) -> None:

@@ -168,6 +168,11 @@ def numeric_shapes(space: spaces.Space[Any]) -> dict[str, tuple[int, ...]]:
 
     Returns:
         By name of the entry of a ``Dict``; of another space that of all, under the name ``"all"``.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> numeric_shapes(spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "kind": spaces.Discrete(3)}))
+        {'position': (2,)}
     """
     entries = space.spaces if isinstance(space, spaces.Dict) else {"all": space}
     return {

@@ -179,6 +179,12 @@ class SyncVecEnv(DummyVecEnv):
 
     Raises:
         ValueError: Two functions return the same environment; at a step: there is not one action an environment.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = SyncVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+        >>> env.reset().shape
+        (2, 4)
     """
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -269,6 +275,12 @@ class GymnasiumVecEnv(VecEnv):
     Raises:
         TypeError: `vector_env` is not a `gymnasium.vector.VectorEnv`.
         ValueError: Its `metadata["autoreset_mode"]` is not an `AutoresetMode`.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
+        >>> env.reset().shape
+        (2, 4)
     """
 
     def __init__(self, vector_env: VectorEnv) -> None:
@@ -587,7 +599,13 @@ def seed_environments(env: VecEnv, seeds: Iterable[int]) -> None:
 
 
 def has_time_limit(env: VecEnv) -> bool:
-    """Whether every environment is known to end its episodes, by :class:`gymnasium.wrappers.TimeLimit`."""
+    """Whether every environment is known to end its episodes, by :class:`gymnasium.wrappers.TimeLimit`.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> has_time_limit(SyncVecEnv([lambda: gym.make("CartPole-v1")]))
+        True
+    """
     base = env.unwrapped
     if isinstance(base, GymnasiumVecEnv):
         spec = base.vector_env.spec

@@ -795,6 +795,10 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     Raises:
         TypeError: A space is of another kind.
         ValueError: A space of observations is empty, does not start at 0, or has too many dimensions.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> check_spaces(spaces.Box(-1, 1, (2,)), spaces.Discrete(3))
     """
     if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise TypeError(f"env must have a Discrete, MultiDiscrete or MultiBinary action space, but got {action_space}.")

@@ -23,6 +23,11 @@ def image_layout(space: gym.Space) -> tuple[bool, tuple[int, int, int]]:
 
     Raises:
         ValueError: The space is no ``Box`` of three dimensions.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> image_layout(spaces.Box(0, 255, (3, 16, 16), np.uint8))
+        (False, (3, 16, 16))
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         raise ValueError(f"observation_space must be a Box of three dimensions, but got {space}.")
@@ -93,6 +98,11 @@ class SmallCNN(BaseFeaturesExtractor):
 
     Raises:
         ValueError: The space is another one.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> SmallCNN(spaces.Box(0, 1, (4, 10, 10)), normalized_image=True)(torch.zeros(2, 4, 10, 10)).shape
+        torch.Size([2, 128])
     """
 
     def __init__(

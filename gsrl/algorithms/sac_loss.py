@@ -40,6 +40,10 @@ class EntropyCoefficient(nn.Module):
 
     Raises:
         ValueError: ``value`` is negative, or zero while learned.
+
+    Example:
+        >>> round(EntropyCoefficient(0.2, learned=False)().item(), 3)
+        0.2
     """
 
     log_value: Tensor

@@ -62,7 +62,12 @@ class Statistic(Protocol):
 
 
 class Interval(NamedTuple):
-    """An estimate and where its true value may lie; arrays, of a statistic with several columns."""
+    """An estimate and where its true value may lie; arrays, of a statistic with several columns.
+
+    Example:
+        >>> Interval(1.0, 0.5, 1.5).high
+        1.5
+    """
 
     estimate: Any
     low: Any
@@ -78,6 +83,10 @@ def iqm(*strata: Array, axis: int = 0) -> Array:
     Args:
         *strata: The scores, joined along ``axis``.
         axis: That of the seeds.
+
+    Example:
+        >>> float(iqm(np.array([0.0, 1.0, 3.0, 100.0])))
+        2.0
     """
     return np.asarray(trim_mean(np.concatenate(strata, axis=axis), 0.25, axis=axis))
 
@@ -95,6 +104,10 @@ def expanded_confidence(counts: Sequence[int], confidence: float = CONFIDENCE) -
     Args:
         counts: Seeds of each stratum, at least 2.
         confidence: The one that is wanted.
+
+    Example:
+        >>> expanded_confidence([5]) > 0.95
+        True
     """
     least, freedom = min(counts), sum(counts) - len(counts)
     tail = norm.cdf(math.sqrt(least / (least - 1)) * t.ppf((1 - confidence) / 2, freedom))
@@ -123,6 +136,11 @@ def interval(
 
     Raises:
         ValueError: There is no stratum, or one is empty.
+
+    Example:
+        >>> found = interval([np.arange(10.0)], iqm, confidence=0.9)
+        >>> float(found.estimate)
+        4.5
     """
     if len(strata) == 0 or any(len(stratum) == 0 for stratum in strata):
         raise ValueError(f"strata must hold scores, but got {[len(stratum) for stratum in strata]} of them.")
@@ -147,12 +165,23 @@ def interval(
 
 
 def iqm_interval(strata: Strata, **arguments: Any) -> Interval:
-    """Estimates the interquartile mean; the arguments are those of :func:`interval`."""
+    """Estimates the interquartile mean; the arguments are those of :func:`interval`.
+
+    Example:
+        >>> found = iqm_interval([np.arange(10.0)])
+        >>> bool(found.low < found.estimate < found.high)
+        True
+    """
     return interval(strata, iqm, **arguments)
 
 
 def rank_probabilities(x: Array, y: Array, axis: int = 0) -> Array:
-    """Probability that a score of x is above one of y, ties counted half: Mann and Whitney's U over the pairs."""
+    """Probability that a score of x is above one of y, ties counted half: Mann and Whitney's U over the pairs.
+
+    Example:
+        >>> float(rank_probabilities(np.array([2.0, 3.0]), np.array([1.0, 2.0])))
+        0.875
+    """
     x, y = np.moveaxis(x, axis, -1)[..., :, None], np.moveaxis(y, axis, -1)[..., None, :]
     return np.mean(np.greater(x, y) + 0.5 * np.equal(x, y), axis=(-2, -1))
 
@@ -167,6 +196,10 @@ def probability_of_improvement(x: Strata, y: Strata, **arguments: Any) -> Interv
 
     Where all of one are above all of the other, the bootstrap has nothing to vary; the interval then reaches to
     the probability that would still give so many pairs, one for each two runs, by a chance of 2.5 %.
+
+    Example:
+        >>> float(probability_of_improvement([np.arange(5.0)], [np.arange(5.0) + 9]).estimate)
+        0.0
     """
 
     def mean(*strata: Array, axis: int) -> Array:
@@ -196,6 +229,10 @@ def mann_whitney(x: Strata, y: Strata) -> float:
     Args:
         x: Scores by environment.
         y: Scores in the same environments.
+
+    Example:
+        >>> round(mann_whitney([np.array([1.0, 2.0])], [np.array([3.0, 4.0])]), 3)
+        0.333
     """
     shift, variance = 0, 0.0  # of twice the sum of U - mn/2, a whole number
     law, middle = np.ones(1), 0
@@ -239,6 +276,10 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 
     Returns:
         ``[m]``, in the same order.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(values, kind="stable")
@@ -254,6 +295,10 @@ def performance_profile(strata: Strata, thresholds: Array, **arguments: Any) -> 
         strata: Scores by environment.
         thresholds: ``[thresholds]``.
         **arguments: Of :func:`interval`.
+
+    Example:
+        >>> performance_profile([np.arange(4.0)], np.array([0.5, 2.5])).estimate
+        array([0.75, 0.25])
     """
     above = [np.asarray(stratum)[:, None] > thresholds for stratum in strata]
 
@@ -269,6 +314,10 @@ def iqm_curve(strata: Strata, **arguments: Any) -> Interval:
     Args:
         strata: Arrays ``[seeds, steps]`` by environment, of the same steps.
         **arguments: Of :func:`interval`.
+
+    Example:
+        >>> iqm_curve([np.arange(8.0).reshape(4, 2)]).estimate
+        array([3., 4.])
     """
     return interval(strata, iqm, **arguments)
 

@@ -193,6 +193,10 @@ class AttributeValueGame(Game):
     Arguments are those of :class:`Game`.
 
     Source: Kottur et al. 2017 (1706.08502) and Chaabouni et al. 2020 (2004.09124), Section 3.
+
+    Example:
+        >>> AttributeValueGame(attributes=2, values=3, held_out=0.0).meanings.shape
+        torch.Size([9, 2])
     """
 
     def __init__(
@@ -268,6 +272,10 @@ class DiscriminationGame(Game):
 
     Raises:
         ValueError: As :class:`Game`; ``candidates`` is below 2; a split has one meaning alone.
+
+    Example:
+        >>> DiscriminationGame(attributes=2, values=3, candidates=4).candidates
+        4
     """
 
     exhaustive = False

@@ -36,6 +36,12 @@ class MessageProtocol:
     """The language of a sender: ``N`` pairs of a meaning and the message that it sends for it.
 
     Messages are named by the numbers of their symbols, joined by ``-``; the empty message is ``()``.
+
+    Example:
+        >>> from gsrl import comms
+        >>> games = comms.SignallingGame(comms.LewisGame(3), comms.Channel(3), seeds=[0])
+        >>> games.protocol(0).is_one_to_one()
+        False
     """
 
     messages: NDArray[np.int64]

@@ -80,6 +80,11 @@ class BroadcastGame(_WrappedGame):
     Raises:
         TypeError: ``game`` is none.
         ValueError: ``receivers`` is below 2.
+
+    Example:
+        >>> from gsrl import comms
+        >>> BroadcastGame(comms.LewisGame(5), receivers=3).receivers
+        3
     """
 
     def __init__(self, game: Game, receivers: int) -> None:

@@ -50,16 +50,18 @@ def attach_loss(features: Tensor, loss: Tensor) -> Tensor:
     ``loss`` with weight 1. Where several things are made of the features, and are differentiated together, it is added
     once; where no gradient reaches the features, not at all.
 
-    Example::
-
-        return attach_loss(features, 0.1 * penalty)
-
     Args:
         features: Of any shape.
         loss: A scalar; under ``torch.func.vmap`` one of each member.
 
     Raises:
         ValueError: ``loss`` is not a scalar.
+
+    Example:
+        >>> features = torch.zeros(2, requires_grad=True)
+        >>> attach_loss(features, (features - 1).square().sum()).sum().backward()
+        >>> features.grad  # 1 of the sum, -2 of the loss
+        tensor([-1., -1.])
     """
     if loss.dim() != 0:
         raise ValueError(f"loss must be a scalar, but got shape {tuple(loss.shape)}.")

@@ -22,7 +22,12 @@ Index: TypeAlias = tuple[int | slice | list[int], ...]
 
 
 class Column(NamedTuple):
-    """What each transition has in a column."""
+    """What each transition has in a column.
+
+    Example:
+        >>> Column((4,), np.dtype(np.float32)).shape
+        (4,)
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype

@@ -40,7 +40,12 @@ def groups(lengths: NDArray[np.int64]) -> Groups:
 
 
 def discounts(gammas: NDArray[np.floating], longest: int) -> NDArray[np.float32]:
-    """What the value after m steps counts for, by m - 1: gamma to gamma^N, ``[N]``; of ``gammas [S]``, ``[S, N]``."""
+    """What the value after m steps counts for, by m - 1: gamma to gamma^N, ``[N]``; of ``gammas [S]``, ``[S, N]``.
+
+    Example:
+        >>> discounts(np.array([0.5]), 3)
+        array([[0.5  , 0.25 , 0.125]], dtype=float32)
+    """
     return _powers(gammas, longest)[..., 1:]
 
 
@@ -48,6 +53,12 @@ def reward_weights(gammas: NDArray[np.floating], scales: NDArray[np.float32], lo
     """What the rewards of m steps count for, by m - 1: scale times 1 to gamma^(m - 1), then 0.
 
     ``[N, N]``; of ``gammas [S]`` and ``scales [S]``, ``[S, N, N]``.
+
+    Example:
+        >>> reward_weights(np.array([0.5]), np.ones(1, np.float32), 3)
+        array([[[1.  , 0.  , 0.  ],
+                [1.  , 0.5 , 0.  ],
+                [1.  , 0.5 , 0.25]]], dtype=float32)
     """
     weights = scales[..., None] * _powers(gammas, longest)[..., :-1]
     return np.tril(np.broadcast_to(weights[..., None, :], (*weights.shape, longest)))

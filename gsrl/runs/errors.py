@@ -33,12 +33,22 @@ def is_short_of_memory(error: Exception) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns the number and the noun, in the plural where it is due."""
+    """Returns the number and the noun, in the plural where it is due.
+
+    Example:
+        >>> counted(2, "seed")
+        '2 seeds'
+    """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Says which of ``names`` are nearest to a misspelt one, or lists them when none is near."""
+    """Says which of ``names`` are nearest to a misspelt one, or lists them when none is near.
+
+    Example:
+        >>> nearest("gumbel-sack", ["gumbel-sac", "ppo"])
+        'did you mean gumbel-sac?'
+    """
     names = sorted(names)
     near = similar(name, names)
     if near:

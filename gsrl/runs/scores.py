@@ -19,6 +19,10 @@ def interquartile_mean(values: Sequence[float] | NDArray[np.floating]) -> float:
 
     Raises:
         ValueError: There are no values.
+
+    Example:
+        >>> interquartile_mean([0.0, 1.0, 3.0, 100.0])
+        2.0
     """
     if len(values) == 0:
         raise ValueError("values must hold at least one, but got none.")
