@@ -34,10 +34,10 @@ def film(
     seed: int = 0,
     milliseconds: int = 120,
 ) -> list[NDArray[np.float64]]:
-    """Writes episodes of an evaluation as a GIF, one after another: the first ones of :meth:`MultiAgentSAC.play`.
+    """Writes episodes of an evaluation as a GIF, one after another.
 
-    Below each picture stands what each agent says by the action that led there, symbols joined by ``-``, and the mean
-    return of the agents so far.
+    They are the first ones of :meth:`gsrl.multi_agent.MultiAgentSAC.play`. Below each picture stands what each agent
+    says by the action that led there, symbols joined by ``-``, and the mean return of the agents so far.
 
     Args:
         path: Of the GIF.

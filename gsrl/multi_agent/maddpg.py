@@ -20,15 +20,15 @@ class MADDPG(MultiAgentSAC):
     agent i maximises :math:`\mathbb{E}_{a_i \sim \pi_i}[Q_i(s, a_i, a_{-i})]`, less ``logit_penalty`` times the mean
     square of its logits, which keeps policies from becoming certain. Actions are choices, drawn from the policies,
     where the paper's code sends relaxed ones, messages among them; the gradient is an estimator's, as in
-    :class:`MultiAgentSAC`, whose other arguments these are.
+    :class:`gsrl.multi_agent.MultiAgentSAC`, whose other arguments these are.
 
     Source: Lowe et al. 2017 (1706.02275), Eqs. 5 and 6, and its Appendix: the regulariser is that of its code.
 
     Args:
-        env: A function that makes a world, see :class:`MultiAgentSAC`.
+        env: A function that makes a world, see :class:`gsrl.multi_agent.MultiAgentSAC`.
         seeds: Of each team.
         logit_penalty: Weight of the mean square of the logits of legal choices.
-        **settings: Of :class:`MultiAgentSAC`, but for ``target_entropy_ratio``.
+        **settings: Of :class:`gsrl.multi_agent.MultiAgentSAC`, but for ``target_entropy_ratio``.
 
     Raises:
         TypeError: ``env`` makes no Parallel environment with discrete actions.
