@@ -8,12 +8,13 @@
 
 Rows are appended as they come; those that are there already are not made again.
 
-    gsrl train --agent discrete-sac --env MinAtar/Breakout-v1 --steps 30000 --train-freq 4 --out runs/breakout
+    gsrl train --agent discrete-sac --env MinAtar/Breakout-v1 --steps 40000 --train-freq 4 --out runs/breakout
     python benchmarks/studies/perception/breakout.py players --teacher runs/breakout
 """
 
 from __future__ import annotations
 
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -154,11 +155,11 @@ def players(out: Path, folder: Path, frames: int, updates: int, seeds: int, epis
     teacher = load_model(folder)
     if not rows.holds(**run, player="teacher"):
         found = returns_of(teacher, episodes)
-        rows.add([_row(found, teacher_steps=teacher.num_timesteps)], **run, player="teacher", seed=0)
+        steps = json.loads((folder / "config.json").read_text(encoding="utf-8"))["steps"]
+        rows.add([_row(found, teacher_steps=steps)], **run, player="teacher", seed=0)
         print(f"teacher: {np.mean(found):.2f}", flush=True)
     learned = frames_of(teacher, frames, seed=1)
     held_out, wanted = frames_of(teacher, 2_000, seed=2)
-    shown = None
     for each in todo:
         player = taught(each["player"], *learned, updates, each["seed"])
         agreement = (player.logits(held_out).argmax(-1) == wanted.argmax(-1)).float().mean().item()
@@ -171,12 +172,10 @@ def players(out: Path, folder: Path, frames: int, updates: int, seeds: int, epis
         rows.add([_row(found, agreement=round(agreement, 4), **cost)], **run, **each)
         print(f"{each}: {np.mean(found):.2f}, agreement {agreement:.3f}", flush=True)
         if each == {"player": "pruned", "seed": 0}:
-            shown = player
-    if shown is not None:
-        some = held_out[:: len(held_out) // 8][:8]
-        with torch.no_grad():
-            pruned = shown.pruner(some, deterministic=True)
-        save_picture(out / "breakout-kept.png", colours(some), pruned, patch=1)
+            some = held_out[:: len(held_out) // 8][:8]
+            with torch.no_grad():
+                pruned = player.pruner(some, deterministic=True)
+            save_picture(out / "breakout-kept.png", colours(some), pruned, patch=1)
 
 
 def colours(frames: Tensor) -> Tensor:
@@ -235,9 +234,9 @@ def main(
     *,
     teacher: Path = Path("runs") / "breakout",
     frames: int = 20_000,
-    updates: int = 1_500,
+    updates: int = 1_200,
     seeds: int = 3,
-    episodes: int = 200,
+    episodes: int = 100,
     out: Path = OUT,
 ) -> None:
     """Runs what is missing of a part of the study.
