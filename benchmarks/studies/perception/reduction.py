@@ -187,7 +187,7 @@ class ReducedClassifier(PrunedClassifier):
     """A :class:`gsrl.perception.classifier.PrunedClassifier` with another way to have fewer tokens, at its cost.
 
     Args:
-        *args: Of the other one, whose operations are what this one may cost.
+        *args: Of the other one, whose operations with a learned choice are what this one may cost.
         method: How tokens become fewer.
         **how: Of the other one.
     """
@@ -199,6 +199,7 @@ class ReducedClassifier(PrunedClassifier):
     def make_loss(self, seed: int) -> PruningLoss:
         """The loss of a member."""
         pruner: TokenPruner = super().make_loss(seed).pruner
-        counts = counts_for(pruner.encoder, self.method, round((1 + TOLERANCE) * pruner.flops()))
+        limit = TokenPruner(pruner.encoder, pruner.stages).flops()  # with predictors, which the other here has not
+        counts = counts_for(pruner.encoder, self.method, round((1 + TOLERANCE) * limit))
         reducer: Any = TokenReducer(pruner.encoder, self.method, counts)  # called as a pruner is
         return PruningLoss(reducer, self.ratio_weight, gather=True)
