@@ -193,6 +193,13 @@ def check_entries(tree: Any, expected: Mapping[Any, Any]) -> None:
 
     Raises:
         CheckpointError: An entry is missing, has another shape or is no dict; the message names it.
+
+    Example:
+        >>> check_entries({"weight": torch.zeros(3), "steps": 1}, {"weight": torch.zeros(3)})  # nothing wrong
+        >>> check_entries({"weight": torch.zeros(3)}, {"weight": torch.zeros(2)})
+        Traceback (most recent call last):
+            ...
+        gsrl.checkpoint.CheckpointError: weight has shape [3], but must have [2]
     """
     _check_entries(tree, expected, ())
 
@@ -207,6 +214,14 @@ def fitting(path: Any) -> Iterator[None]:
     Raises:
         CheckpointError: The block raised any other exception, but for one of the system: an OSError, or that a device
             is out of memory.
+
+    Example:
+        >>> try:
+        ...     with fitting("agent.zip"):
+        ...         nn.Linear(2, 3).load_state_dict({})
+        ... except CheckpointError as error:
+        ...     print(str(error).partition(",")[0])
+        agent.zip does not fit the settings
     """
     try:
         yield
@@ -228,6 +243,10 @@ def other_kind(path: Any, name: str, tree: Any) -> CheckpointError:
         path: Path of the file.
         name: Name of the class that cannot read it.
         tree: What it holds.
+
+    Example:
+        >>> other_kind("agent.zip", "Population", {"opened_by": "DiscreteSAC.load"})
+        CheckpointError('agent.zip is a gsrl checkpoint, but not a saved Population. It is opened by DiscreteSAC.load.')
     """
     opened_by = tree.get("opened_by") if isinstance(tree, dict) else None
     hint = f" It is opened by {opened_by}." if isinstance(opened_by, str) else ""
@@ -243,6 +262,13 @@ def check_counts(tree: Mapping[str, Any], *names: str) -> None:
 
     Raises:
         CheckpointError: One is none; the message names it.
+
+    Example:
+        >>> check_counts({"steps": 3, "updates": 0}, "steps", "updates")  # nothing wrong
+        >>> check_counts({"steps": -1}, "steps")
+        Traceback (most recent call last):
+            ...
+        gsrl.checkpoint.CheckpointError: steps must be an integer of at least 0, but got -1
     """
     for name in names:
         value = tree[name]
@@ -251,7 +277,17 @@ def check_counts(tree: Mapping[str, Any], *names: str) -> None:
 
 
 class Stored(NamedTuple):
-    """How much a tree holds, which bounds what may be built to hold it."""
+    """How much a tree holds, which bounds what may be built to hold it.
+
+    Example:
+        >>> stored = Stored.of({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+        >>> stored
+        Stored(tensors=2, numbers=8)
+        >>> stored.check({"net_arch": [10**6]})
+        Traceback (most recent call last):
+            ...
+        gsrl.checkpoint.CheckpointError: settings has a size of 1000000, but only 8 numbers are there
+    """
 
     tensors: int
     """How many tensors and arrays: a network has no more layers, and a population no more members."""
@@ -302,6 +338,14 @@ def check_module(state: Any, make: Callable[[], nn.Module], name: str) -> None:
 
     Raises:
         CheckpointError: An entry is missing, has another shape or is no such tensor.
+
+    Example:
+        >>> state = nn.Linear(2, 3).state_dict()
+        >>> check_module(state, lambda: nn.Linear(2, 3), "actor")  # nothing wrong
+        >>> check_module(state, lambda: nn.Linear(2, 4), "actor")
+        Traceback (most recent call last):
+            ...
+        gsrl.checkpoint.CheckpointError: actor.weight has shape [3, 2], but must have [4, 2]
     """
     with torch.device("meta"):
         expected = make().state_dict()
@@ -319,6 +363,14 @@ def check_finite(state: Mapping[str, Any], what: str) -> None:
     Args:
         state: Tensors by name.
         what: Whose they are, for the warning.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     check_finite({"weight": torch.tensor([torch.nan]), "bias": torch.zeros(1)}, "agent.zip")
+        >>> str(caught[0].message).partition(":")[0]
+        'agent.zip holds parameters that are not finite, such as weight (1 of 2)'
     """
     names = [
         name
@@ -341,6 +393,14 @@ def register(name: str) -> Callable[[Class], Class]:
 
     Returns:
         The decorator, which returns the class itself.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> register("mine.Fraction")(Fraction) is Fraction
+        True
+        >>> save("class.zip", {"class": Fraction})
+        >>> load("class.zip")["class"]
+        <class 'fractions.Fraction'>
     """
 
     def add(cls: Class) -> Class:

@@ -34,13 +34,28 @@ REAL = "fiub"
 
 
 class EnvironmentDataError(ValueError):
-    """What an environment returned is not what it may return; nothing was kept or learned of it."""
+    """What an environment returned is not what it may return; nothing was kept or learned of it.
+
+    Example:
+        >>> checked_real("reward", None, "environment 0")
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: reward must be a real number, but got None in environment 0
+    """
 
 
 class NonFiniteError(ValueError, FloatingPointError):
     """A policy cannot choose, since its logits are not numbers: by an observation (a wrong value) or by its parameters.
 
     It is both kinds of error, because a training that diverged ends in a ``FloatingPointError`` wherever it is noticed.
+
+    Example:
+        >>> check_finite(torch.tensor([[0.0], [torch.nan]]), (2,))
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.NonFiniteError: observations must be finite, but got nan in row 1.
+        >>> issubclass(NonFiniteError, FloatingPointError)
+        True
     """
 
 
@@ -49,6 +64,12 @@ def to_numpy(scores: Tensor) -> tuple[NDArray[Any], bool]:
 
     Args:
         scores: Any shape; ``-inf`` marks an illegal choice.
+
+    Example:
+        >>> to_numpy(torch.tensor([0.5, -torch.inf]))  # an illegal choice
+        (array([ 0.5, -inf], dtype=float32), False)
+        >>> to_numpy(torch.tensor([0.5, torch.nan]))[1]
+        True
     """
     if scores.dtype == torch.bfloat16:  # NumPy has none
         scores = scores.float()
@@ -71,6 +92,14 @@ def largest(scores: Tensor, observations: Any, network: Any) -> NDArray[np.int64
 
     Raises:
         NonFiniteError: A score is NaN. The message says which observation or which parameter is not finite.
+
+    Example:
+        >>> largest(torch.tensor([[[0.1, 2.0, -torch.inf]]]), torch.zeros(1, 4), None)  # one state, one factor
+        array([[1]])
+        >>> largest(torch.tensor([[[torch.nan, 2.0]]]), torch.tensor([[torch.inf]]), None)
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.NonFiniteError: observations must be finite, but got inf in row 0.
     """
     values, is_nan = to_numpy(scores)
     if is_nan:
@@ -80,7 +109,14 @@ def largest(scores: Tensor, observations: Any, network: Any) -> NDArray[np.int64
 
 
 def named_tensors(network: Any) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a module, by name; nothing of anything else."""
+    """Parameters and buffers of a module, by name; nothing of anything else.
+
+    Example:
+        >>> [(name, tuple(tensor.shape)) for name, tensor in named_tensors(nn.Linear(2, 3))]
+        [('weight', (3, 2)), ('bias', (3,))]
+        >>> list(named_tensors(torch.sin))
+        []
+    """
     if isinstance(network, nn.Module):
         yield from network.named_parameters()
         yield from network.named_buffers()
@@ -91,6 +127,15 @@ def raise_non_finite(scores: NDArray[Any], observations: Any, tensors: Iterable[
 
     Raises:
         NonFiniteError: Always.
+
+    Example:
+        >>> network = nn.Linear(2, 1, bias=False)
+        >>> _ = network.weight.data.fill_(torch.nan)
+        >>> try:
+        ...     raise_non_finite(np.full((1, 1, 2), np.nan), torch.zeros(1, 2), named_tensors(network))
+        ... except NonFiniteError as error:
+        ...     print(str(error).partition(":")[0])
+        parameter weight must be finite, but got nan
     """
     batch_shape = scores.shape[:-2]
     check_finite(observations, batch_shape)
@@ -118,6 +163,13 @@ def check_finite(observations: Any, batch_shape: Sequence[int], name: str = "obs
 
     Raises:
         NonFiniteError: An entry is NaN or infinite.
+
+    Example:
+        >>> check_finite(torch.zeros(2, 3), (2,))  # nothing wrong
+        >>> check_finite({"position": torch.tensor([[0.0], [torch.inf]])}, (2,))
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.NonFiniteError: observations['position'] must be finite, but got inf in row 1.
     """
     for entry, observation in _leaves(name, observations):
         # A finite sum settles the usual case; one that overflowed calls for a close look.
@@ -158,7 +210,16 @@ def _leaves(name: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def checked_numbers(name: str, values: Any, count: int) -> np.ndarray:
-    """Real numbers ``[W]``, one an environment, such as rewards; see :func:`gsrl.replay.checks.checked_transition`."""
+    """Real numbers ``[W]``, one an environment, such as rewards; see :func:`gsrl.replay.checks.checked_transition`.
+
+    Example:
+        >>> checked_numbers("rewards", [1, 0.5], count=2)
+        array([1. , 0.5])
+        >>> checked_numbers("rewards", [1.0, None], count=2)
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: rewards must be real numbers, but got None in environment 1
+    """
     array = np.asarray(values)
     check_shape(name, array, (count,))
     _check_real(name, array)
@@ -166,7 +227,16 @@ def checked_numbers(name: str, values: Any, count: int) -> np.ndarray:
 
 
 def checked_ends(name: str, values: Any, count: int) -> NDArray[np.bool_]:
-    """Booleans ``[W]``, one an environment; see :func:`gsrl.replay.checks.checked_transition`."""
+    """Booleans ``[W]``, one an environment; see :func:`gsrl.replay.checks.checked_transition`.
+
+    Example:
+        >>> checked_ends("terminated", [True, False], count=2)
+        array([ True, False])
+        >>> checked_ends("terminated", [True, None], count=2)
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: terminated must be True or False, but got None in environment 1
+    """
     array = np.asarray(values)
     check_shape(name, array, (count,))
     if array.dtype != np.bool_:
@@ -176,7 +246,15 @@ def checked_ends(name: str, values: Any, count: int) -> NDArray[np.bool_]:
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuses an array of another shape."""
+    """Refuses an array of another shape.
+
+    Example:
+        >>> check_shape("rewards", np.zeros(2), (2,))  # nothing wrong
+        >>> check_shape("rewards", np.zeros((2, 1)), (2,))
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: rewards must have shape (2,), but got (2, 1)
+    """
     if array.shape != shape:
         raise EnvironmentDataError(f"{name} must have shape {shape}, but got {array.shape}")
 
@@ -191,7 +269,16 @@ def _check_real(name: str, array: np.ndarray, first: int = 0) -> None:
 
 
 def as_finite(name: str, array: np.ndarray, dtype: np.dtype, first: int = 0) -> np.ndarray:
-    """An array ``[W, ...]`` of finite real numbers in another dtype; an error counts environments from ``first``."""
+    """An array ``[W, ...]`` of finite real numbers in another dtype; an error counts environments from ``first``.
+
+    Example:
+        >>> as_finite("observations", np.array([1, 2]), np.dtype(np.float32))
+        array([1., 2.], dtype=float32)
+        >>> as_finite("observations", np.array([1.0, np.nan]), np.dtype(np.float32))
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: observations must be finite, but got nan in environment 1
+    """
     kept = array
     if array.dtype != dtype:
         _check_real(name, array, first)
@@ -223,6 +310,14 @@ def checked_observation(name: str, value: Any, shape: tuple[int, ...], dtype: np
     Raises:
         EnvironmentDataError: The shape is another one; entries are no real numbers; or they are not finite, where the
             dtype would hide that.
+
+    Example:
+        >>> checked_observation("observation", [1, 2], (2,), np.dtype(np.int64), env=0)
+        array([1, 2])
+        >>> checked_observation("observation", [1, 2, 3], (2,), np.dtype(np.int64), env=0)
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: observation must have shape (2,), but got (3,) in environment 0
     """
     try:
         array = np.asarray(value)
@@ -244,6 +339,14 @@ def checked_end(name: str, value: Any, place: str) -> bool:
 
     Raises:
         EnvironmentDataError: It is something else, such as None, a number or a text.
+
+    Example:
+        >>> checked_end("terminated", np.array([True]), "environment 0")
+        True
+        >>> checked_end("terminated", 1, "environment 0")
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: terminated must be True or False, but got 1 in environment 0
     """
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
@@ -262,6 +365,14 @@ def checked_real(name: str, value: Any, place: str) -> float:
 
     Raises:
         EnvironmentDataError: It is something else, such as a complex number, None or a text.
+
+    Example:
+        >>> checked_real("reward", np.array([2]), "environment 0")
+        2.0
+        >>> checked_real("reward", "much", "environment 0")
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: reward must be a real number, but got 'much' in environment 0
     """
     if isinstance(value, Real):
         return float(value)

@@ -160,6 +160,17 @@ class VecActionMasker(VecEnvWrapper):
 
     Args:
         venv: The environments, with a `Discrete`, `MultiDiscrete` or `MultiBinary` action space.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from stable_baselines3.common.vec_env import DummyVecEnv
+        >>> class OnlyLeft(gym.Wrapper):
+        ...     def action_masks(self):
+        ...         return [1, 0]
+        >>> env = VecActionMasker(DummyVecEnv([lambda: OnlyLeft(gym.make("CartPole-v1"))]))
+        >>> _ = env.reset()
+        >>> current_masks(env)
+        array([[ True, False]])
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -215,7 +226,17 @@ class VecActionMasker(VecEnvWrapper):
 
 
 def has_method(env: VecEnv) -> bool:
-    """Whether the environments have a method `action_masks`; False where that cannot be seen."""
+    """Whether the environments have a method `action_masks`; False where that cannot be seen.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gsrl.vec_env import SyncVecEnv
+        >>> class OnlyLeft(gym.Wrapper):
+        ...     def action_masks(self):
+        ...         return [True, False]
+        >>> has_method(SyncVecEnv([lambda: OnlyLeft(gym.make("CartPole-v1"))]))
+        True
+    """
     try:
         return bool(env.has_attr("action_masks"))
     except (AttributeError, NotImplementedError):
@@ -264,6 +285,17 @@ def adapt(env: gym.Env | VectorEnv | VecEnv) -> gym.Env | VecEnv:
         RuntimeError: The process of an environment has ended.
         TypeError: An environment with such masks has an action space that :class:`ActionMasker` refuses.
         ValueError: As :class:`gsrl.vec_env.GymnasiumVecEnv`.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> class OnlyLeft(gym.Wrapper):
+        ...     def action_masks(self):
+        ...         return [True, False]
+        >>> adapt(OnlyLeft(gym.make("CartPole-v1"))).reset()[1]["action_mask"]
+        array([ True, False])
+        >>> plain = gym.make("CartPole-v1")
+        >>> adapt(plain) is plain
+        True
     """
     if isinstance(env, VectorEnv | VecEnv):
         with naming_dead_workers(env):
@@ -356,6 +388,15 @@ def current_masks(
     Raises:
         ValueError: A sub-environment lacks the mask after this step or its last reset, while another one has it, or it
             itself the other time; a mask is a tuple of arrays, which only :class:`ActionMasker` takes.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from gsrl.vec_env import SyncVecEnv
+        >>> env = SyncVecEnv([lambda: ActionMasker(gym.make("CartPole-v1"), lambda env: [1, 0])] * 2)
+        >>> _ = env.reset()
+        >>> current_masks(env)
+        array([[ True, False],
+               [ True, False]])
     """
     # Wrappers of a VecEnv have a `reset_infos` of their own, which nobody fills.
     # One that never called the constructor of the base class has none.

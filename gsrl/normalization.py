@@ -57,6 +57,14 @@ class ReturnStatistics:
             the steps since then and G without its last term, ``[S, 6, E]``.
         closed: Of the others, sums of 1, q^2, G q and G^2, where q = p (1 - d), ``[S, 4]``.
         totals: Numerator and denominator of the mean, ``[S, 2]``.
+
+    Example:
+        >>> statistics = ReturnStatistics([0.5], n_envs=1)
+        >>> no, yes = np.array([[False]]), np.array([[True]])
+        >>> statistics.add(np.array([[4.0]]), terminated=no, truncated=no, kept=yes)
+        >>> statistics.add(np.array([[6.0]]), terminated=yes, truncated=no, kept=yes)
+        >>> statistics.size()  # the root of (7^2 + 6^2) / 2: the returns are 4 + .5 * 6, and 6
+        array([6.51920241])
     """
 
     def __init__(self, gammas: Sequence[float], n_envs: int) -> None:
@@ -135,6 +143,12 @@ class RunningMoments:
         count: Vectors so far, ``[S, 1, ...]``.
         mean: ``[S, *shape]``.
         squares: Sums of squared distances from the mean, ``[S, *shape]``.
+
+    Example:
+        >>> moments = RunningMoments(members=1, shape=(2,))
+        >>> moments.add(np.array([[[0.0, 5.0], [2.0, 5.0]]]))  # two vectors of one member
+        >>> moments.mean, moments.deviation()
+        (array([[1., 5.]]), array([[1., 0.]]))
     """
 
     def __init__(self, members: int, shape: Sequence[int]) -> None:
@@ -189,6 +203,12 @@ class ObservationNormalizer(nn.Module):
 
     Args:
         shape: Of an observation.
+
+    Example:
+        >>> normalizer = ObservationNormalizer((2,))
+        >>> normalizer.set_(np.array([1.0, 5.0]), np.array([2.0, 0.0]))  # the second entry has not varied
+        >>> normalizer(torch.tensor([[5.0, 7.0]]))
+        tensor([[2., 0.]])
     """
 
     mean: Tensor
@@ -237,6 +257,13 @@ class Normalization:
         n_envs: E, environments of each.
         shapes: Of what is normalised of the observations, by name; see :func:`numeric_shapes`.
         values: Whether values are normalised.
+
+    Example:
+        >>> normalization = Normalization([0.9], n_envs=1, shapes={}, values=True)
+        >>> normalization.add(None, np.array([10.0]), np.array([True]), [{}])  # an episode of one step
+        >>> normalization.renew([gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1").policy])
+        >>> normalization.scale()  # its return becomes 5
+        array([0.5])
     """
 
     def __init__(

@@ -79,6 +79,13 @@ def naming_dead_workers(env: VecEnv | VectorEnv | None) -> Iterator[None]:
 
     Raises:
         RuntimeError: Inside, a pipe turned out to be broken, because its process has ended.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = SyncVecEnv([lambda: gym.make("CartPole-v1")])
+        >>> with naming_dead_workers(env):  # around whatever asks the environments
+        ...     env.reset().shape
+        (1, 4)
     """
     workers = None if env is None else _workers(env.unwrapped)
     if isinstance(workers, SubprocVecEnv) and workers not in _watched and _are_forked(workers.processes):
@@ -146,6 +153,16 @@ class RealRewards(gym.Wrapper):
 
     Raises:
         gsrl.checks.EnvironmentDataError: At a step: the reward is complex, None, a text, or several numbers.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = RealRewards(gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: 2j))
+        >>> _ = env.reset(seed=0)
+        >>> try:
+        ...     env.step(0)
+        ... except EnvironmentDataError as error:
+        ...     print(str(error).partition(" in ")[0])
+        reward must be a real number, but got 2j
     """
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -161,7 +178,17 @@ class RealRewards(gym.Wrapper):
 
 
 def monitored(env: gym.Env) -> gym.Env:
-    """An environment whose episodes are reported, by Stable-Baselines3's `Monitor`; it is in one already, or now is."""
+    """An environment whose episodes are reported, by Stable-Baselines3's `Monitor`; it is in one already, or now is.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = monitored(gym.make("CartPole-v1"))
+        >>> _, done = env.reset(seed=0), False
+        >>> while not done:
+        ...     _, _, done, _, info = env.step(0)
+        >>> sorted(info["episode"])  # length, return and time
+        ['l', 'r', 't']
+    """
     return env if is_wrapped(env, Monitor) else Monitor(RealRewards(env))
 
 
@@ -528,6 +555,17 @@ class StepWatch:
 
     Attributes:
         env: The same.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = SyncVecEnv([lambda: gym.make("CartPole-v1")])
+        >>> watch = StepWatch(env)
+        >>> watch.settle()
+        >>> watch.is_disturbed()
+        False
+        >>> _ = env.reset()
+        >>> watch.is_disturbed()
+        True
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -591,6 +629,14 @@ def seed_environments(env: VecEnv, seeds: Iterable[int]) -> None:
     Args:
         env: Vectorised environments, wrapped or not.
         seeds: One for each; what keeps no list of seeds takes the first, for all that it draws.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = SyncVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+        >>> seed_environments(env, [7, 7])
+        >>> first, second = env.reset()
+        >>> np.array_equal(first, second)
+        True
     """
     seeds = list(seeds)
     env.seed(seeds[0])

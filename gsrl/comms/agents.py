@@ -25,6 +25,17 @@ class Sender(Protocol):
     """A module that speaks, symbol by symbol. Batch dimensions may be any, and rows are treated independently.
 
     For many games in lock-step it must bear ``torch.func.vmap``, which ``torch.nn.GRU`` and ``LSTM`` do not.
+
+    Example:
+        >>> from gsrl import comms
+        >>> class Parrot(nn.Module):  # says what it sees, at each position
+        ...     def start(self, sender_input):
+        ...         return sender_input
+        ...
+        ...     def step(self, state, previous):
+        ...         return state, state
+        >>> comms.Channel(3, length=2).send(Parrot(), torch.eye(3)[[2]]).symbols.argmax(-1)
+        tensor([[2, 2]])
     """
 
     def start(self, sender_input: Tensor) -> Any:
@@ -44,7 +55,18 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """A module that hears a message and answers. Batch dimensions may be any, and rows are treated independently."""
+    """A module that hears a message and answers. Batch dimensions may be any, and rows are treated independently.
+
+    Example:
+        >>> class First(nn.Module):  # answers with the first symbol
+        ...     def forward(self, message, receiver_input):
+        ...         return message[..., 0, :]
+        ...
+        ...     def after_each(self, message, receiver_input):
+        ...         return message[..., :1, :].movedim(-2, 0).expand(message.shape[-2], *message[..., 0, :].shape)
+        >>> First()(torch.eye(3).unsqueeze(0), None)  # of the message 0, 1, 2
+        tensor([[1., 0., 0.]])
+    """
 
     def __call__(self, message: Tensor, receiver_input: Any) -> Tensor:
         """What it answers at the end of a message.
@@ -72,6 +94,12 @@ class MLPSender(nn.Module):
         symbols: Choices at each position, :attr:`gsrl.comms.Channel.symbols`.
         length: Positions.
         hidden: Width of the hidden layer.
+
+    Example:
+        >>> sender = MLPSender(features=4, symbols=3, length=2)
+        >>> logits, state = sender.step(sender.start(torch.eye(4)), None)
+        >>> logits.shape, len(state)  # of the first symbol of four messages; one more is to come
+        (torch.Size([4, 3]), 1)
     """
 
     def __init__(self, features: int, symbols: int, length: int = 1, hidden: int = 64) -> None:
@@ -97,6 +125,11 @@ class MLPReceiver(nn.Module):
         length: Positions.
         features: Numbers that it sees beside the message; 0: it sees nothing else.
         hidden: Width of the hidden layer.
+
+    Example:
+        >>> message = torch.eye(3)[torch.tensor([[0, 2], [1, 1]])]  # two messages of two symbols
+        >>> MLPReceiver(width=3, outputs=5, length=2)(message, None).shape
+        torch.Size([2, 5])
     """
 
     def __init__(self, width: int, outputs: int, length: int = 1, features: int = 0, hidden: int = 64) -> None:
@@ -131,6 +164,12 @@ class RecurrentSender(nn.Module):
 
     Raises:
         ValueError: ``cell`` is another word.
+
+    Example:
+        >>> from gsrl import comms
+        >>> sender = RecurrentSender(features=4, symbols=3)
+        >>> comms.Channel(3, length=6).send(sender, torch.eye(4)).symbols.shape
+        torch.Size([4, 6, 3])
     """
 
     def __init__(self, features: int, symbols: int, hidden: int = 64, cell: Cell = "gru") -> None:
@@ -164,6 +203,13 @@ class RecurrentReceiver(nn.Module):
 
     Raises:
         ValueError: ``cell`` is another word.
+
+    Example:
+        >>> receiver, message = RecurrentReceiver(width=3, outputs=5), torch.eye(3)[None]  # the message 0, 1, 2
+        >>> receiver.after_each(message, None).shape  # its answers after one, two and three symbols
+        torch.Size([3, 1, 5])
+        >>> torch.allclose(receiver.after_each(message, None)[-1], receiver(message, None))
+        True
     """
 
     def __init__(self, width: int, outputs: int, features: int = 0, hidden: int = 64, cell: Cell = "gru") -> None:
@@ -206,6 +252,12 @@ class DiscriminationReceiver(nn.Module):
         reader: A :class:`Receiver` with ``embedding`` outputs, which sees the message alone.
         features: Numbers of each candidate.
         embedding: Size of the embeddings.
+
+    Example:
+        >>> receiver = DiscriminationReceiver(MLPReceiver(width=3, outputs=8), features=4, embedding=8)
+        >>> candidates = torch.eye(4)[None, :2]
+        >>> receiver(torch.eye(3)[None, :1], candidates).shape  # a score of each of two candidates
+        torch.Size([1, 2])
     """
 
     def __init__(self, reader: nn.Module, features: int, embedding: int = 64) -> None:

@@ -27,7 +27,16 @@ LOSS_SETTINGS = ("length_cost", "entropy_bonus", "diversity_bonus")
 
 
 class Message(NamedTuple):
-    """A batch of messages, of ``L`` positions; rows are one-hot, or soft while training with plain Gumbel-softmax."""
+    """A batch of messages, of ``L`` positions; rows are one-hot, or soft while training with plain Gumbel-softmax.
+
+    Example:
+        >>> symbols = torch.eye(3)[torch.tensor([[2, 1, 0, 1]])]  # 0 ends the message
+        >>> message = Channel(2, length=4, variable_length=True).transmit(symbols, ChannelNoise(()))
+        >>> message.length
+        tensor([2.])
+        >>> message.ends.squeeze(-1)
+        tensor([0., 0., 1., 0.])
+    """
 
     symbols: Tensor
     """As they were sent, ``[*batch, L, symbols]``."""
@@ -59,7 +68,14 @@ class Message(NamedTuple):
 
 
 class ChannelNoise(NamedTuple):
-    """All that is random in one transmission."""
+    """All that is random in one transmission.
+
+    Example:
+        >>> channel = Channel(4, length=3)
+        >>> noise = ChannelNoise((), shifts=torch.tensor([[0, 1, 0]]))  # the second symbol arrives as the next one
+        >>> channel.transmit(torch.eye(4)[torch.tensor([[2, 2, 2]])], noise).received.argmax(-1)
+        tensor([[2, 3, 2]])
+    """
 
     symbols: tuple[Noise, ...]
     """Of the estimator, or of the sampling, at each position."""
@@ -72,7 +88,18 @@ class ChannelNoise(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a transmission costs in expectation."""
+    """What a transmission costs in expectation.
+
+    Example:
+        >>> from gsrl import comms
+        >>> channel, sender = Channel(3, estimator="exact"), comms.MLPSender(4, 3)
+        >>> inputs, cost = torch.eye(4), lambda message: message.received[..., 0, 0]  # to say the first symbol costs 1
+        >>> estimate = channel.expectation(sender, inputs, cost, channel.draw_noise((4,)))
+        >>> torch.allclose(estimate.cost, sender.step(sender.start(inputs), None)[0].softmax(-1)[:, 0])
+        True
+        >>> estimate.entropy.shape, estimate.diversity.shape
+        (torch.Size([4]), torch.Size([]))
+    """
 
     cost: Tensor
     """``[*batch]``, with the cost of the length; its ``backward`` is the estimate of the gradient."""
@@ -169,6 +196,17 @@ class Channel(nn.Module):
         TypeError: ``estimator`` is neither, or has no such setting.
         ValueError: An argument is out of its range; the bandwidth is too small for one symbol; the estimator needs the
             whole message at once, and ``length`` is above 1.
+
+    Example:
+        >>> from gsrl import comms
+        >>> channel = Channel(4, length=2, erasure=1.0)
+        >>> channel.symbols, channel.width  # receivers see the erased symbol besides
+        (4, 5)
+        >>> channel.send(comms.MLPSender(3, 4, length=2), torch.eye(3)[:1]).received
+        tensor([[[0., 0., 0., 0., 1.],
+                 [0., 0., 0., 0., 1.]]])
+        >>> Channel(4, length=10, bandwidth=6.0).length  # of two bits each
+        3
     """
 
     def __init__(

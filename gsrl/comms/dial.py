@@ -52,7 +52,18 @@ LOGGED_EPISODES = 500
 
 
 class Turn(NamedTuple):
-    """What ``n`` agents have before them in ``B`` episodes: features, ears and choices."""
+    """What ``n`` agents have before them in ``B`` episodes: features, ears and choices.
+
+    Example:
+        >>> from gsrl.comms.riddle import SwitchRiddle
+        >>> turn = SwitchRiddle(visits=[[0, 1, 2, 0, 1, 2]]).reset(1, np.random.default_rng(0))
+        >>> turn.observations.squeeze(-1)  # the first prisoner is in the room
+        array([[1., 0., 0.]], dtype=float32)
+        >>> turn.masks[0]  # the others have one action
+        array([[ True,  True],
+               [ True, False],
+               [ True, False]])
+    """
 
     observations: NDArray[np.float32]
     """``[B, n, n_features]``, without anything that was said."""
@@ -67,6 +78,25 @@ class TalkingEnv(Protocol):
 
     It does not see the messages: it says who hears whom. It may have a method ``best_returns() -> [B]``: what the best
     agents there could be, with all knowledge, would get in the episodes of the last reset.
+
+    Example:
+        >>> class Guess:  # two agents see a bit each; for a step each hears the other, and is to name the other's bit
+        ...     n_agents, n_actions, n_features, n_ears, horizon = 2, 2, 1, 1, 2
+        ...
+        ...     def reset(self, batch_size, rng):
+        ...         self.bits, self.t = rng.integers(2, size=(batch_size, 2)), 0
+        ...         return self.turn()
+        ...
+        ...     def turn(self):
+        ...         heard = np.broadcast_to([[1], [0]] if self.t else SILENCE, (*self.bits.shape, 1))
+        ...         return Turn(self.bits[..., None].astype(np.float32), heard, np.ones((*self.bits.shape, 2), bool))
+        ...
+        ...     def step(self, actions):
+        ...         rewards = (actions == self.bits[:, ::-1]).astype(np.float32) * (self.t == 1)
+        ...         self.t += 1
+        ...         return self.turn(), rewards, np.full(len(self.bits), self.t == 2)
+        >>> DIAL(Guess, seeds=[0]).evaluate(10).returns.shape
+        (1, 10)
     """
 
     n_agents: int
@@ -100,6 +130,13 @@ class RecurrentQNetwork(nn.Module):
         vocabulary: Kinds of symbols.
         hidden: Width.
         layers: Of gated recurrent units, one on the other.
+
+    Example:
+        >>> network = RecurrentQNetwork(inputs=3, n_actions=2, length=1, vocabulary=4, hidden=8, layers=1)
+        >>> inputs = torch.zeros(5, 3)
+        >>> values, logits, _ = network(inputs, network.first((5,), inputs))
+        >>> values.shape, logits.shape
+        (torch.Size([5, 2]), torch.Size([5, 1, 4]))
     """
 
     def __init__(self, inputs: int, n_actions: int, length: int, vocabulary: int, hidden: int, layers: int) -> None:
@@ -174,6 +211,13 @@ class DIALLoss(nn.Module):
         communication: ``"dial"``, ``"rial"`` or ``"none"``.
         gamma: Discount.
         entropy_bonus: Weight of the entropy of the messages that are heard, in nats.
+
+    Example:
+        >>> from gsrl.comms.riddle import SwitchRiddle
+        >>> dial = DIAL(SwitchRiddle, seeds=[0], batch_size=4)
+        >>> loss, metrics = dial.lockstep.losses[0](*(part[0] for part in dial.collect()))
+        >>> loss.shape, sorted(metrics)
+        (torch.Size([]), ['loss', 'message_cost', 'message_entropy', 'td_error', 'value'])
     """
 
     def __init__(
@@ -272,7 +316,13 @@ def look(
 
 @dataclass(frozen=True)
 class DIALEvaluation:
-    """How episodes went, with hard messages: ``N`` of each of ``S`` members."""
+    """How episodes went, with hard messages: ``N`` of each of ``S`` members.
+
+    Example:
+        >>> evaluation = DIALEvaluation(np.array([[1.0, 0.0]]), np.array([[3, 6]]), np.array([[1.0, 1.0]]))
+        >>> evaluation.normalized_return
+        array([0.5])
+    """
 
     returns: NDArray[np.float64]
     """Undiscounted, the mean over the agents, ``[S, N]``."""
@@ -342,6 +392,12 @@ class DIAL(Task):
     Raises:
         TypeError: ``env`` makes no :class:`TalkingEnv`, or ``estimator`` is of another kind.
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> from gsrl.comms.riddle import SwitchRiddle
+        >>> dial = DIAL(SwitchRiddle, seeds=[0, 1], batch_size=4).learn(8)
+        >>> dial.num_updates, dial.evaluate(10).returns.shape
+        (2, (2, 10))
     """
 
     unit, score, member = "episode", "return", "team"

@@ -25,7 +25,13 @@ MAX_MEANINGS = 2**16
 
 
 class GameBatch(NamedTuple):
-    """Episodes of a game."""
+    """Episodes of a game.
+
+    Example:
+        >>> batch = AttributeValueGame(attributes=2, values=2, held_out=0.0).inputs()
+        >>> batch.sender_input[1], batch.target[1]  # the second meaning, 0 and 1
+        (tensor([1., 0., 0., 1.]), tensor([0, 1]))
+    """
 
     sender_input: Tensor
     """``[*batch, sender_features]``."""
@@ -58,6 +64,19 @@ class Game(ABC):
 
     Raises:
         ValueError: An argument is out of its range, or the share cannot be held out.
+
+    Example:
+        >>> class FirstAttribute(Game):  # the receiver names the value of the first attribute
+        ...     outputs = 3
+        ...
+        ...     def cost(self, output, target):
+        ...         return cross_entropy(output, target[..., 0])
+        ...
+        ...     def correct(self, output, target):
+        ...         return output.argmax(-1) == target[..., 0]
+        >>> game = FirstAttribute(attributes=2, values=3)
+        >>> game.correct(torch.eye(3), torch.tensor([[0, 2], [1, 2], [0, 1]]))
+        tensor([ True,  True, False])
     """
 
     exhaustive: bool = True

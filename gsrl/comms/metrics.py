@@ -62,6 +62,10 @@ def accuracy(outputs: ArrayLike, meanings: ArrayLike) -> float:
     Args:
         outputs: What was understood, of the shape of ``meanings``.
         meanings: What was meant.
+
+    Example:
+        >>> accuracy([[0, 1], [1, 1]], [[0, 1], [1, 0]])
+        0.5
     """
     understood = _integers("outputs", outputs, "[N] or [N, A]")
     meant = _integers("meanings", meanings, "[N] or [N, A]")

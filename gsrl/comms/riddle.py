@@ -77,6 +77,14 @@ class SwitchRiddle:
 
     Raises:
         ValueError: There are fewer than three prisoners, or ``visits`` has another shape or names others.
+
+    Example:
+        >>> env = SwitchRiddle(3, visits=[[0, 1, 2, 0, 1, 2]])
+        >>> _ = env.reset(1, np.random.default_rng(0))
+        >>> for action in (NOTHING, NOTHING, TELL):  # on the third day all have been in the room
+        ...     _, rewards, over = env.step(np.full((1, 3), action))
+        >>> rewards, over
+        (array([[1., 1., 1.]], dtype=float32), array([ True]))
     """
 
     n_actions = 2

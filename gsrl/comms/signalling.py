@@ -53,6 +53,15 @@ class SignallingLoss(nn.Module):
         sender: See :class:`gsrl.comms.Sender`.
         receiver: See :class:`gsrl.comms.Receiver`.
         channel: Between them.
+
+    Example:
+        >>> from gsrl import comms
+        >>> game, channel = comms.LewisGame(4), comms.Channel(3)
+        >>> loss = SignallingLoss(game, comms.MLPSender(4, 3), comms.MLPReceiver(3, 4), channel)
+        >>> batch, noise = game.inputs(), channel.draw_noise((4,))
+        >>> value, metrics = loss(batch.sender_input, batch.receiver_input, batch.target, noise)
+        >>> value.shape, sorted(metrics)
+        (torch.Size([]), ['cost', 'diversity', 'entropy', 'length'])
     """
 
     def __init__(self, game: Game, sender: nn.Module, receiver: nn.Module, channel: Channel) -> None:
@@ -76,7 +85,16 @@ class SignallingLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How ``S`` games went, with hard messages: ``N`` episodes each."""
+    """How ``S`` games went, with hard messages: ``N`` episodes each.
+
+    Example:
+        >>> from gsrl import comms
+        >>> evaluation = SignallingGame(comms.LewisGame(3), comms.Channel(4), seeds=[0]).evaluate()
+        >>> evaluation.messages.shape, evaluation.meanings.shape  # a game, three meanings
+        ((1, 3, 1), (1, 3, 1))
+        >>> evaluation.probabilities
+        array([0.33333333, 0.33333333, 0.33333333])
+    """
 
     accuracy: NDArray[np.float64]
     """Share of the right answers ``[S]``, each episode by its probability."""

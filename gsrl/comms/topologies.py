@@ -124,6 +124,16 @@ class TargetedGame(BroadcastGame):
     Raises:
         TypeError: ``game`` is none.
         ValueError: ``receivers`` is below 2.
+
+    Example:
+        >>> from gsrl import comms
+        >>> game = TargetedGame(comms.LewisGame(3), receivers=2)
+        >>> batch = game.sample(4, torch.Generator().manual_seed(0))
+        >>> batch.sender_input.shape  # a meaning out of three, an address out of two
+        torch.Size([4, 5])
+        >>> answers = torch.tensor([0.0, 9.0, 0.0, 9.0, 0.0, 0.0])  # the first says 1, the second 0
+        >>> game.correct(answers, (torch.tensor([0]), torch.tensor([0.0, 1.0])))
+        tensor(True)
     """
 
     def __init__(self, game: Game, receivers: int) -> None:
@@ -165,6 +175,13 @@ class PopulationGame(_WrappedGame):
     Raises:
         TypeError: ``game`` is none.
         ValueError: ``size`` is below 2.
+
+    Example:
+        >>> from gsrl import comms
+        >>> game = PopulationGame(comms.LewisGame(3), size=2)
+        >>> batch = game.sample(8, torch.Generator().manual_seed(0))
+        >>> batch.sender_input.shape  # four episodes of each sender
+        torch.Size([2, 4, 3])
     """
 
     def __init__(self, game: Game, size: int) -> None:
@@ -204,6 +221,14 @@ class QuestionGame(Game):
         held_out: Share of the meanings that are never trained on, see :class:`Game`.
         split_seed: Decides which ones.
         prior: Weight of each meaning, ``[V ** A]``; None: all are equally likely.
+
+    Example:
+        >>> game = QuestionGame(attributes=2, values=4)
+        >>> batch = game.sample(1, torch.Generator().manual_seed(0))
+        >>> batch.receiver_input.shape, batch.sender_input.shape  # the question; the question and the meaning
+        (torch.Size([1, 2]), torch.Size([1, 10]))
+        >>> bool(batch.target[0] == batch.meaning[0, batch.receiver_input[0].argmax()])
+        True
     """
 
     exhaustive = False
@@ -243,6 +268,12 @@ class Audience(nn.Module):
 
     Args:
         receivers: Of equally many outputs.
+
+    Example:
+        >>> from gsrl import comms
+        >>> audience = Audience([comms.MLPReceiver(width=3, outputs=4) for _ in range(2)])
+        >>> audience(torch.eye(3).unsqueeze(-2), None).shape  # both answers to each of three messages
+        torch.Size([3, 8])
     """
 
     def __init__(self, receivers: Sequence[nn.Module]) -> None:
@@ -264,6 +295,13 @@ class Community(nn.Module):
 
     Args:
         members: Senders, or receivers, that are exchangeable.
+
+    Example:
+        >>> from gsrl import comms
+        >>> senders = Community([comms.MLPSender(features=4, symbols=3) for _ in range(2)])
+        >>> logits, _ = senders.step(senders.start(torch.zeros(2, 5, 4)), None)
+        >>> logits.shape  # five messages of each of two senders
+        torch.Size([2, 5, 3])
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -306,6 +344,13 @@ class Dialogue(nn.Module):
         second: The one that replies.
         features: How many of the numbers in ``sender_input`` are the first one's, and the second one's.
         length: Symbols of each turn.
+
+    Example:
+        >>> from gsrl import comms
+        >>> asks, replies = comms.RecurrentSender(2, 3), comms.RecurrentSender(8, 3)
+        >>> dialogue = Dialogue(asks, replies, features=(2, 8))
+        >>> comms.Channel(3, length=2).send(dialogue, torch.zeros(1, 10)).symbols.shape  # a question and an answer
+        torch.Size([1, 2, 3])
     """
 
     def __init__(self, first: nn.Module, second: nn.Module, features: tuple[int, int], length: int = 1) -> None:
