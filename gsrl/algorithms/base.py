@@ -79,6 +79,16 @@ class Algorithm(BaseAlgorithm):
         generator: Torch generator of actions and noise.
         masked: Whether the environments give action masks.
         stopwatch: The :class:`gsrl.timing.Stopwatch` of the training.
+
+    Example:
+        >>> model = gsrl.Reinforce("MlpPolicy", "CartPole-v1", seed=0)
+        >>> isinstance(model, Algorithm), model.masked
+        (True, False)
+        >>> model.gamma = 0.9  # holds from the next step on
+        >>> model.gamma = 2.0
+        Traceback (most recent call last):
+            ...
+        ValueError: gamma must be in [0, 1], but got 2.0.
     """
 
     SETTINGS: ClassVar[tuple[str, ...]]

@@ -19,6 +19,13 @@ class DeferredValues(defaultdict[str, Any]):
 
     Attributes:
         record: Records what is outstanding; None: nothing is.
+
+    Example:
+        >>> logger = Logger(folder=None, output_formats=[])
+        >>> values = DeferredValues.of(logger)
+        >>> values.record = lambda: logger.record("train/loss", 0.5)  # not before somebody looks
+        >>> values["train/loss"]
+        0.5
     """
 
     record: Callable[[], None] | None = None

@@ -228,6 +228,13 @@ class Actor(Network, BasePolicy):
 
     Attributes:
         generator: Source of the randomness of actions; torch's default one if None. The policy sets its own.
+
+    Example:
+        >>> actor = DiscreteSACPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0).actor
+        >>> actor(torch.zeros(3, 4)).probs.shape  # a policy at three states: one factor, two choices
+        torch.Size([3, 1, 2])
+        >>> actor(torch.zeros(1, 4), torch.tensor([[[False, True]]])).probs.detach()
+        tensor([[[0., 1.]]])
     """
 
     generator: torch.Generator | None
@@ -303,6 +310,12 @@ class Critics(Network):
 
     Raises:
         ValueError: ``form`` is another one, or does not fit the space or the layers.
+
+    Example:
+        >>> critics = DiscreteSACPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0).critic
+        >>> q = critics(torch.zeros(3, 4))
+        >>> q(torch.eye(2)[[0, 1, 1]].unsqueeze(1)).shape  # two critics' values of an action at each of three states
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -405,6 +418,13 @@ class ActorPolicy(SavedModule, BasePolicy):
         actor: The policy network.
         net_arch: Hidden layers of the networks, as they were given, or the default.
         features_extractor: The actor's; each other network has one of its own, unless they share it.
+
+    Example:
+        >>> policy = DiscreteSACPolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0)
+        >>> isinstance(policy, ActorPolicy)
+        True
+        >>> policy.act(np.zeros((3, 4), np.float32), action_masks=np.array([[False, True]] * 3))
+        array([1, 1, 1])
     """
 
     EXTRACTOR: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
@@ -590,6 +610,13 @@ class DiscreteSACPolicy(ActorPolicy):
 
     Raises:
         ValueError: ``n_critics`` is below 1; or ``critic`` is another form, or does not fit the space or ``net_arch``.
+
+    Example:
+        >>> policy = DiscreteSACPolicy(spaces.Box(-1, 1, (4,)), spaces.MultiDiscrete([2, 3]), lambda _: 0.0)
+        >>> policy.actor(torch.zeros(1, 4)).probs.shape  # two factors of up to three choices
+        torch.Size([1, 2, 3])
+        >>> policy.predict(np.zeros(4, np.float32))[0].shape
+        (2,)
     """
 
     EARLIER: ClassVar[Mapping[str, Any]] = {"layer_norm": False, "normalize_observations": False}
@@ -659,14 +686,28 @@ class DiscreteSACPolicy(ActorPolicy):
 
 @register("gsrl.CnnPolicy")
 class CnnPolicy(DiscreteSACPolicy):
-    """:class:`DiscreteSACPolicy` for images: Stable-Baselines3's ``NatureCNN``."""
+    """:class:`DiscreteSACPolicy` for images: Stable-Baselines3's ``NatureCNN``.
+
+    Example:
+        >>> space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+        >>> policy = CnnPolicy(space, spaces.Discrete(4), lambda _: 0.0)
+        >>> type(policy.actor.features_extractor).__name__, policy.net_arch
+        ('NatureCNN', [])
+    """
 
     EXTRACTOR = NatureCNN
 
 
 @register("gsrl.MultiInputPolicy")
 class MultiInputPolicy(DiscreteSACPolicy):
-    """:class:`DiscreteSACPolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
+    """:class:`DiscreteSACPolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``.
+
+    Example:
+        >>> space = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "kind": spaces.Discrete(3)})
+        >>> policy = MultiInputPolicy(space, spaces.Discrete(4), lambda _: 0.0)
+        >>> policy.actor.features({"position": torch.zeros(1, 2), "kind": torch.tensor([1])}).shape
+        torch.Size([1, 5])
+    """
 
     EXTRACTOR = CombinedExtractor
 

@@ -111,6 +111,14 @@ class ReinforcePolicy(ActorPolicy):
     Attributes:
         critic: The value network, or None.
         control: The control variate of RELAX, of the value network's features, or None.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> policy = ReinforcePolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0, baseline="value")
+        >>> policy.predict_values(torch.zeros(3, 4)).shape
+        torch.Size([3, 1])
+        >>> ReinforcePolicy(spaces.Box(-1, 1, (4,)), spaces.Discrete(2), lambda _: 0.0).critic is None
+        True
     """
 
     critic: ValueNetwork | None
@@ -180,14 +188,29 @@ class ReinforcePolicy(ActorPolicy):
 
 @register("gsrl.ReinforceCnnPolicy")
 class ReinforceCnnPolicy(ReinforcePolicy):
-    """:class:`ReinforcePolicy` for images: Stable-Baselines3's ``NatureCNN``."""
+    """:class:`ReinforcePolicy` for images: Stable-Baselines3's ``NatureCNN``.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> policy = ReinforceCnnPolicy(spaces.Box(0, 255, (3, 36, 36), np.uint8), spaces.Discrete(4), lambda _: 0.0)
+        >>> policy.predict(np.zeros((3, 36, 36), np.uint8))[0] in range(4)
+        True
+    """
 
     EXTRACTOR = NatureCNN
 
 
 @register("gsrl.ReinforceMultiInputPolicy")
 class ReinforceMultiInputPolicy(ReinforcePolicy):
-    """:class:`ReinforcePolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``."""
+    """:class:`ReinforcePolicy` for ``Dict`` observations: Stable-Baselines3's ``CombinedExtractor``.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> space = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "kind": spaces.Discrete(3)})
+        >>> policy = ReinforceMultiInputPolicy(space, spaces.Discrete(4), lambda _: 0.0)
+        >>> policy.predict({"position": np.zeros(2, np.float32), "kind": 1})[0] in range(4)
+        True
+    """
 
     EXTRACTOR = CombinedExtractor
 

@@ -16,7 +16,15 @@ __all__ = ["PolicyBatch", "ReinforceLoss", "ValueLoss"]
 
 
 class PolicyBatch(NamedTuple):
-    """What a policy gradient is made of: B decisions."""
+    """What a policy gradient is made of: B decisions.
+
+    Example:
+        >>> batch = PolicyBatch(torch.zeros(2, 4), torch.tensor([[0], [1]]), torch.tensor([1.0, -1.0]))
+        >>> batch.actions.shape  # two decisions of one factor
+        torch.Size([2, 1])
+        >>> batch.action_mask is None  # all choices are legal
+        True
+    """
 
     observations: Tensor | dict[str, Tensor]
     """``[B, ...]``."""
@@ -44,6 +52,16 @@ class ReinforceLoss(nn.Module):
         actor: Maps observations, and masks or None, to a :class:`gsrl.FactoredCategorical` with batch shape ``[B]``.
         control: Maps perturbed logits ``[B, n, K]`` and features ``[B, F]`` to ``[B]``; None: no control variate.
         ent_coef: Entropy coefficient c.
+
+    Example:
+        >>> logits = torch.zeros(1, 1, 2, requires_grad=True)  # one factor, even odds
+        >>> class Actor(nn.Module):
+        ...     def forward(self, observations, mask):
+        ...         return FactoredCategorical(logits)
+        >>> batch = PolicyBatch(torch.zeros(1, 4), torch.tensor([[0]]), advantages=torch.tensor([3.0]))
+        >>> ReinforceLoss(Actor())(batch)[0].backward()
+        >>> logits.grad  # -3 times that of log .5: the action taken becomes more probable
+        tensor([[[-1.5000,  1.5000]]])
     """
 
     def __init__(self, actor: nn.Module, control: nn.Module | None = None, *, ent_coef: float = 0.0) -> None:
@@ -105,6 +123,12 @@ class ValueLoss(nn.Module):
 
     Args:
         critic: Maps observations to values ``[B]``.
+
+    Example:
+        >>> critic = torch.nn.Flatten(0)  # one that tells its observations
+        >>> loss, _ = ValueLoss(critic)(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
+        >>> loss  # half the mean of 0 and 4
+        tensor(1.)
     """
 
     def __init__(self, critic: nn.Module) -> None:

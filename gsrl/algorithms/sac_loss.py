@@ -108,6 +108,12 @@ class SACLoss(nn.Module):
         share_features: Whether the features of ``actor`` are those of ``critic``, see
             :class:`gsrl.algorithms.policies.DiscreteSACPolicy`. They are worked out once, and the gradient of the actor
             stops there.
+
+    Example:
+        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", learning_starts=10, seed=0, device="cpu").learn(10)
+        >>> value, metrics = model.learner.loss(model.replay_buffer.sample(8), None, torch.zeros(1))
+        >>> value.shape, metrics["q"].shape  # of two critics and eight transitions
+        (torch.Size([]), torch.Size([2, 8]))
     """
 
     def __init__(

@@ -27,6 +27,14 @@ class SavedModule(BaseModel):
     """A module of Stable-Baselines3's whose ``save`` writes no pickle, and whose ``load`` runs no code.
 
     It remembers the arguments of its constructor but for modules and the learning rate, which are not its own.
+
+    Example:
+        >>> policy = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", seed=0).policy
+        >>> policy.save("policy.zip")
+        >>> loaded = type(policy).load("policy.zip")
+        >>> x = np.ones(4, np.float32)
+        >>> bool(loaded.predict(x, deterministic=True)[0] == policy.predict(x, deterministic=True)[0])
+        True
     """
 
     EARLIER: ClassVar[Mapping[str, Any]] = {}

@@ -70,7 +70,12 @@ REFUSED = {
 
 
 class Episode(NamedTuple):
-    """A training episode that ended."""
+    """A training episode that ended.
+
+    Example:
+        >>> Episode(member=0, steps=20, episode_return=20.0, length=20).episode_return
+        20.0
+    """
 
     member: int
     """Index of the member."""
@@ -83,7 +88,20 @@ class Episode(NamedTuple):
 
 
 class PopulationCallback:
-    """What is called while a population learns; override what is needed."""
+    """What is called while a population learns; override what is needed.
+
+    Example:
+        >>> class Returns(PopulationCallback):
+        ...     def __init__(self):
+        ...         self.returns = []
+        ...
+        ...     def on_episodes(self, population, episodes):
+        ...         self.returns += [episode.episode_return for episode in episodes]
+        >>> callback = Returns()
+        >>> _ = Population(gsrl.Reinforce, "CartPole-v1", seeds=range(2), n_episodes=1).learn(100, callback)
+        >>> len(callback.returns) > 1
+        True
+    """
 
     def on_rollout_start(self, population: Population) -> bool | None:
         """Called between updates and the next steps, where nothing is under way. False ends the training."""

@@ -33,6 +33,14 @@ class OffPolicyPopulation(Population, of=DiscreteSAC):
 
     Attributes:
         replay_buffer: The transitions of all members.
+
+    Example:
+        >>> settings = {"learning_starts": 4, "batch_size": 4}
+        >>> population = gsrl.Population(gsrl.DiscreteSAC, "CartPole-v1", seeds=range(3), **settings)
+        >>> isinstance(population, OffPolicyPopulation)
+        True
+        >>> population.learn(6).sample().rewards.shape  # a batch of each member
+        torch.Size([3, 4, 3])
     """
 
     def _make_member(self, index: int, environments: Sequence[gym.Env], device: torch.device | str) -> DiscreteSAC:

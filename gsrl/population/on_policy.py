@@ -47,6 +47,13 @@ class OnPolicyPopulation(Population, of=Reinforce):
     would alone; the others do not wait for it. After ``total_timesteps`` steps the training pauses where it is: what is
     there of a rollout is kept, also by :meth:`state_dict`, and is finished when the training goes on. So a member is
     what an agent would be that a callback ends after as many steps.
+
+    Example:
+        >>> population = gsrl.Population(gsrl.Reinforce, "CartPole-v1", seeds=range(2), n_episodes=1).learn(5)
+        >>> isinstance(population, OnPolicyPopulation)
+        True
+        >>> population.predict(np.zeros((2, 4), np.float32)).shape
+        (2,)
     """
 
     _vec_env_class = _PartlyReset
