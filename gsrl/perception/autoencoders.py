@@ -44,6 +44,12 @@ class Autoencoder(Task):
     Raises:
         ModuleNotFoundError: The extra ``perception`` is not installed.
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> task: Autoencoder = ImageVAE(seeds=(0, 1), n=4, K=8, hidden=16)
+        >>> images = task.images(5)  # to test on
+        >>> images.shape, task.evaluate(5).shape  # a score of each member and image
+        (torch.Size([5, 1, 8, 8]), (2, 5))
     """
 
     unit, member = "image", "autoencoder"
@@ -139,6 +145,11 @@ class ImageVAE(Autoencoder):
             gets a copy.
         unimix: Share of the uniform distribution in the encoder's.
         **how: See :class:`Autoencoder`.
+
+    Example:
+        >>> task = ImageVAE(n=4, K=8, hidden=16).learn(300)  # three updates of 100 images
+        >>> task.num_updates, task.evaluate(10).shape
+        (3, (1, 10))
     """
 
     SETTINGS = (
@@ -191,6 +202,13 @@ class QuantisedAutoencoder(nn.Module):
 
     Attributes:
         noise: None, or what the quantiser's noise is in calls of the module, see :mod:`gsrl.learning.noise`.
+
+    Example:
+        >>> encoder, decoder = nn.Unflatten(1, (4, 2)), nn.Flatten()  # eight numbers are four vectors of two
+        >>> loss = QuantisedAutoencoder(encoder, VectorQuantizer(16, 2, method="ema"), decoder, places=4)
+        >>> decoded, codes = loss.reconstruct(torch.randn(3, 8))
+        >>> decoded.shape, codes.shape
+        (torch.Size([3, 8]), torch.Size([3, 4]))
     """
 
     noise: Noise | None = None
@@ -241,6 +259,11 @@ class ImageVQVAE(Autoencoder):
         revival: Share of the mean use below which a code is dead.
         hidden: Channels of encoder and decoder.
         **how: See :class:`Autoencoder`.
+
+    Example:
+        >>> task = ImageVQVAE(num_codes=8, width=4, hidden=8).learn(200)  # two updates of 100 images
+        >>> task.evaluate(10).shape, bool(1 <= task.perplexity(task.images(10))[0] <= 8)
+        ((1, 10), True)
     """
 
     SETTINGS = (

@@ -37,6 +37,13 @@ class PruningLoss(nn.Module):
         pruner: What answers.
         ratio_weight: Of the latter.
         gather: Whether dropped tokens are left out in training too, which is for choices that do not learn.
+
+    Example:
+        >>> network = VisionTransformer((1, 8, 8), patch=2, width=8, depth=2, heads=2, n_outputs=10)
+        >>> loss = PruningLoss(TokenPruner(network, {0: 0.25}), ratio_weight=2.0, gather=False)
+        >>> total, metrics = loss(torch.rand(4, 1, 8, 8), torch.tensor([3, 1, 4, 1]))
+        >>> metrics["share_0"]  # of the tokens, a quarter
+        tensor(0.2500)
     """
 
     def __init__(self, pruner: TokenPruner, ratio_weight: float, gather: bool) -> None:
@@ -58,11 +65,6 @@ class PruningLoss(nn.Module):
 @fixed("seeds", "dataset", "stages", "shares", "choose", "estimator", "ranking", "batch_size")
 class PrunedClassifier(Task):
     """A vision transformer that learns to say what is on an image, and which of its tokens are worth reading.
-
-    Example::
-
-        task = PrunedClassifier("digits-clutter", seeds=range(5)).learn(64 * 2000)
-        accuracy = task.evaluate(2000).mean(1)  # [5], of hard choices without noise
 
     Args:
         dataset: One of :data:`gsrl.perception.data.DATASETS`.
@@ -97,6 +99,13 @@ class PrunedClassifier(Task):
     Raises:
         ModuleNotFoundError: The package that has the images is not installed.
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> task = PrunedClassifier(
+        ...     "digits", seeds=range(2), stages=(0,), shares=(0.25,), width=8, depth=1, stem="linear"
+        ... )
+        >>> task.learn(64 * 2).evaluate(20).shape  # of each member and image whether it is told right
+        (2, 20)
     """
 
     SETTINGS = (

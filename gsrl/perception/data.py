@@ -44,7 +44,13 @@ SHIFT = 2
 
 
 class Images(NamedTuple):
-    """Images and what is on them."""
+    """Images and what is on them.
+
+    Example:
+        >>> found = Images(torch.rand(3, 1, 8, 8), torch.tensor([7, 1, 7]))
+        >>> found.images[found.labels == 7].shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     images: Tensor
     """float32 ``[count, 1, height, width]``, from 0 to 1."""
@@ -54,10 +60,6 @@ class Images(NamedTuple):
 
 def digits(split: Literal["train", "test"] = "train", seed: int = 0) -> Images:
     """Loads scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 to train on, 360 to test on.
-
-    Example::
-
-        images, labels = digits("train")  # [1437, 1, 8, 8], [1437]
 
     Args:
         split: Which part.
@@ -71,6 +73,11 @@ def digits(split: Literal["train", "test"] = "train", seed: int = 0) -> Images:
         ValueError: ``split`` is another word.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+
+    Example:
+        >>> images, labels = digits("train")
+        >>> images.shape, labels.shape, digits("test").images.shape
+        (torch.Size([1437, 1, 8, 8]), torch.Size([1437]), torch.Size([360, 1, 8, 8]))
     """
     loaded = _module("sklearn.datasets", "scikit-learn").load_digits()
     images = torch.from_numpy(np.asarray(loaded.images, np.float32) / 16).unsqueeze(1)
@@ -92,6 +99,11 @@ def mnist(split: Literal["train", "test"] = "train", seed: int = 0) -> Images:
         ValueError: ``split`` is another word.
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+
+    Example:
+        >>> images, labels = mnist("test")  # doctest: +SKIP
+        >>> images.shape, labels.shape  # doctest: +SKIP
+        (torch.Size([1000, 1, 28, 28]), torch.Size([1000]))
     """
     return _part(_mnist(), split, seed, TEST_MNIST)
 
@@ -122,6 +134,11 @@ def clutter(digits: Images, count: int, rng: np.random.Generator, *, size: int =
 
     Raises:
         ValueError: ``size`` is less than that of a digit.
+
+    Example:
+        >>> images, labels = clutter(digits(), 5, np.random.default_rng(0))
+        >>> images.shape, labels.shape
+        (torch.Size([5, 1, 16, 16]), torch.Size([5]))
     """
     pixels = digits.images[:, 0].numpy()
     side = pixels.shape[-1]
@@ -153,11 +170,6 @@ def _put(canvas: np.ndarray, pieces: np.ndarray, rng: np.random.Generator) -> No
 class Source:
     """Images to train on and to test on, by the name of a data set.
 
-    Example::
-
-        source = Source("digits-clutter")
-        images, labels = source.batch(64, np.random.default_rng(0))  # [64, 1, 16, 16], [64]
-
     Args:
         name: One of :data:`DATASETS`.
 
@@ -170,6 +182,12 @@ class Source:
     Raises:
         ModuleNotFoundError: The package that has the images is not installed.
         ValueError: There is no such data set.
+
+    Example:
+        >>> source = Source("digits-clutter")
+        >>> images, labels = source.batch(64, np.random.default_rng(0))
+        >>> images.shape, source.image_shape, source.num_classes
+        (torch.Size([64, 1, 16, 16]), (1, 16, 16), 10)
     """
 
     num_classes = 10

@@ -79,11 +79,6 @@ class TokenPruningExtractor(BaseFeaturesExtractor):
     algorithms it comes from the extractor's generator, where there is a ``seed`` and gradients are on. Wherever there
     is none, features are deterministic.
 
-    Example::
-
-        kwargs = {"features_extractor_class": TokenPruningExtractor, "features_extractor_kwargs": {"patch": 2}}
-        model = PPO("CnnPolicy", env, policy_kwargs=kwargs)
-
     Args:
         observation_space: A ``Box`` of three dimensions, channels first or last.
         features_dim: Size of the features.
@@ -104,6 +99,15 @@ class TokenPruningExtractor(BaseFeaturesExtractor):
 
     Raises:
         ValueError: The space holds no images, or a setting does not fit.
+
+    Example:
+        >>> settings = {"patch": 2, "width": 8, "features_dim": 16}
+        >>> policy_kwargs = {"features_extractor_class": TokenPruningExtractor, "features_extractor_kwargs": settings}
+        >>> extractor = TokenPruningExtractor(
+        ...     gym.spaces.Box(0.0, 1.0, (10, 10, 4)), **settings
+        ... )  # as a "CnnPolicy" makes it
+        >>> extractor(torch.rand(3, 10, 10, 4)).shape
+        torch.Size([3, 16])
     """
 
     def __init__(
@@ -163,6 +167,12 @@ class ObservationVAE(CategoricalVAE):
         estimator: Pathwise, of the gradient of a code.
         unimix: Share of the uniform distribution in the encoder's.
         deterministic: Whether it is used without noise, and so draws none.
+
+    Example:
+        >>> space = gym.spaces.Box(0.0, 1.0, (10, 10, 4))
+        >>> vae = ObservationVAE(space, 4, 8, 16, make_pathwise("st-gumbel", 1.0), unimix=0.01, deterministic=False)
+        >>> vae.encode(torch.rand(3, 10, 10, 4)).event_shape, vae.reconstruct(torch.rand(3, 10, 10, 4)).shape
+        (torch.Size([4, 8]), torch.Size([3, 10, 10, 4]))
     """
 
     estimator: Pathwise
@@ -218,11 +228,6 @@ class DiscreteLatentExtractor(BaseFeaturesExtractor):
     Source: Hafner et al. 2021 (2010.02193), "DreamerV2", for agents that see discrete codes, with straight-through
     gradients and KL balancing, which is not done here; :class:`gsrl.perception.latents.CategoricalVAE`.
 
-    Example::
-
-        kwargs = {"features_extractor_class": DiscreteLatentExtractor, "features_extractor_kwargs": {"n": 16, "K": 8}}
-        model = PPO("CnnPolicy", env, policy_kwargs=kwargs)
-
     Args:
         observation_space: A ``Box`` of three dimensions, channels first or last, at least 3 pixels high and wide.
         n: Variables of a code.
@@ -242,6 +247,16 @@ class DiscreteLatentExtractor(BaseFeaturesExtractor):
 
     Raises:
         ValueError: The space holds no images, or a setting is out of its range.
+
+    Example:
+        >>> settings = {"n": 4, "K": 8, "hidden": 16}
+        >>> policy_kwargs = {"features_extractor_class": DiscreteLatentExtractor, "features_extractor_kwargs": settings}
+        >>> extractor = DiscreteLatentExtractor(
+        ...     gym.spaces.Box(0.0, 1.0, (10, 10, 4)), **settings
+        ... )  # as a "CnnPolicy" makes it
+        >>> codes = extractor(torch.rand(3, 10, 10, 4)).unflatten(1, (4, 8))
+        >>> codes.shape, codes.sum(-1).unique().tolist()  # one-hot rows
+        (torch.Size([3, 4, 8]), [1.0])
     """
 
     def __init__(

@@ -314,7 +314,13 @@ class CategoricalVAE(nn.Module):
 
 
 class Quantised(NamedTuple):
-    """What a :class:`VectorQuantizer` makes of vectors."""
+    """What a :class:`VectorQuantizer` makes of vectors.
+
+    Example:
+        >>> found = VectorQuantizer(8, 2)(torch.randn(3, 2), mask=torch.tensor([True, True, False]))
+        >>> found.quantised[2].tolist(), found.indices[2].item()  # what is masked has no code
+        ([0.0, 0.0], -1)
+    """
 
     quantised: Tensor
     """The codes that stand for them, ``[*batch, width]``; zeros where masked."""

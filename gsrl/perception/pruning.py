@@ -235,6 +235,11 @@ class KeepPredictor(nn.Module):
     Args:
         width: Of tokens.
         hidden: Of its layers.
+
+    Example:
+        >>> logits = KeepPredictor(width=8)(torch.randn(2, 16, 8), torch.ones(2, 16))
+        >>> logits.shape, logits.softmax(-1)[..., 1].shape  # of 16 tokens, how likely each is kept
+        (torch.Size([2, 16, 2]), torch.Size([2, 16]))
     """
 
     def __init__(self, width: int, hidden: int = 16) -> None:
@@ -257,6 +262,11 @@ class Positions(nn.Module):
     Args:
         num_tokens: N.
         learned: Whether it is trained.
+
+    Example:
+        >>> ranking = Positions(4)
+        >>> ranking(torch.rand(2, 1, 8, 8)).shape, ranking.logits.requires_grad
+        (torch.Size([2, 4]), True)
     """
 
     def __init__(self, num_tokens: int, learned: bool = True) -> None:
@@ -273,6 +283,11 @@ class Brightness(nn.Module):
 
     Args:
         patch: Its side.
+
+    Example:
+        >>> image = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]]).view(1, 1, 2, 4)  # two patches
+        >>> Brightness(patch=2)(image)
+        tensor([[0.0000, 0.7500]])
     """
 
     def __init__(self, patch: int) -> None:
@@ -285,7 +300,13 @@ class Brightness(nn.Module):
 
 
 class Contrast(Brightness):
-    """The standard deviation of the pixels of each patch."""
+    """The standard deviation of the pixels of each patch.
+
+    Example:
+        >>> image = torch.tensor([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]]).view(1, 1, 2, 4)  # two patches
+        >>> Contrast(patch=2)(image)  # however bright a patch is
+        tensor([[0.0000, 0.5000]])
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``[B, N]`` of images ``[B, C, H, W]``."""
@@ -305,7 +326,14 @@ RANKINGS: dict[str, Callable[[VisionTransformer], nn.Module]] = {
 
 
 class Pruned(NamedTuple):
-    """What a pruned transformer made of ``B`` inputs."""
+    """What a pruned transformer made of ``B`` inputs.
+
+    Example:
+        >>> network = VisionTransformer((1, 8, 8), patch=2, width=8, depth=2, heads=2)  # 16 tokens
+        >>> pruned = TokenPruner(network, stages={1: 0.25})(torch.rand(3, 1, 8, 8), deterministic=True)
+        >>> pruned.tokens.shape, pruned.kept[0].shape, pruned.shares[0].tolist()
+        (torch.Size([3, 4, 8]), torch.Size([3, 4]), [0.25])
+    """
 
     outputs: Tensor
     """``[B, n_outputs]``; of an ``nn.TransformerEncoder``, which has none, the mean of the tokens kept, ``[B, d]``."""
@@ -732,6 +760,13 @@ def distillation_loss(student: Pruned, teacher: Pruned) -> Tensor:
 
     Raises:
         ValueError: The teacher has other tokens.
+
+    Example:
+        >>> network = VisionTransformer((1, 8, 8), patch=2, width=8, depth=2, heads=2)
+        >>> images = torch.rand(3, 1, 8, 8)
+        >>> teacher, student = (TokenPruner(network, stages)(images) for stages in ({}, {0: 0.5}))
+        >>> distillation_loss(teacher, teacher).item(), distillation_loss(student, teacher).item() > 0
+        (0.0, True)
     """
     told, wanted = student.outputs.log_softmax(-1), teacher.outputs.detach().log_softmax(-1)
     divergence = (wanted.exp() * (wanted - told)).sum(-1).mean()
@@ -759,6 +794,11 @@ def kept_pixels(images: Tensor, kept: Tensor, patch: int) -> Tensor:
         images: ``[B, C, H, W]``.
         kept: Indices ``[B, k]``, one of :attr:`Pruned.kept`.
         patch: Side of a patch.
+
+    Example:
+        >>> kept_pixels(torch.rand(1, 1, 2, 4), torch.tensor([[1]]), patch=2).int()  # the right one of two patches
+        tensor([[[0, 0, 1, 1],
+                 [0, 0, 1, 1]]], dtype=torch.int32)
     """
     height, width = (side // patch for side in images.shape[-2:])
     flags = torch.zeros(len(images), height * width + 1, dtype=torch.bool, device=images.device)
@@ -778,6 +818,14 @@ def save_picture(
         pruned: What a :class:`TokenPruner` made of them.
         patch: Side of a patch.
         titles: One for each image.
+
+    Example:
+        >>> network = VisionTransformer((1, 8, 8), patch=2, width=8, depth=2, heads=2)
+        >>> images = torch.rand(3, 1, 8, 8)
+        >>> pruned = TokenPruner(network, stages={0: 0.5})(images)
+        >>> save_picture("kept.png", images, pruned, patch=2)
+        >>> os.path.getsize("kept.png") > 0
+        True
     """
     from matplotlib.figure import Figure
 

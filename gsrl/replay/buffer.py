@@ -34,6 +34,13 @@ class ReplayBatch(NamedTuple):
     A buffer that is `stepwise` gives the steps of a window one by one: `rewards`, `next_observations`, `discounts` and
     `next_action_mask` are then of steps t + j, `[B, N, ...]` with N = n_steps, for m = 1 each; of steps after the
     window's last, they repeat it. Their target is that of :func:`gsrl.losses.lambda_target`.
+
+    Example:
+        >>> states, actions = torch.zeros(1, 4), torch.tensor([[1]])
+        >>> batch = ReplayBatch(states, actions, torch.ones(1), states, torch.tensor([0.9]))
+        >>> next_value = torch.tensor([10.0])
+        >>> batch.rewards + batch.discounts * next_value  # the target of a critic
+        tensor([10.])
     """
 
     observations: Tensor | dict[str, Tensor]
@@ -111,6 +118,16 @@ class ReplayBuffer(Ring):
         NotImplementedError: Stable-Baselines3 does not support the observation space.
         ValueError: `n_envs`, `n_steps`, `gamma`, `reward_scale`, `buffer_size` or `num_members` is out of range, or
             there is not one value a member; observations are not of the `stack`.
+
+    Example:
+        >>> box, rng = spaces.Box(0.0, 9.0, (1,)), np.random.default_rng(0)
+        >>> buffer = ReplayBuffer(100, box, spaces.Discrete(2), gamma=0.5, n_steps=2, generator=rng)
+        >>> one = np.ones(1)
+        >>> buffer.add(0 * one[None], one[None], np.array([1]), one, one < 0, [{}])
+        >>> buffer.add(one[None], 2 * one[None], np.array([0]), one, one > 0, [{}])  # terminates
+        >>> batch = buffer.sample(64)
+        >>> batch.rewards.unique(), batch.discounts.unique()  # 1 + .5 from the first step on, 1 from the second
+        (tensor([1.0000, 1.5000]), tensor([0.]))
     """
 
     observations: Stored

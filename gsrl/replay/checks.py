@@ -41,6 +41,10 @@ def layout_of(space: spaces.Space) -> Column | dict[str, Column]:
 
     Raises:
         TypeError: A ``Dict`` space is nested.
+
+    Example:
+        >>> layout_of(spaces.Box(-1.0, 1.0, (4,), np.float64))
+        Column(shape=(4,), dtype=dtype('float32'), on_device=False)
     """
     if isinstance(space, spaces.Dict):
         for entry in space.values():
@@ -73,6 +77,16 @@ def checked_transition(
     Raises:
         EnvironmentDataError: A shape or key is wrong; an observation or a reward is no real number, or not finite (in
             float32); an end is not boolean.
+
+    Example:
+        >>> layout = Column((1,), np.dtype(np.float32))
+        >>> step = checked_transition(
+        ...     layout, 2, [[0], [1]], [[1], [2]], [1.0, 0.5], [False, True]
+        ... )  # of two environments
+        >>> obs, next_obs, rewards, ends = step
+        >>> next_obs, rewards, ends
+        (array([[1.],
+               [2.]], dtype=float32), array([1. , 0.5], dtype=float32), array([False,  True]))
     """
     obs = checked_observations("obs", obs, layout, count)
     next_obs = checked_observations("next_obs", next_obs, layout, count)
@@ -81,7 +95,17 @@ def checked_transition(
 
 
 def checked_observations(name: str, observations: Any, layout: Column | dict[str, Column], count: int) -> Observation:
-    """Observations ``[W, ...]`` in the dtypes of the layout; see :func:`checked_transition`."""
+    """Observations ``[W, ...]`` in the dtypes of the layout; see :func:`checked_transition`.
+
+    Example:
+        >>> layout = Column((2,), np.dtype(np.float32))
+        >>> checked_observations("obs", [[1, 2]], layout, 1)
+        array([[1., 2.]], dtype=float32)
+        >>> checked_observations("obs", [[1, 2, 3]], layout, 1)
+        Traceback (most recent call last):
+            ...
+        gsrl.checks.EnvironmentDataError: obs must have shape (1, 2), but got (1, 3)
+    """
     if isinstance(layout, Column):
         return _checked_array(name, observations, layout, count)
     if not isinstance(observations, dict) or observations.keys() != layout.keys():
@@ -108,6 +132,10 @@ def checked_infos(infos: list[dict[str, Any]], count: int) -> list[dict[str, Any
 
     Raises:
         EnvironmentDataError: There is another number of them.
+
+    Example:
+        >>> checked_infos([], 2)
+        [{}, {}]
     """
     if len(infos) == count:
         return infos
@@ -129,6 +157,12 @@ def successor_observations(
 
     Raises:
         EnvironmentDataError: A final observation has another shape than the others.
+
+    Example:
+        >>> after, ends = np.array([[5.0], [0.0]]), np.array([False, True])  # the second one was reset, to 0
+        >>> successor_observations(after, ends, [{}, {"terminal_observation": np.array([9.0])}], None)
+        array([[5.],
+               [9.]])
     """
     ended = dones.nonzero()[0].tolist()
     final = {i: infos[i]["terminal_observation"] for i in ended if "terminal_observation" in infos[i]}
@@ -158,6 +192,11 @@ def checked_masks(codec: OneHotCodec, masks: Any, indices: NDArray[np.int64]) ->
 
     Raises:
         ValueError: They are missing, wrong, leave a factor without a legal choice, or forbid an action.
+
+    Example:
+        >>> codec = gsrl.OneHotCodec(spaces.MultiDiscrete([2, 3]))
+        >>> checked_masks(codec, [[1, 0, 1, 1, 0]], np.array([[0, 1]]))  # one environment, which took choices 0 and 1
+        array([[ True, False,  True,  True, False]])
     """
     if masks is None:
         raise ValueError("action_masks must be given at every step to a buffer made with masked=True.")
@@ -181,6 +220,12 @@ def checked_next_masks(
 
     Raises:
         ValueError: One is missing, wrong, or leaves a factor without a legal choice.
+
+    Example:
+        >>> codec, ended = gsrl.OneHotCodec(spaces.Discrete(3)), np.array([False, True])
+        >>> checked_next_masks(codec, [{"action_mask": np.array([1, 0, 1])}, {}], unused=ended)
+        array([[ True, False,  True],
+               [ True,  True,  True]])
     """
     everything = np.ones(sum(codec.sizes), np.bool_)
     masks: list[Any] = [everything if unused[i] else info.get(MASK_KEY) for i, info in enumerate(infos)]

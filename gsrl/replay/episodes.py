@@ -19,7 +19,18 @@ __all__ = ["Episodes", "Rollout"]
 
 
 class Rollout(NamedTuple):
-    """Whole episodes, one after the other: E episodes of B steps in all."""
+    """Whole episodes, one after the other: E episodes of B steps in all.
+
+    Example:
+        >>> of_steps, of_episodes = torch.zeros(3, 1), torch.zeros(2, 1)
+        >>> episode, time = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])  # an episode of two steps, and one of one
+        >>> rollout = Rollout(
+        ...     of_steps, of_steps.long(), torch.ones(3), episode, time, of_episodes, torch.zeros(2).bool()
+        ... )
+        >>> rollout.padded(rollout.rewards)
+        tensor([[1., 1.],
+                [1., 0.]])
+    """
 
     observations: Tensor | dict[str, Tensor]
     """``[B, ...]``."""
@@ -51,6 +62,16 @@ class Episodes:
     Args:
         n_episodes: How many in all.
         n_envs: Environments, which divide them.
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> episodes = Episodes(n_episodes=1, n_envs=1)
+        >>> for t, done in enumerate([False, True]):
+        ...     infos = [{"terminal_observation": np.array([9])}]
+        ...     kept = episodes.add(np.array([[t]]), np.array([0]), np.array([1.0]), np.array([done]), infos, None)
+        >>> rollout = episodes.rollout(OneHotCodec(spaces.Discrete(2)), torch.device("cpu"))
+        >>> episodes.are_complete(), rollout.rewards, rollout.final_observations
+        (True, tensor([1., 1.]), tensor([[9]]))
     """
 
     def __init__(self, n_episodes: int, n_envs: int) -> None:

@@ -48,6 +48,12 @@ class PersistentExploration:
 
     Raises:
         ValueError: An epsilon is out of range.
+
+    Example:
+        >>> exploration = PersistentExploration([1.0], (2, 1, 4))  # a member with two environments, a factor of 4
+        >>> noise = exploration.advance([torch.Generator().manual_seed(0)])
+        >>> noise.shape, bool(noise.abs().min() > 1e4)  # beside it, logits do not count
+        (torch.Size([1, 2, 1, 4]), True)
     """
 
     def __init__(self, epsilons: Sequence[float], shape: Sequence[int], device: torch.device | str = "cpu") -> None:

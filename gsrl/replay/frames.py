@@ -19,7 +19,12 @@ LONGEST_STACK = 255
 
 
 class Stack(NamedTuple):
-    """How observations are put together of frames, the newest last."""
+    """How observations are put together of frames, the newest last.
+
+    Example:
+        >>> Stack(4, -1)  # of images with channels last, such as Atari's
+        Stack(size=4, axis=-1)
+    """
 
     size: int = 1
     """k; 1: an observation is a frame."""
@@ -32,6 +37,12 @@ def stack_of(env: VecEnv | None) -> Stack:
 
     Args:
         env: With observations that are a ``Box``. None, or one without such a wrapper: observations are frames.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = VecFrameStack(gsrl.vec_env.SyncVecEnv([lambda: gym.make("CartPole-v1")]), 4)
+        >>> stack_of(env), stack_of(env.venv)
+        (Stack(size=4, axis=-1), Stack(size=1, axis=0))
     """
     if env is None or not isinstance(env.observation_space, spaces.Box):
         return Stack()
@@ -68,6 +79,17 @@ class Frames:
 
     Raises:
         ValueError: The observations are no stack of as many frames.
+
+    Example:
+        >>> frames, flag = Frames(Column((3, 1), np.dtype(np.uint8)), Stack(3)), Column((), np.dtype(np.bool_))
+        >>> columns = {**frames.columns(), "terminated": flag, "truncated": flag}
+        >>> ring, no = Ring(8, columns, generator=np.random.default_rng(0)), np.zeros(1, np.bool_)
+        >>> for t in range(3):
+        ...     now, after = np.arange(t, t + 3)[None, :, None], np.arange(t + 1, t + 4)[None, :, None]
+        ...     row = frames.next_row(ring, now.astype(np.uint8), after.astype(np.uint8))
+        ...     ring.append({**row, "terminated": no, "truncated": no})
+        >>> frames.observations(ring, np.array([2]))[0, :, 0], frames.columns()["frames"].shape
+        (array([2, 3, 4], dtype=uint8), (1,))
     """
 
     def __init__(self, layout: Column, stack: Stack) -> None:

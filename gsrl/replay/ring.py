@@ -73,6 +73,15 @@ class Ring:
         TypeError: ``generator`` is not a NumPy ``Generator`` (or a sequence of S).
         ValueError: ``n_envs``, ``buffer_size`` or ``num_members`` is out of range, or there is not one generator a
             member.
+
+    Example:
+        >>> flag = Column((), np.dtype(np.bool_))
+        >>> columns = {"rewards": Column((), np.dtype(np.float32)), "terminated": flag, "truncated": flag}
+        >>> ring, no = Ring(2, columns, generator=np.random.default_rng(0)), np.zeros(1, np.bool_)
+        >>> for reward in (1.0, 2.0, 3.0):  # the third is written over the first
+        ...     ring.append({"rewards": np.array([reward]), "terminated": no, "truncated": no})
+        >>> ring.columns["rewards"][:, 0], ring.draw(4).shape
+        (array([3., 2.], dtype=float32), (4,))
     """
 
     def __init__(

@@ -33,7 +33,12 @@ Groups: TypeAlias = list[tuple[int, slice | NDArray[np.int64]]]
 
 
 def groups(lengths: NDArray[np.int64]) -> Groups:
-    """Members by the largest length of their windows, of one for all ``[]`` or one a member ``[S]``."""
+    """Members by the largest length of their windows, of one for all ``[]`` or one a member ``[S]``.
+
+    Example:
+        >>> groups(np.array([1, 3, 1]))  # members 0 and 2 have windows of one step, member 1 of up to three
+        [(1, array([0, 2])), (3, array([1]))]
+    """
     if (lengths == lengths.max()).all():
         return [(int(lengths.max()), slice(None))]
     return [(int(length), np.flatnonzero(lengths == length)) for length in np.unique(lengths)]
@@ -80,6 +85,11 @@ def step_indices(
         n_envs: How far the next step of an environment is.
         capacity: Of a ring.
         first: Where the ring of each start begins; of members ``[S, 1, ...]``.
+
+    Example:
+        >>> step_indices(np.array([0, 7]), 3, n_envs=2, capacity=10)  # two environments, five rows
+        array([[0, 2, 4],
+               [7, 9, 1]])
     """
     windows = starts[..., None] + n_envs * np.arange(longest)
     broken = starts >= first + (capacity - n_envs * (longest - 1))  # the few that run over the end
@@ -95,6 +105,11 @@ def closing_steps(closed: NDArray[np.bool_], groups: Groups) -> NDArray[np.int64
     Args:
         closed: Whether the steps of windows are such that none follows, ``[..., N]``. Written to.
         groups: See :func:`groups`.
+
+    Example:
+        >>> closed = np.array([[False, True, False], [False, False, False]])
+        >>> closing_steps(closed, groups(np.array(3)))  # the first window ends with its second step
+        array([1, 2])
     """
     for length, members in groups:
         closed[members, ..., length - 1] = True
@@ -102,7 +117,13 @@ def closing_steps(closed: NDArray[np.bool_], groups: Groups) -> NDArray[np.int64
 
 
 def last_indices(windows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of windows ``[..., N]``, the index at a step ``[...]`` of each."""
+    """Of windows ``[..., N]``, the index at a step ``[...]`` of each.
+
+    Example:
+        >>> windows = step_indices(np.array([0, 2]), 3, n_envs=1, capacity=10)
+        >>> last_indices(windows, np.array([1, 2]))
+        array([1, 4])
+    """
     return windows.take(np.arange(0, windows.size, windows.shape[-1]).reshape(steps.shape) + steps)
 
 
@@ -116,6 +137,12 @@ def returns(
         steps: The last one of each, ``[...]``.
         weights: See :func:`reward_weights`.
         groups: See :func:`groups`.
+
+    Example:
+        >>> weights = reward_weights(np.array(0.5), np.array(1.0, np.float32), 3)
+        >>> rewards = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]], np.float32)
+        >>> returns(rewards, np.array([1, 2]), weights, groups(np.array(3)))  # 1 + .5 * 2, and .25 * 4 more
+        array([2., 3.], dtype=float32)
     """
     longest = rewards.shape[-1]
     weighted = rewards * weights.reshape(-1, longest).take(_rows(steps, weights[..., 0]), axis=0)
@@ -134,6 +161,10 @@ def bootstrap_discounts(
         steps: The last step of each, m - 1, ``[...]``.
         terminated: Whether that terminated, ``[...]``.
         discounts: See :func:`discounts`.
+
+    Example:
+        >>> bootstrap_discounts(np.array([0, 1, 1]), np.array([False, False, True]), discounts(np.array(0.5), 2))
+        array([0.5 , 0.25, 0.  ], dtype=float32)
     """
     return discounts.take(_rows(steps, discounts)) * ~terminated
 
