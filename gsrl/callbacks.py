@@ -49,6 +49,12 @@ def actor_problem(model: DiscreteSAC, batch_size: int, generator: np.random.Gene
 
     Returns:
         Logits ``[B, n, K]``, ``-inf`` where a choice is illegal; and Q as the actor sees it, the critics combined.
+
+    Example:
+        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", learning_starts=10, buffer_size=100, seed=0).learn(10)
+        >>> problem = actor_problem(model, 4, np.random.default_rng(0))
+        >>> problem.logits.shape, problem.f(problem.policy().sample().unsqueeze(0)).shape
+        (torch.Size([4, 1, 2]), torch.Size([1, 4]))
     """
     assert model.replay_buffer is not None
     batch = model.replay_buffer.sample(batch_size, model.get_vec_normalize_env(), generator)
@@ -190,6 +196,14 @@ class EvalCallback(EvalWithoutMasks):
         *args: As of Stable-Baselines3's.
         max_episode_steps: Steps after which an episode is cut off, see :func:`gsrl.evaluation.evaluate_policy`.
         **kwargs: As of Stable-Baselines3's.
+
+    Example:
+        >>> from stable_baselines3.common.monitor import Monitor
+        >>> callback = EvalCallback(Monitor(gym.make("CartPole-v1")), eval_freq=10, n_eval_episodes=1, verbose=0)
+        >>> model = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", learning_starts=20, buffer_size=100, seed=0)
+        >>> _ = model.learn(10, callback=callback)
+        >>> callback.best_mean_reward > 0
+        True
     """
 
     def __init__(

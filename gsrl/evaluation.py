@@ -148,7 +148,13 @@ def evaluate_policy(
 
 
 def takes_masks(model: PolicyPredictor) -> bool:
-    """Whether `model.predict` has an argument `action_masks`."""
+    """Whether `model.predict` has an argument `action_masks`.
+
+    Example:
+        >>> from stable_baselines3 import DQN
+        >>> takes_masks(gsrl.DiscreteSAC), takes_masks(DQN)
+        (True, False)
+    """
     return "action_masks" in inspect.signature(model.predict).parameters
 
 
@@ -167,6 +173,13 @@ class EpisodeLimit:
 
     Raises:
         ValueError: `max_episode_steps` is below 1.
+
+    Example:
+        >>> limit = EpisodeLimit(SyncVecEnv([lambda: gym.make("CartPole-v1")]), max_episode_steps=2)
+        >>> for reward in (1.0, 0.5):
+        ...     limit.add(np.array([reward]))
+        >>> limit.cut(wanted=np.array([True]))  # environment 0 is cut off, with this return
+        {0: 1.5}
     """
 
     def __init__(self, env: VecEnv, max_episode_steps: int | None) -> None:

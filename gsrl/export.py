@@ -103,6 +103,14 @@ def save_onnx(
 
     Raises:
         ImportError: `onnx` or `onnxscript` is not installed.
+
+    Example:
+        >>> model = gsrl.Reinforce("MlpPolicy", "CartPole-v1", seed=0)
+        >>> save_onnx(model.policy, "policy.onnx")  # doctest: +SKIP
+        >>> from onnxruntime import InferenceSession  # doctest: +SKIP
+        >>> observations = {"observation": np.zeros((3, 4), np.float32)}
+        >>> InferenceSession("policy.onnx").run(["actions"], observations)[0].shape  # doctest: +SKIP
+        (3,)
     """
     module = ActionModule(policy, deterministic=deterministic, action_masks=action_masks)
     batch = torch.export.Dim("batch", min=1)

@@ -35,6 +35,24 @@ class Temperature(nn.Module):
     """Base of the temperatures that are one number for all states.
 
     Calling it returns the current temperature and never changes it; `step` advances a schedule.
+
+    Example:
+        >>> class Halving(Temperature):
+        ...     settings = {}
+        ...
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("value", torch.tensor(1.0))
+        ...
+        ...     def forward(self):
+        ...         return self.value
+        ...
+        ...     def step(self):
+        ...         self.value *= 0.5
+        >>> temperature = Halving()
+        >>> temperature.step()
+        >>> temperature().item()
+        0.5
     """
 
     name: ClassVar[str]

@@ -25,7 +25,16 @@ _DEVIATIONS = 4.5
 
 
 class ConformanceError(AssertionError):
-    """An estimator breaks a promise of the protocol."""
+    """An estimator breaks a promise of the protocol.
+
+    Example:
+        >>> class Nameless(gsrl.estimators.Exact):
+        ...     name = ""
+        >>> check_estimator(Nameless)
+        Traceback (most recent call last):
+            ...
+        gsrl.testing.ConformanceError: Nameless: class attribute name must be a string that says something
+    """
 
 
 @dataclass(frozen=True)

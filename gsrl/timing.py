@@ -23,6 +23,15 @@ class Stopwatch:
 
     Attributes:
         seconds: The time spent on each name so far, in the order in which they first came.
+
+    Example:
+        >>> stopwatch = Stopwatch()
+        >>> _ = sum(range(1000))
+        >>> stopwatch.lap("adding")
+        >>> _ = sorted(range(1000))
+        >>> stopwatch.lap("sorting")
+        >>> list(stopwatch.seconds), round(sum(stopwatch.shares().values()), 6)
+        (['adding', 'sorting'], 1.0)
     """
 
     def __init__(self) -> None:

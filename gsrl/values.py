@@ -139,6 +139,21 @@ class ActionValues(ABC):
 
     Attributes:
         sampled: Whether :meth:`soft_value` needs noise: where no expectation is known in closed form.
+
+    Example:
+        >>> class Count(ActionValues):
+        ...     def __call__(self, one_hot):
+        ...         return one_hot[..., 1].sum(-1).unsqueeze(0)  # one critic, linear in each row
+        ...
+        ...     def detach(self):
+        ...         return self
+        ...
+        ...     def spread(self, policy, critics, counted=None):
+        ...         return policy.logits.new_full(policy.logits.shape[:-1], 0.5)
+        >>> Count()(torch.eye(2).unsqueeze(0))
+        tensor([[1.]])
+        >>> Count().soft_value(FactoredCategorical(torch.zeros(1, 3, 2)), torch.zeros(3), "min")  # three even odds
+        tensor([1.5000])
     """
 
     sampled = False
@@ -324,6 +339,15 @@ class NetworkValues(ActionValues):
     Args:
         evaluate: Maps ``[M, B, n K]`` to ``[C, M, B]``.
         evaluate_detached: The same without gradients to anything but its argument.
+
+    Example:
+        >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))  # two critics
+        >>> evaluate = lambda flat: network(flat).movedim(-1, 0)
+        >>> values = NetworkValues(evaluate, evaluate)
+        >>> values(torch.eye(2).expand(5, 2, 2)).shape  # at five states
+        torch.Size([2, 5])
+        >>> values.sampled  # no expectation in closed form
+        True
     """
 
     sampled = True

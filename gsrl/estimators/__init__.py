@@ -97,19 +97,6 @@ def register_estimator(cls: EstimatorClass) -> EstimatorClass:
     The name is then known to :func:`make_estimator`, to agents and channels, to the command line, and to files: what
     was saved with the estimator can be loaded wherever the name is registered. Nothing is imported to find it.
 
-    Example::
-
-        @register_estimator
-        class Mine(Pathwise):
-            name = "mine"
-            source = "unpublished"
-
-            def _sample(self, policy, noise):
-                return replace_value(policy.probs, policy.sample(noise=noise))
-
-
-        agent = DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="mine")
-
     Args:
         cls: A class with a ``name`` of its own, whose constructor needs no arguments, but for ``n`` and ``K`` of one
             that is ``shaped``.
@@ -120,6 +107,19 @@ def register_estimator(cls: EstimatorClass) -> EstimatorClass:
     Raises:
         TypeError: ``cls`` is no subclass of :class:`Estimator`, lacks one of its methods, or needs arguments.
         ValueError: The name is no word, or that of another estimator.
+
+    Example:
+        >>> @register_estimator
+        ... class Mine(Pathwise):
+        ...     name = "mine"
+        ...     source = "unpublished"
+        ...
+        ...     def _sample(self, policy, noise):
+        ...         return replace_value(policy.probs, policy.sample(noise=noise))
+        >>> make_estimator("mine").sample(gsrl.FactoredCategorical(torch.zeros(1, 4))).sum(-1).item()
+        1.0
+        >>> agent = gsrl.DiscreteSAC("MlpPolicy", "CartPole-v1", estimator="mine", buffer_size=100)
+        >>> _ = ESTIMATORS.pop("mine")  # the name is free again
     """
     if not (isinstance(cls, type) and issubclass(cls, Estimator)):
         raise TypeError(f"cls must be a subclass of gsrl.estimators.Estimator, but got {cls!r}.")

@@ -183,6 +183,12 @@ def draw_noise_in_lockstep(
         estimator: One of several of the same settings.
         policy: See :meth:`Estimator.draw_noise`.
         generators: One for each.
+
+    Example:
+        >>> estimator, policy = gsrl.make_estimator("st-gumbel"), gsrl.FactoredCategorical(torch.zeros(8, 2, 3))
+        >>> generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        >>> draw_noise_in_lockstep(estimator, policy, generators).shape
+        torch.Size([2, 8, 2, 3])
     """
     if type(estimator).draw_noise is Estimator.draw_noise:  # all at once
         shape = estimator.noise_shape(policy) or policy.logits.shape

@@ -61,6 +61,16 @@ class RelaxedControl(Estimator):
     Args:
         control: c, a module that maps the perturbed logits ``[*batch, n, K]`` and the objective, as a function of
             ``[*batch, n, K]``, to ``[*batch]``.
+
+    Example:
+        >>> class Half(nn.Module):
+        ...     def forward(self, perturbed, objective):
+        ...         return 0.5 * objective(perturbed.softmax(-1))
+        >>> logits = torch.zeros(2, 3, requires_grad=True)  # 2 factors of 3 choices
+        >>> policy, f = gsrl.FactoredCategorical(logits), lambda rows: rows[..., 0].sum(-1)
+        >>> RelaxedControl(Half()).expectation(policy, f).backward()
+        >>> logits.grad.shape, bool(logits.grad.sum(-1).abs().max() < 1e-6)
+        (torch.Size([2, 3]), True)
     """
 
     name = "relaxed-control"
@@ -126,6 +136,11 @@ class RelaxedObjective(nn.Module):
 
     Raises:
         ValueError: ``temperature`` is not finite and positive.
+
+    Example:
+        >>> control = RelaxedObjective(eta=0.5, temperature=1.0)
+        >>> control(torch.zeros(1, 2), lambda rows: rows[..., 0].sum(-1)).item()  # .5 * f(.5, .5)
+        0.25
     """
 
     def __init__(self, eta: float, temperature: float) -> None:
@@ -201,6 +216,11 @@ class RelaxedSurrogate(nn.Module):
 
     Raises:
         ValueError: ``temperature`` is not finite and positive.
+
+    Example:
+        >>> control = RelaxedSurrogate(1, 2, width=8, temperature=1.0, add_objective=True, seed=0)
+        >>> control(torch.zeros(1, 2), lambda rows: rows[..., 0].sum(-1)).item()  # 0 + f(.5, .5)
+        0.5
     """
 
     def __init__(

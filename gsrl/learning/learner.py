@@ -43,6 +43,12 @@ def adam_(
         exp_avg_sq: Second moment.
         corrected: Step size and epsilon, what :func:`bias_corrections` returned; tensors ``[..., 1]``, or numbers.
         betas: Decay of the two moments.
+
+    Example:
+        >>> parameters, gradient, exp_avg, exp_avg_sq = torch.zeros(1), torch.ones(1), torch.zeros(1), torch.zeros(1)
+        >>> adam_(parameters, gradient, exp_avg, exp_avg_sq, bias_corrections(1, 0.1))
+        >>> parameters  # the first step is of the learning rate
+        tensor([-0.1000])
     """
     (beta1, beta2), (step, epsilon) = betas, corrected
     exp_avg.lerp_(gradient, 1 - beta1)
@@ -127,7 +133,17 @@ Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Tensors(NamedTuple):
-    """What an update reads and writes beside its arguments: ``P`` numbers, of each of ``S`` members if there are."""
+    """What an update reads and writes beside its arguments: ``P`` numbers, of each of ``S`` members if there are.
+
+    Example:
+        >>> linear = nn.Linear(2, 3)
+        >>> tensors = Learner(linear).tensors
+        >>> tensors.parameters.shape, tensors.exp_avg.shape  # 2 * 3 weights and 3 biases
+        (torch.Size([9]), torch.Size([9]))
+        >>> _ = tensors.parameters.fill_(1.0)
+        >>> linear.bias.tolist()  # a view of them
+        [1.0, 1.0, 1.0]
+    """
 
     parameters: Float[Tensor, "*members P"]
     gradient: Float[Tensor, "*members P"]
@@ -230,6 +246,19 @@ class Update:
 
     Attributes:
         norms: Norm of the last gradient of each child of the loss before clipping, if it was needed.
+
+    Example:
+        >>> class Sum(nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x).sum(), {}
+        >>> learner = Learner(Sum(2, 1))
+        >>> settings = {"betas": (0.9, 0.999), "eps": 1e-8, "max_grad_norm": None, "rates": {}}
+        >>> update = Update(learner.loss, learner.structure, learner.tensors, **settings)
+        >>> loss, gradients, metrics = update.gradients(update.views, ((torch.ones(3, 2),), {}))
+        >>> gradients  # of the weights, and of the bias
+        (tensor([[3., 3.]]), tensor([3.]))
+        >>> update.gather(gradients)  # as one
+        tensor([3., 3., 3.])
     """
 
     def __init__(
@@ -436,6 +465,16 @@ class Learner:
             why, and updates stay eager.
         record: Whether updates that are not compiled are recorded, for arguments whose shapes come again. Results are
             the same to the bit.
+
+    Example:
+        >>> class Error(nn.Linear):
+        ...     def forward(self, x, y):
+        ...         loss = (super().forward(x) - y).square().mean()
+        ...         return loss, {"error": loss}
+        >>> learner, x = Learner(Error(1, 1)), torch.linspace(-1, 1, 10).unsqueeze(-1)
+        >>> errors = [learner.update(x, 2 * x + 1, learning_rate=0.1)["error"].item() for _ in range(50)]
+        >>> errors[-1] < 0.1 * errors[0], learner.count
+        (True, 50)
     """
 
     def __init__(

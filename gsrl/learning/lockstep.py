@@ -52,6 +52,16 @@ class Lockstep:
 
     Raises:
         ValueError: There is no learner, or their tensors or settings differ.
+
+    Example:
+        >>> from gsrl.perception.latents import CategoricalVAE
+        >>> parts = [(nn.Linear(8, 6), nn.Linear(6, 8)) for _ in range(2)]
+        >>> learners = [Learner(CategoricalVAE(*each, n=2, K=3, estimator="st-gumbel")) for each in parts]
+        >>> lockstep = Lockstep(learners)
+        >>> images = torch.ones(2, 10, 8)  # ten of each member
+        >>> metrics = lockstep.update(images, learning_rate=1e-2, noise=lockstep.draw_noise([10]))
+        >>> lockstep.counts, {name: value.shape for name, value in metrics.items()}
+        ([1, 1], {'cost': torch.Size([2]), 'kl': torch.Size([2])})
     """
 
     def __init__(
@@ -325,6 +335,14 @@ class Mapped:
         function: Of a loss and inputs; a pure function of them and of the parts' tensors. Returns a tree of tensors.
         children: Of the loss, which the function uses; a name that is none of a module stands for nothing.
         name: What it does, for messages.
+
+    Example:
+        >>> from gsrl.perception.latents import CategoricalVAE
+        >>> parts = [(nn.Linear(8, 6), nn.Linear(6, 8)) for _ in range(2)]
+        >>> learners = [Learner(CategoricalVAE(*each, n=2, K=3, estimator="st-gumbel")) for each in parts]
+        >>> encode = Mapped(Lockstep(learners), lambda loss, images: loss.encode(images).probs, ["encoder"], "encoding")
+        >>> encode(torch.ones(2, 10, 8)).shape  # ten images of each member
+        torch.Size([2, 10, 2, 3])
     """
 
     def __init__(self, lockstep: Lockstep, function: Callable[..., Any], children: Sequence[str], name: str) -> None:

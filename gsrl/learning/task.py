@@ -63,6 +63,24 @@ class Task(ABC):
 
     Raises:
         ValueError: An argument is out of its range.
+
+    Example:
+        >>> class Error(nn.Linear):
+        ...     def forward(self, x):
+        ...         loss = (super().forward(x) - 2 * x).square().mean()
+        ...         return loss, {"error": loss}
+        >>> class Doubling(Task):
+        ...     def make_loss(self, seed):
+        ...         return Error(1, 1)
+        ...
+        ...     def collect(self):
+        ...         return (torch.ones(len(self.seeds), self.batch_size, 1),)
+        ...
+        ...     def play(self, index, episodes, seed):
+        ...         return np.full(episodes, -self.lockstep.losses[index](torch.ones(1))[0].item())
+        >>> task = Doubling(seeds=(0, 1), batch_size=8, learning_rate=0.1).learn(8 * 50)
+        >>> task.num_updates, task.evaluate(1).shape, bool(task.evaluate(1).min() > -0.1)
+        (50, (2, 1), True)
     """
 
     SETTINGS: ClassVar[tuple[str, ...]] = ()

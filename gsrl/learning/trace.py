@@ -57,6 +57,10 @@ def is_worth_compiling(updates: float, *, in_lockstep: bool) -> bool:
     Args:
         updates: That are to come.
         in_lockstep: Whether they are of several members.
+
+    Example:
+        >>> is_worth_compiling(1_000, in_lockstep=True), is_worth_compiling(10_000, in_lockstep=True)
+        (False, True)
     """
     return updates * SAVED_SECONDS[in_lockstep] >= COMPILE_SECONDS
 
@@ -81,6 +85,15 @@ class Traced:
         modules: What it uses.
         compile: Whether it is compiled. A line on stderr says how long that took. Where it fails, a warning says why.
         after: Calls that are left to the caller before the recording, which costs as much as hundreds of them.
+
+    Example:
+        >>> scale = torch.tensor(2.0)
+        >>> scaled = Traced(lambda scale, x: scale * x, "scaling", scale, modules=[])
+        >>> scaled(torch.ones(3))
+        tensor([2., 2., 2.])
+        >>> _ = scale.fill_(3.0)
+        >>> scaled(torch.ones(3))  # what was recorded, of the tensors as they are now
+        tensor([3., 3., 3.])
     """
 
     def __init__(
@@ -221,6 +234,16 @@ class Fingerprint:
 
     Args:
         module: The module. Of it and its children all attributes are watched; below, buffers, submodules and hooks.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        >>> fingerprint = Fingerprint(network)
+        >>> _ = network[0].weight.data.zero_()
+        >>> fingerprint.is_same()
+        True
+        >>> network[1] = nn.ReLU()
+        >>> fingerprint.is_same()
+        False
     """
 
     def __init__(self, module: nn.Module) -> None:

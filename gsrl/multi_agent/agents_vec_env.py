@@ -35,7 +35,12 @@ class AgentsVecEnv(VecEnv):
         ValueError: ``n_envs`` is below 1; at a step: an agent does not act.
 
     Example:
-        >>> model = PPO("MlpPolicy", AgentsVecEnv(SpreadEnv, 8)).learn(100_000)  # doctest: +SKIP
+        >>> from envs.mpe import SpreadEnv
+        >>> from stable_baselines3 import PPO
+        >>> env = AgentsVecEnv(SpreadEnv, 8)
+        >>> env.num_envs, env.reset().shape  # three agents in each of eight worlds
+        (24, (24, 21))
+        >>> model = PPO("MlpPolicy", env)
     """
 
     def __init__(self, make_env: Callable[[], Any], n_envs: int, seed: int = 0) -> None:

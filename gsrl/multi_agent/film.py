@@ -54,6 +54,15 @@ def film(
     Raises:
         ModuleNotFoundError: Pillow is missing.
         ValueError: ``episodes`` is below 1, or the environment draws nothing.
+
+    Example:
+        >>> from functools import partial
+        >>> from envs.mpe import SpreadEnv
+        >>> make_env = partial(SpreadEnv, max_cycles=3, render_mode="rgb_array")
+        >>> stay = np.zeros((1, 3, 1), np.int64)
+        >>> returns = film("spread.gif", lambda joint: stay, make_env, Speech.of(SpreadEnv()), episodes=1)
+        >>> len(returns), returns[0].shape, os.path.exists("spread.gif")
+        (1, (3,), True)
     """
     if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
         raise ValueError(f"episodes must be an integer of at least 1, but got {episodes!r}.")

@@ -35,8 +35,10 @@ class MADDPG(MultiAgentSAC):
         ValueError: An argument is out of its range.
 
     Example:
-        >>> team = MADDPG(SpreadEnv, seeds=range(10), critics_see="state")  # doctest: +SKIP
-        >>> team.learn(100_000).evaluate(1000).mean()  # doctest: +SKIP
+        >>> from envs.mpe import SpreadEnv
+        >>> team = MADDPG(SpreadEnv, seeds=range(2), critics_see="state", n_envs=1, batch_size=4, learning_starts=4)
+        >>> team.learn(8).evaluate(2).shape  # of two teams and episodes, and three agents
+        (2, 2, 3)
     """
 
     SETTINGS: ClassVar[tuple[str, ...]] = (

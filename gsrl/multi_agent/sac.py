@@ -122,8 +122,11 @@ class MultiAgentSAC(Task):
         ValueError: An argument is out of its range, or agents have no messages, but ``signalling_bonus`` is not 0.
 
     Example:
-        >>> team = MultiAgentSAC(SpeakerListenerEnv, seeds=(0, 1), signalling_bonus=1.0)  # doctest: +SKIP
-        >>> team.learn(130_000).evaluate(1000).sum(-1).mean(1)  # doctest: +SKIP
+        >>> from envs.mpe import SpeakerListenerEnv
+        >>> how = {"n_envs": 1, "batch_size": 4, "learning_starts": 4, "hidden": (8,)}
+        >>> team = MultiAgentSAC(SpeakerListenerEnv, seeds=(0, 1), signalling_bonus=1.0, **how)
+        >>> team.learn(8).evaluate(2).shape  # of two teams and episodes, and of both agents
+        (2, 2, 2)
     """
 
     SETTINGS: ClassVar[tuple[str, ...]] = (

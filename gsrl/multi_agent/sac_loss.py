@@ -30,7 +30,15 @@ EXCHANGES = 8
 
 
 class TeamBatch(NamedTuple):
-    """``B`` joint transitions of ``A`` agents."""
+    """``B`` joint transitions of ``A`` agents.
+
+    Example:
+        >>> seen, masks = torch.randn(4, 2, 3), torch.ones(4, 2, 1, 5, dtype=torch.bool)  # 4 transitions of 2 agents
+        >>> ones, none = torch.ones(4, 2), torch.empty(4, 0)
+        >>> batch = TeamBatch(seen, masks, torch.zeros(4, 2, 1).long(), ones, 0.9 * ones, ones, seen, masks, none, none)
+        >>> (batch.rewards + batch.discounts * 10.0)[0]  # the targets of both agents' critics, where these say 10
+        tensor([10., 10.])
+    """
 
     observations: Tensor
     """``[B, A, O]``."""
@@ -102,6 +110,12 @@ class TeamActor(nn.Module):
         n: Factors.
         K: Choices.
         hidden: Widths.
+
+    Example:
+        >>> actor = TeamActor(groups=[0, 0, 1], inputs=4, n=1, K=5, hidden=[8])  # two of three agents share parameters
+        >>> policy = actor(torch.randn(6, 3, 4), torch.ones(6, 3, 1, 5, dtype=torch.bool))
+        >>> policy.batch_shape, policy.event_shape
+        (torch.Size([6, 3]), torch.Size([1, 5]))
     """
 
     def __init__(self, groups: Sequence[int], inputs: int, n: int, K: int, hidden: Sequence[int]) -> None:
@@ -128,6 +142,11 @@ class TeamValues:
     Args:
         values: Those of all agents, at ``[B A]``.
         agents: ``A``.
+
+    Example:
+        >>> values = TeamValues(ChoiceValues(torch.tensor([[[[1.0, 5.0]], [[2.0, 4.0]]]])), agents=2)  # at one state
+        >>> values(torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]]))
+        tensor([[[5., 2.]]])
     """
 
     def __init__(self, values: ActionValues, agents: int) -> None:
@@ -165,6 +184,13 @@ class TeamCritic(nn.Module):
             single factor; ``"multilinear"``: those of :class:`gsrl.values.MultilinearValues` are, for any number.
         states: Numbers of the state.
         critics: ``C``.
+
+    Example:
+        >>> critic = TeamCritic(groups=[0, 1], inputs=4, n=1, K=3, hidden=[8])
+        >>> actions = torch.eye(3)[torch.tensor([[0, 2], [1, 1]])].unsqueeze(-2)  # of two agents at two states
+        >>> values = critic(torch.randn(2, 2, 4), actions, torch.empty(2, 0))
+        >>> values(actions).shape  # of two critics, at each state, of each agent
+        torch.Size([2, 2, 2])
     """
 
     order: Tensor
@@ -290,6 +316,16 @@ class TeamSACLoss(nn.Module):
 
     Attributes:
         target_entropy_ratio: The same as a buffer, which a schedule writes.
+
+    Example:
+        >>> from envs.mpe import SpreadEnv
+        >>> loss = gsrl.multi_agent.MultiAgentSAC(SpreadEnv, hidden=(8,), buffer_size=100).lockstep.losses[0]
+        >>> seen, masks = torch.randn(4, 3, 18), torch.ones(4, 3, 1, 5, dtype=torch.bool)  # 4 transitions of 3 agents
+        >>> ones, none = torch.ones(4, 3), torch.empty(4, 0)
+        >>> batch = TeamBatch(seen, masks, torch.zeros(4, 3, 1).long(), ones, 0.9 * ones, ones, seen, masks, none, none)
+        >>> total, metrics = loss(batch, *[torch.zeros(4, 3, 1, 5)] * 3)
+        >>> total.shape, metrics["entropy"].shape
+        (torch.Size([]), torch.Size([3]))
     """
 
     messages: Tensor
@@ -448,6 +484,12 @@ def signalling(
         weights: Of the states, which sum to 1, ``[B, A]``.
         knows_all: Which agents' p is all that they observe, bool ``[A]``.
         messages: 1 for the factors that are messages, ``[A, n]``.
+
+    Example:
+        >>> said = torch.tensor([[[[9.0, -9.0]]], [[[-9.0, 9.0]]]])  # of two states, one agent
+        >>> policy, half = FactoredCategorical(said), torch.full((2, 1), 0.5)
+        >>> signalling(policy, policy, half, torch.tensor([True]), torch.ones(1, 1))  # all of log(2)
+        tensor([0.6931])
     """
     each = weights[..., None]
     told = _entropy((policy.probs * each[..., None]).sum(0)) - (policy.factor_entropy() * each).sum(0)  # [A, n]

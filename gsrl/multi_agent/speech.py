@@ -97,8 +97,10 @@ class SplitActions(ParallelWrapper):
         ValueError: An agent is unknown; sizes are below 1, or their product is not the number of actions.
 
     Example:
-        >>> env = SplitActions(ReferenceEnv())  # doctest: +SKIP
-        >>> env.action_space("agent_0")  # MultiDiscrete([5 10])  # doctest: +SKIP
+        >>> from envs.mpe import ReferenceEnv
+        >>> env = SplitActions(ReferenceEnv())
+        >>> ReferenceEnv().action_space("agent_0"), env.action_space("agent_0")
+        (Discrete(50), MultiDiscrete([ 5 10]))
     """
 
     def __init__(self, env: Any, factors: Mapping[str, Mapping[str, int]] | None = None) -> None:
@@ -268,8 +270,10 @@ class CommWrapper(ParallelWrapper):
         ValueError: An argument is out of its range, or ``hears`` names an agent that there is not.
 
     Example:
-        >>> env = CommWrapper(SpreadEnv(), vocabulary=4, erasure=0.1)  # doctest: +SKIP
-        >>> env.action_space("agent_0")  # MultiDiscrete([5 4])  # doctest: +SKIP
+        >>> from envs.mpe import SpreadEnv
+        >>> env = CommWrapper(SpreadEnv(), vocabulary=4, erasure=0.1)
+        >>> env.action_space("agent_0")
+        MultiDiscrete([5 4])
     """
 
     def __init__(

@@ -38,11 +38,30 @@ Step: TypeAlias = tuple["Joint", NDArray[np.float64], NDArray[np.bool_], NDArray
 
 
 class WorldStateError(RuntimeError):
-    """Worlds could not be brought to where others were."""
+    """Worlds could not be brought to where others were.
+
+    Example:
+        >>> from envs.mpe import SpreadEnv
+        >>> env = ParallelVecEnv(SpreadEnv, n_envs=1)
+        >>> _ = env.reset()
+        >>> state = env.state_dict()
+        >>> state["joint"]["observations"] += 1.0
+        >>> env.load_state_dict(state)
+        Traceback (most recent call last):
+            ...
+        gsrl.multi_agent.vec_env.WorldStateError: they show other observations after the same steps
+    """
 
 
 class Joint(NamedTuple):
-    """What all agents of ``B`` worlds have before them."""
+    """What all agents of ``B`` worlds have before them.
+
+    Example:
+        >>> from envs.switch_riddle import SwitchRiddleEnv
+        >>> joint = ParallelVecEnv(lambda: SwitchRiddleEnv(3), n_envs=4).reset()
+        >>> joint.observations.shape, joint.masks.shape, joint.active.shape
+        ((4, 3, 5), (4, 3, 2, 2), (4, 3))
+    """
 
     observations: NDArray[np.float32]
     """Flat, ``[B, A, O]``; zeros behind the last number of an agent, and where an agent is not there."""
@@ -57,6 +76,14 @@ class Worlds(Protocol):
     """``B`` worlds in arrays. An environment whose method ``batched(n_envs)`` returns such is stepped without a loop.
 
     Worlds do not begin anew by themselves.
+
+    Example:
+        >>> from envs.mpe import SpreadEnv
+        >>> worlds: Worlds = SpreadEnv().batched(100)
+        >>> joint = worlds.reset(np.arange(100), range(100))
+        >>> joint, rewards, terminated, truncated = worlds.step(np.zeros((100, 3, 1), np.int64))
+        >>> rewards.shape, worlds.states().shape
+        ((100, 3), (100, 54))
     """
 
     @property
@@ -110,6 +137,15 @@ class TeamSpaces:
     Raises:
         TypeError: It is an AEC environment, or none of PettingZoo's; an action space is not discrete; an observation
             space cannot be made flat.
+
+    Example:
+        >>> from envs.mpe import SpeakerListenerEnv
+        >>> team = TeamSpaces(SpeakerListenerEnv())
+        >>> team.agents, team.sizes, team.K
+        (['speaker_0', 'listener_0'], [3, 11], 5)
+        >>> team.legal[:, 0]  # the speaker has three symbols, the listener five ways to go
+        array([[ True,  True,  True, False, False],
+               [ True,  True,  True,  True,  True]])
     """
 
     def __init__(self, env: Any) -> None:
@@ -167,7 +203,14 @@ class TeamSpaces:
 
 
 def given_mask(observation: Any, info: Mapping[str, Any]) -> NDArray[Any] | None:
-    """The flat mask that an agent's info or observation holds, see :mod:`gsrl.masking`; None: there is none."""
+    """The flat mask that an agent's info or observation holds, see :mod:`gsrl.masking`; None: there is none.
+
+    Example:
+        >>> given_mask({"observation": 3, "action_mask": [1, 0]}, {})
+        array([1, 0])
+        >>> given_mask(3, {"action_mask": ([1, 0], [1, 1, 1])})  # of two factors
+        array([1, 0, 1, 1, 1])
+    """
     mask = info.get(MASK_KEY)
     if mask is None and isinstance(observation, Mapping):
         mask = observation.get(MASK_KEY)
@@ -213,9 +256,14 @@ class ParallelVecEnv:
             or have no states.
 
     Example:
-        >>> env = ParallelVecEnv(lambda: SwitchRiddleEnv(3), n_envs=4, seeds=(0,))  # doctest: +SKIP
-        >>> observations, masks, active = env.reset()  # [4, 3, 5], [4, 3, 2, 2] and [4, 3]  # doctest: +SKIP
-        >>> after, rewards, terminated, truncated = env.step(masks.argmax(-1))  # doctest: +SKIP
+        >>> from envs.switch_riddle import SwitchRiddleEnv
+        >>> env = ParallelVecEnv(lambda: SwitchRiddleEnv(3), n_envs=4, seeds=(0,))
+        >>> observations, masks, active = env.reset()
+        >>> observations.shape, masks.shape, active.shape
+        ((4, 3, 5), (4, 3, 2, 2), (4, 3))
+        >>> after, rewards, terminated, truncated = env.step(masks.argmax(-1))
+        >>> rewards.shape
+        (4, 3)
     """
 
     def __init__(
@@ -539,7 +587,12 @@ def _is_flat(space: Any) -> bool:
 
 
 def without_mask(observation: Any) -> Any:
-    """An observation without the mask in it, of what :attr:`TeamSpaces.observation_spaces` says."""
+    """An observation without the mask in it, of what :attr:`TeamSpaces.observation_spaces` says.
+
+    Example:
+        >>> without_mask({"observation": 3, "action_mask": [1, 0]})
+        3
+    """
     if isinstance(observation, Mapping) and MASK_KEY in observation:
         rest = {key: value for key, value in observation.items() if key != MASK_KEY}
         return rest["observation"] if list(rest) == ["observation"] else rest

@@ -25,6 +25,15 @@ class ParallelWrapper:
 
     Args:
         env: The environment within.
+
+    Example:
+        >>> from envs.mpe import SpreadEnv
+        >>> class Halved(ParallelWrapper):
+        ...     def step(self, actions):
+        ...         observations, rewards, *rest = self.env.step(actions)
+        ...         return observations, {agent: reward / 2 for agent, reward in rewards.items()}, *rest
+        >>> str(Halved(SpreadEnv())), Halved(SpreadEnv()).max_num_agents
+        ('Halved<spread_v0>', 3)
     """
 
     def __init__(self, env: Any) -> None:
@@ -103,8 +112,14 @@ class TurnBased(ParallelWrapper):
         EnvironmentDataError: At a step: an agent whose part has ended stays.
 
     Example:
-        >>> from pettingzoo.classic import connect_four_v3  # doctest: +SKIP
-        >>> env = ParallelVecEnv(lambda: TurnBased(connect_four_v3.env()), n_envs=8)  # doctest: +SKIP
+        >>> from pettingzoo.classic import tictactoe_v3
+        >>> game = TurnBased(tictactoe_v3.env())
+        >>> observations, infos = game.reset(seed=0)
+        >>> [info["active"] for info in infos.values()]
+        [True, False]
+        >>> _, _, _, _, infos = game.step({"player_1": 4, "player_2": 0})
+        >>> infos["player_2"]["action_mask"]  # all but the middle
+        array([1, 1, 1, 1, 0, 1, 1, 1, 1], dtype=int8)
     """
 
     def __init__(self, aec_env: Any) -> None:
