@@ -546,7 +546,12 @@ class MultiAgentSAC(Task):
             ValueError: No agent speaks; or what one knows takes more than 100 values, as numbers that vary do.
 
         Example:
-            >>> print(team.protocol()["speaker_0"].to_markdown())  # doctest: +SKIP
+            >>> from envs.mpe import SpeakerListenerEnv
+            >>> team = MultiAgentSAC(SpeakerListenerEnv, n_envs=1, buffer_size=100)  # which has learned nothing
+            >>> print(team.protocol(episodes=10)["speaker_0"].to_markdown(), end="")
+            | message | meanings | probability |
+            | --- | --- | ---: |
+            | 2 | 0; 1; 2 | 1 |
         """
         speaking = [i for i, agent in enumerate(self.team.agents) if self.speech[agent].factors]
         if not speaking:
