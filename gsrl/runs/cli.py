@@ -518,8 +518,6 @@ def _train_command(argv: list[str]) -> int:
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
     if card.tuned_settings(config.env) is None:
         print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
-    if config.compile and "--compile" not in argv:
-        print("updates are compiled, for there are enough to earn the time back: --no-compile", file=sys.stderr)
     return _report(start(config, folder, [program.name, "train", *argv]), folder)
 
 

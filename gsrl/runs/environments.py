@@ -493,7 +493,7 @@ def _check_masks(env: gym.Env, env_id: str, card: Card) -> None:
     others = [
         other.name
         for other in cards()
-        if not other.is_task and fits[other.masks] and isinstance(env.action_space, other.action_spaces)
+        if other.environments is None and fits[other.masks] and isinstance(env.action_space, other.action_spaces)
     ]
     reason = {
         "required": f"{agent} reads masks of legal actions from a method action_masks() alone, and {env_id} has none",

@@ -39,7 +39,8 @@ SMALL = {
 """Settings with which each agent trains in a second, in CartPole unless they say otherwise."""
 
 
-AGENTS = [card.name for card in cards() if not card.is_task]
+AGENTS = [card.name for card in cards() if card.environments is None]
+"""Those for environments of Gymnasium's."""
 
 
 OURS = " or ".join(name for name in AGENTS if get_card(name).masks == "kept")

@@ -461,7 +461,7 @@ def test_settings_reach_the_algorithm() -> None:
         env = make_environments(WITHOUT_CARTPOLE.get(name, "CartPole-v1"), 1, 0)
         return agent.make(env, agent.Settings(net_arch=(8,), **settings), seed=0, device="cpu")
 
-    networks = {"layer_norm": True, "normalize_observations": False}
+    networks = {"layer_norm": True, "normalize_observations": False, "share_features_extractor": True}
     sac = make("gumbel-sac", linear_decay=True, learning_rate=0.5, gamma=0.9, temperature=0.25, **networks)
     assert sac.lr_schedule(0.5) == 0.25
     assert (sac.gamma, sac.policy_kwargs) == (0.9, {"net_arch": [8], **networks, "critic": "auto"})
