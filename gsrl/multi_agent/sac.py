@@ -18,7 +18,7 @@ from gsrl._random import seed_sequence
 from gsrl._settings import fixed
 from gsrl.algorithms.policies import CriticForm
 from gsrl.algorithms.sac_loss import EntropyCoefficient
-from gsrl.checks import check_finite, largest
+from gsrl.checks import as_finite, check_finite, largest
 from gsrl.comms.protocol import MessageProtocol
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import Estimator, make_estimator
@@ -351,7 +351,7 @@ class MultiAgentSAC(Task):
             actions = self._chosen(self._act(*given, noise), observations, masks)
         after, rewards, terminated, truncated = self.vec_env.step(actions.reshape(joint.masks.shape[:-1]))
         check_finite(torch.from_numpy(after.observations), after.observations.shape[:1])
-        check_finite(torch.from_numpy(rewards), rewards.shape[:1], "rewards")
+        rewards = as_finite("rewards", rewards, REAL)
         self._count_waits(joint.active, after.active | terminated)
         self.replay.append(
             {

@@ -16,6 +16,7 @@ from pettingzoo.classic.connect_four.connect_four import raw_env as connect_four
 
 from envs.mpe import ReferenceEnv, SpeakerListenerEnv, SpreadEnv
 from envs.switch_riddle import SwitchRiddleEnv
+from gsrl.checks import EnvironmentDataError
 from gsrl.multi_agent import MADDPG, CommWrapper, MultiAgentSAC, ParallelVecEnv, Speech, SplitActions, TurnBased
 
 SMALL: dict[str, Any] = {"n_envs": 4, "batch_size": 16, "learning_starts": 40, "hidden": [8], "buffer_size": 400}
@@ -257,3 +258,26 @@ def test_states_are_those_of_the_worlds() -> None:
         assert (worlds.states == worlds.states_after).all() == (time != 2)  # a new episode began
     with pytest.raises(ValueError, match=r"state_space of .* must be a Box where states are asked for"):
         MultiAgentSAC(lambda: SwitchRiddleEnv(), critics_see="state", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [(float("nan"), "got nan in environment"), (1e300, r"got 1e\+300, beyond float32,")],
+)
+def test_a_reward_that_cannot_be_learned_from_is_refused(
+    reward: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = MultiAgentSAC(SpeakerListenerEnv, **SMALL).learn(100)
+    before = parameters(team).clone()
+    step = team.vec_env.step
+
+    def spoiled(actions: Any) -> Any:
+        after, rewards, *ends = step(actions)
+        rewards = rewards.astype(np.float64)
+        rewards[1, 0] = reward
+        return after, rewards, *ends
+
+    monkeypatch.setattr(team.vec_env, "step", spoiled)
+    with pytest.raises(EnvironmentDataError, match=f"rewards must be finite, but {told}"):
+        team.learn(200)
+    torch.testing.assert_close(parameters(team), before, atol=0, rtol=0)
