@@ -516,8 +516,6 @@ def _train_command(argv: list[str]) -> int:
     folder = options.out or new_folder(RUNS, f"{config.env}_{config.agent}_{seeds}")
     if is_run(folder):
         raise UsageError(f"{folder} holds a run already; go on with it by --resume {folder}, or choose another --out")
-    if card.tuned_settings(config.env) is None:
-        print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     return _report(start(config, folder, [program.name, "train", *argv]), folder)
 
 

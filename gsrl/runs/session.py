@@ -426,6 +426,8 @@ def _run(config: Config[Any], folder: Path, command: Sequence[str], state: Mappi
                     f"new episodes begin, as {config.env} could not be brought to where it was: {lost}", file=sys.stderr
                 )
         run = Run(config, folder, trainee, state, command, obstacle)
+        if state is None and config.card.tuned_settings(config.env) is None:
+            print(f"{config.agent} is not tuned for {config.env}: its general settings are used", file=sys.stderr)
     except BaseException:
         trainee.close()
         raise
