@@ -30,7 +30,7 @@ from gsrl import checkpoint
 from gsrl._modes import evaluation_mode
 from gsrl._random import seed_sequence
 from gsrl._settings import fixed, settings_of
-from gsrl.checks import check_finite, to_numpy
+from gsrl.checks import as_finite, check_finite, to_numpy
 from gsrl.comms.agents import GRUCell
 from gsrl.distributions import FactoredCategorical
 from gsrl.estimators import RLOO, Estimator, Pathwise, ScoreFunction, make_estimator
@@ -548,12 +548,9 @@ class DIAL(Task):
             last = self._explore(self._finite(values, context, range(S)), masks)
             results = [own.step(chosen.argmax(-1)) for own, chosen in zip(self._envs, last, strict=True)]
             turns = [turn for turn, _, _ in results]
-            check_finite(torch.from_numpy(np.stack([each for _, each, _ in results])), (S, B), "rewards")
-            rewards, begun, over = (
-                np.stack([each for _, each, _ in results]),
-                ~over,
-                np.stack([e for _, _, e in results]),
-            )
+            given = np.concatenate([each for _, each, _ in results])  # environments are counted through all members
+            rewards = as_finite("rewards", given, np.dtype(np.float32)).reshape(S, B, -1)
+            begun, over = ~over, np.stack([e for _, _, e in results])
             stored = (masks, last, rewards, begun.astype(np.float32), (~over).astype(np.float32))
             columns.append([context, routes, *(torch.from_numpy(array).to(self.device) for array in stored)])
         return Batch._make([*(torch.stack(column, 1) for column in zip(*columns, strict=True)), noise])

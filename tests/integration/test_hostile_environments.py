@@ -151,16 +151,20 @@ def test_teams_refuse_what_is_not_finite() -> None:
 
         def step(self, actions: Any) -> Any:
             turn, rewards, over = super().step(actions)
-            if self.wrong == "reward":
-                rewards = rewards * NAN
+            if self.wrong in ("nan", "huge"):
+                rewards = np.full(rewards.shape, NAN if self.wrong == "nan" else 1e300)
             if self.wrong == "observation":
                 turn = turn._replace(observations=turn.observations * NAN)
             return turn, rewards, over
 
     teams = DIAL(lambda: Broken(3), hidden=8, batch_size=4, device="cpu").learn(4)
     before = [parameter.clone() for parameter in teams.lockstep.losses[0].network.parameters()]
-    for Broken.wrong, name in (("reward", "rewards"), ("observation", "observations")):
-        with pytest.raises(ValueError, match=f"^{name} must be finite, but got nan in row 0"):
+    for Broken.wrong, told in (
+        ("nan", "rewards must be finite, but got nan in environment 0"),
+        ("huge", r"rewards must be finite, but got 1e\+300, beyond float32, in environment 0"),
+        ("observation", "observations must be finite, but got nan in row 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{told}"):
             teams.learn(4)
     assert all(map(torch.equal, teams.lockstep.losses[0].network.parameters(), before))
     assert teams.lockstep.alive.tolist() == [True]
