@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gsrl.learning.trace import is_worth_compiling
 from gsrl.runs import program
 from gsrl.runs.cards import full_name, get_card, in_lockstep, with_estimator
-from gsrl.runs.config import COMPILED_STEPS, NOT_FOR_TASKS, Config, default_config, refusals
+from gsrl.runs.config import NOT_FOR_TASKS, Config, default_config, refusals
 from gsrl.runs.environments import check_environment, check_origin, make_environments
 from gsrl.runs.errors import UsageError, nearest
 from gsrl.runs.settings import from_toml, is_a, read_toml, shown
@@ -282,7 +283,7 @@ class _Reader:
             seed=options.get("first_seed", 0),
             seeds=seeds if lockstep else None,
             processes=1 if lockstep and not is_task else None,
-            compile=lockstep and not is_task and steps >= COMPILED_STEPS,
+            compile=lockstep and not is_task and is_worth_compiling(steps, in_lockstep=True),
         )
         with self.naming(f"{key}, {agent} on {environment.name}"):
             config.check()

@@ -31,7 +31,6 @@ from gsrl.runs.named import Named
 from gsrl.runs.settings import from_toml, read_toml, shown, to_toml, type_name
 
 __all__ = [
-    "COMPILED_STEPS",
     "Config",
     "check_files",
     "check_unchanged",
@@ -65,9 +64,6 @@ CHANGEABLE = ("steps", "device", "checkpoint_seconds", "sessions")
 
 CALLBACKS: dict[str, type[BaseCallback]] = {"GradientDiagnosticsCallback": GradientDiagnosticsCallback}
 """Callbacks that have a name here; evaluations are a run's own."""
-
-COMPILED_STEPS = 5_000
-"""Steps from which on the updates of agents in lock-step are compiled unless told otherwise."""
 
 MOST_ENVIRONMENTS = 100_000
 """Environments of a training at most: more is a slip of the pen, and takes all the memory before anything is said."""
@@ -248,7 +244,7 @@ def default_config(
         how: dict[str, Any] = {"n_envs": default.n_envs, "eval_episodes": card.episodes}
         return Config(default.settings, agent, env, steps, seeds=1, **how)
     if lockstep:
-        compile = steps >= COMPILED_STEPS and agent in in_lockstep()
+        compile = agent in in_lockstep() and is_worth_compiling(steps, in_lockstep=True)
     else:
         settings: Any = default.settings
         compile = agent in with_estimator() and is_worth_compiling(
