@@ -142,7 +142,7 @@ def _card(config: Config[Any], results: Mapping[str, Any], versions: Mapping[str
     parts = [
         _front_matter(config.agent, config.env, mean, std),
         f"# {config.agent} on {config.env}",
-        f"{card.summary[0].upper()}{card.summary[1:]}, trained by [gsrl](https://pypi.org/project/gsrl/)."
+        f"{card.summary[0].upper()}{card.summary[1:]}, trained by gsrl."
         + (f" Source: {card.source}." if card.source else ""),
         f"| return, greedy | {mean:.2f} (95 % interval of the mean: {low:.2f} to {high:.2f}) |\n"
         "|---|---|\n"
